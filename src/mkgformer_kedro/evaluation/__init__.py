@@ -1,0 +1,1 @@
+"""How good the model is: ranks, metrics, intervals, drill-down, baselines, leaks, the report."""

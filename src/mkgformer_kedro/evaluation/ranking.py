@@ -1,0 +1,148 @@
+"""Where the true answers stand among all candidates.
+
+Terms follow Berrendorf et al. (2020, "On the ambiguity of rank-based evaluation of entity alignment
+or link prediction methods") and PyKEEN: the *optimistic* rank places an answer before all
+candidates of equal score, the *pessimistic* rank behind them, the *realistic* rank is their mean.
+*Filtered* ranks leave out the other known answers of the query, *raw* ranks do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a score matrix, as parallel index tensors.
+
+    Attributes:
+        rows: Queries, ``(cells,)``.
+        columns: Entities, ``(cells,)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def from_lists(
+        cls, lists: Iterable[Sequence[int] | np.ndarray], device: torch.device | None = None
+    ) -> Cells:
+        """Flatten one list of entities per query, keeping their order."""
+        lists = list(lists)
+        lengths = [len(entities) for entities in lists]
+        columns = np.concatenate([np.asarray(entities, dtype=np.int64) for entities in lists])
+        rows = np.repeat(np.arange(len(lists)), lengths)
+        return cls(torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device))
+
+
+@dataclass(frozen=True)
+class RankedAnswers:
+    """Ranks of answers, one entry per answer in the order given. Tensors are ``(answers,)``.
+
+    Attributes:
+        score: Score of the answer.
+        rank_optimistic: Filtered rank, ahead of ties, from 1.
+        rank_pessimistic: Filtered rank, behind ties.
+        candidates: Number of entities in the filtered ranking, the answer included.
+        raw_rank_optimistic: Rank among all entities, ahead of ties.
+        raw_rank_pessimistic: Rank among all entities, behind ties.
+        raw_candidates: Number of entities.
+        top_entities: Best entities of the filtered ranking, ``(answers, top)``; the answer stands
+            behind entities of equal score.
+        top_scores: Their scores, ``(answers, top)``; -inf where there are fewer entities.
+    """
+
+    score: Tensor
+    rank_optimistic: Tensor
+    rank_pessimistic: Tensor
+    candidates: Tensor
+    raw_rank_optimistic: Tensor
+    raw_rank_pessimistic: Tensor
+    raw_candidates: Tensor
+    top_entities: Tensor
+    top_scores: Tensor
+
+
+@torch.no_grad()
+def rank_answers(
+    scores: Tensor,
+    answers: Cells,
+    known: Cells,
+    *,
+    known_offset: float = -torch.inf,
+    top: int = 10,
+) -> RankedAnswers:
+    """Rank each answer of a block of queries among all entities.
+
+    Memory grows with the block times the entities, whatever the number of answers.
+
+    Args:
+        scores: Finite scores ``(queries, entities)``, higher is better.
+        answers: The answers to rank.
+        known: Every known answer of each query, those to rank included.
+        known_offset: What filtering adds to the scores of the other known answers, below zero. The
+            default removes them from the ranking; a finite value only pushes them back.
+        top: Length of the list of best entities.
+
+    Returns:
+        The ranks, in the order of ``answers`` and on the device of ``scores``.
+
+    Raises:
+        ValueError: If a score is not finite, an answer is not among the known ones, or
+            ``known_offset`` is not negative.
+    """
+    if not known_offset < 0:
+        raise ValueError(f"known_offset is {known_offset}; filtering needs a negative one")
+    if not torch.isfinite(scores).all():
+        row, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        raise ValueError(
+            f"the score of entity {column} for query {row} of the block is "
+            f"{scores[row, column].item()}; ranks need finite scores"
+        )
+    is_known = torch.zeros_like(scores, dtype=torch.bool)
+    is_known[known.rows, known.columns] = True
+    unknown = ~is_known[answers.rows, answers.columns]
+    if unknown.any():
+        at = int(unknown.nonzero()[0])
+        raise ValueError(
+            f"entity {int(answers.columns[at])} is an answer of query {int(answers.rows[at])} of "
+            "the block but not among its known answers"
+        )
+    filtered = torch.where(is_known, scores + known_offset, scores)
+    own = scores[answers.rows, answers.columns]
+
+    def entities_before(matrix: Tensor, *, ties: bool) -> Tensor:
+        parts = []
+        for part in torch.arange(len(own), device=own.device).split(max(len(scores), 1)):
+            rows = matrix[answers.rows[part]]
+            threshold = own[part, None]
+            parts.append((rows >= threshold if ties else rows > threshold).sum(dim=1))
+        return torch.cat(parts)
+
+    # Filtering has pushed the answer itself back too, so nothing is to be taken off for it; in the
+    # raw matrix it ties with itself.
+    stays = torch.isfinite(filtered)
+    candidates = stays.sum(dim=1)[answers.rows] + ~stays[answers.rows, answers.columns]
+    best = filtered.topk(min(top, scores.shape[1]), dim=1)
+    others, other_scores = best.indices[answers.rows], best.values[answers.rows]
+    other_scores = other_scores.masked_fill(others == answers.columns[:, None], -torch.inf)
+    top_scores, order = torch.sort(
+        torch.cat([other_scores, own[:, None]], dim=1), dim=1, descending=True, stable=True
+    )
+    top_entities = torch.cat([others, answers.columns[:, None]], dim=1).gather(1, order)
+    return RankedAnswers(
+        score=own,
+        rank_optimistic=entities_before(filtered, ties=False) + 1,
+        rank_pessimistic=entities_before(filtered, ties=True) + 1,
+        candidates=candidates,
+        raw_rank_optimistic=entities_before(scores, ties=False) + 1,
+        raw_rank_pessimistic=entities_before(scores, ties=True),
+        raw_candidates=torch.full_like(candidates, scores.shape[1]),
+        top_entities=top_entities[:, :top],
+        top_scores=top_scores[:, :top],
+    )

@@ -1,0 +1,12 @@
+"""The pipelines that ``kedro run --pipeline`` knows: every stage and every run."""
+
+from kedro.framework.project import find_pipelines
+from kedro.pipeline import Pipeline
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Find the packages under ``pipelines/``; link prediction is what a plain ``kedro run`` does."""
+    pipelines = find_pipelines()
+    if "link_prediction" in pipelines:
+        pipelines["__default__"] = pipelines["link_prediction"]
+    return pipelines

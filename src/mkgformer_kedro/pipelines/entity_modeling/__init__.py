@@ -1,0 +1,5 @@
+"""Stage 3: learn one embedding per entity from its description and pictures."""
+
+from mkgformer_kedro.pipelines.entity_modeling.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,5 @@
+"""Image association: which pictures each owner has, decoded once into the visual store."""
+
+from mkgformer_kedro.pipelines.image_association.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,96 @@
+"""Nodes of image association."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mkgformer_kedro.datasets.picture_folder import PictureFolder
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.pipelines.image_association import association, reporting
+from mkgformer_kedro.pipelines.image_association.decoding import Status
+from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
+from mkgformer_kedro.pipelines.image_association.schemas import pictures_schema
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+
+def store_pictures(
+    raw_pictures: PictureFolder,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    triples: pd.DataFrame,
+    work: Path,
+    parameters: ImageAssociationParameters,
+) -> tuple[pd.DataFrame, Path]:
+    """Choose every entity's pictures and decode them, once, into the visual store.
+
+    Args:
+        raw_pictures: Listing of the image folder.
+        entities: Table of entities; the row number is the owner index in the store.
+        relations: Table of relations, to find the one along which pictures are borrowed.
+        triples: Triples; only those of the training split lend pictures.
+        work: Where the store grows; an interrupted run goes on from there.
+        parameters: Parameters of the stage.
+
+    Returns:
+        The manifest and the folder of the finished store.
+
+    Raises:
+        DataError: The disk is full, or the relation to borrow along is unknown.
+    """
+    ids = entities["entity"].tolist()
+    donors = None
+    if parameters.borrow is not None:
+        donors = association.find_donors(triples, relations["relation"].tolist(), parameters.borrow)
+    writer, rows = association.store_pictures(raw_pictures, ids, parameters, work)
+    if donors is not None:
+        loans = association.borrow(writer.slots, donors, parameters.slot_roles)
+        rows += association.loan_rows(loans, rows, ids)
+    pictures = pictures_schema().validate(pd.DataFrame(rows, columns=association.Picture._fields))
+    broken = sum(Status(row.status).is_broken for row in rows)
+    if broken:
+        logger.warning("%d files cannot be used; the coverage report names each.", broken)
+    return pictures, writer.finish()
+
+
+def report_coverage(
+    raw_pictures: PictureFolder,
+    entities: pd.DataFrame,
+    triples: pd.DataFrame,
+    pictures: pd.DataFrame,
+    visual_store: Path,
+    parameters: ImageAssociationParameters,
+) -> dict[str, Any]:
+    """Report what the pictures cover, what was quarantined, and folders of no entity."""
+    owners = association.match_owners(raw_pictures, entities["entity"].tolist(), parameters)
+    unknown = raw_pictures.pictures.loc[owners < 0, "folder"].drop_duplicates().tolist()
+    report = reporting.coverage(pictures, VisualStore(visual_store), triples, unknown)
+    counts = report["owners"]
+    logger.info(
+        "%d of %d entities have pictures, %d borrow some.",
+        counts["with_pictures"],
+        counts["all"],
+        counts["borrowing"],
+    )
+    if unknown:
+        logger.warning(
+            "%d image folders stand for no entity, %s first (owner_pattern: %s).",
+            len(unknown),
+            unknown[0],
+            parameters.owner_pattern,
+        )
+    return report
+
+
+def draw_contact_sheet(
+    pictures: pd.DataFrame, visual_store: Path, entities: pd.DataFrame
+) -> Figure:
+    """Draw a sample of the store's pictures with the names of their entities."""
+    return reporting.contact_sheet(pictures, VisualStore(visual_store), entities)

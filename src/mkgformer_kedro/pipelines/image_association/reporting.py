@@ -1,0 +1,125 @@
+"""What the pictures cover, and what they look like in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
+from mkgformer_kedro.pipelines.image_association.decoding import Status
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 8
+_PICTURED_OWNERS = 48
+_QUARANTINED_SHOWN = 8
+_NAME_LENGTH = 20
+_INK, _BORROWED, _QUARANTINED = "black", "tab:blue", "tab:red"
+
+
+def coverage(
+    pictures: pd.DataFrame,
+    store: VisualStore,
+    triples: pd.DataFrame,
+    unknown_folders: list[str],
+) -> dict[str, Any]:
+    """Count what the pictures cover.
+
+    Args:
+        pictures: The manifest.
+        store: The finished store.
+        triples: Triples of all splits, by entity index.
+        unknown_folders: Image folders that stand for no entity.
+
+    Returns:
+        ``owners`` (all, with own pictures, borrowing, without), ``pictures`` (files by status),
+        ``pictures_per_owner`` (number of usable pictures: number of owners),
+        ``known_entity_has_pictures`` (per split, the share of link prediction questions whose
+        given entity has pictures: each triple asks for its tail and for its head),
+        ``stored`` (pictures per role), ``unknown_folders`` and ``quarantined`` by name.
+    """
+    own = pictures[pictures["borrowed_from"].isna()]
+    usable = own[own["status"].isin([Status.OK, Status.UNUSED])]
+    with_own = own.loc[own["slot"] >= 0, "owner"].nunique()
+    with_any = int(store.has_pictures.sum())
+    broken = own[[Status(status).is_broken for status in own["status"]]]
+    by_split = {}
+    for split, rows in triples.groupby("split", sort=False):
+        known = store.has_pictures[rows[["head", "tail"]].to_numpy()]
+        by_split[str(split)] = round(float(known.mean()), 4)
+    return {
+        "owners": {
+            "all": len(store),
+            "with_pictures": int(with_own),
+            "borrowing": with_any - int(with_own),
+            "without_pictures": len(store) - with_any,
+        },
+        "pictures": {
+            "listed": len(own),
+            **{status.value: int((own["status"] == status).sum()) for status in Status},
+        },
+        "pictures_per_owner": {
+            str(count): int(owners)
+            for count, owners in usable.groupby("owner").size().value_counts().sort_index().items()
+        },
+        "known_entity_has_pictures": by_split,
+        "stored": {role: layout.rows for role, layout in store.roles.items()},
+        "unknown_folders": {"count": len(unknown_folders), "names": unknown_folders},
+        "quarantined": broken[["path", "status"]].sort_values("path").to_dict("records"),
+    }
+
+
+def contact_sheet(pictures: pd.DataFrame, store: VisualStore, entities: pd.DataFrame) -> Figure:
+    """Draw one stored picture of owners spread evenly over all that have any.
+
+    Borrowed pictures are named in blue with their donor; files that could not be used follow in
+    red, each with the reason.
+    """
+    from matplotlib.figure import Figure
+
+    owners = np.flatnonzero(store.has_pictures)
+    if len(owners) > _PICTURED_OWNERS:
+        owners = owners[np.linspace(0, len(owners) - 1, _PICTURED_OWNERS).astype(int)]
+    broken = pictures[[Status(status).is_broken for status in pictures["status"]]]
+    broken = broken.sort_values("path").head(_QUARANTINED_SHOWN)
+    rows = max(1, -(-len(owners) // _COLUMNS) + (not broken.empty))
+    figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for panel in axes.flat:
+        panel.axis("off")
+    names = entities.set_index("entity")["name"]
+    donors = pictures.dropna(subset="borrowed_from").groupby("owner")["borrowed_from"].first()
+    for panel, owner in zip(axes.flat, owners, strict=False):
+        entity = entities["entity"].iloc[owner]
+        panel.imshow(_first_picture(store, owner))
+        if entity in donors.index:
+            _caption(panel, names[entity], f"from {names[donors[entity]]}", _BORROWED)
+        else:
+            _caption(panel, names[entity], "", _INK)
+    for panel, row in zip(axes[-1], broken.itertuples(), strict=False):
+        panel.text(0.5, 0.5, row.status, ha="center", va="center", fontsize=7, color=_QUARANTINED)
+        folder, _, name = row.path.partition("/")
+        _caption(panel, folder, name, _QUARANTINED)
+    if not len(owners) and broken.empty:
+        axes[0, _COLUMNS // 2].text(0.5, 0.5, "no pictures", ha="center", va="center")
+    return figure
+
+
+def _first_picture(store: VisualStore, owner: int) -> np.ndarray:
+    inputs = store.read([owner])
+    slot = int(inputs["picture_mask"][0].argmax())
+    pictures = [picture for role in store.roles for picture in inputs[INPUT_NAMES[role]][0]]
+    return pictures[slot].transpose(1, 2, 0)
+
+
+def _caption(panel: Axes, title: str, subtitle: str, color: str) -> None:
+    lines = [
+        line if len(line) <= _NAME_LENGTH else f"{line[: _NAME_LENGTH - 1]}…"
+        for line in (title, subtitle)
+    ]
+    # Names are data: a dollar sign in one is no formula.
+    panel.set_title("\n".join(lines), fontsize=7, color=color, parse_math=False)

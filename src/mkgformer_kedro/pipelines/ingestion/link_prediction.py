@@ -1,0 +1,355 @@
+"""Nodes that turn a graph's raw files into tables for link prediction."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.datasets.graph_folder import SPLITS, RawGraph
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+
+logger = logging.getLogger(__name__)
+
+# direction -> (column of the known entity, column of the answers)
+_DIRECTIONS = {"tail": ("head", "tail"), "head": ("tail", "head")}
+
+
+def index_graph(
+    raw: RawGraph, parameters: IngestionParameters
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Number a graph's entities and relations and write its triples in these numbers.
+
+    Args:
+        raw: The graph as its files say it.
+        parameters: What to do about bad lines, and what the graph must be like.
+
+    Returns:
+        The tables ``entities``, ``relations``, ``triples`` (each distinct triple of a split once)
+        and ``quarantine`` (``file``, ``line``, ``what`` of every line left out).
+
+    Raises:
+        DataError: There are bad lines and they are not to be quarantined; a split is empty; the
+            counts are not the published ones; more triples leak than may.
+    """
+    problems = list(raw.problems)
+    entity_texts = _texts(raw, "entity_texts", "entity", problems)
+    long_texts = _texts(raw, "entity_long_texts", "entity", problems)
+    relation_texts = _texts(raw, "relation_texts", "relation", problems)
+    if parameters.candidates == "entity_texts":
+        entity_ids = pd.Index(entity_texts.index, name="entity")
+    else:
+        entity_ids = _ids(raw, "entities", "entity", ["head", "tail"], problems)
+    relation_ids = _ids(raw, "relations", "relation", ["relation"], problems)
+
+    indices = {
+        column: (relation_ids if column == "relation" else entity_ids).get_indexer(
+            raw.triples[column]
+        )
+        for column in ("head", "relation", "tail")
+    }
+    triples = pd.DataFrame(indices, dtype="int32").assign(split=raw.triples["split"])
+    known = np.logical_and.reduce([positions >= 0 for positions in indices.values()])
+    problems += _unknown_ids(raw, indices, known, parameters)
+
+    if problems and parameters.on_bad_lines == "stop":
+        raise DataError(problems)
+    triples = triples[known].drop_duplicates(ignore_index=True)
+    _require_every_split(raw, triples)
+    triples["leak"] = _leaks(triples)
+
+    entities = _describe_entities(entity_ids, entity_texts, long_texts, parameters)
+    relations = pd.DataFrame({"relation": relation_ids})
+    relations["text"] = relations["relation"].map(relation_texts).fillna(relations["relation"])
+    _check_counts(raw, _counts(entities, relations, triples), parameters)
+    _check_leak(raw, triples, parameters)
+    return entities, relations, triples, _quarantine(problems)
+
+
+def group_queries(triples: pd.DataFrame) -> pd.DataFrame:
+    """Group triples into distinct queries (entity, relation, ?) and (?, relation, entity).
+
+    Args:
+        triples: ``head``, ``relation``, ``tail`` (int32 indices) and ``split``.
+
+    Returns:
+        One row per distinct (split, direction, entity, relation), in this order, with the sorted
+        int32 arrays ``answers`` (in this split) and ``known`` (in any split).
+    """
+    tables = []
+    for direction, (known_entity, answer) in _DIRECTIONS.items():
+        columns = {known_entity: "entity", "relation": "relation", answer: "answer"}
+        facts = triples[[*columns, "split"]].rename(columns=columns)
+        everywhere = _answer_lists(facts.drop(columns="split").drop_duplicates())
+        for split in SPLITS:
+            queries = _answer_lists(facts[facts["split"] == split])
+            queries.insert(0, "split", split)
+            queries.insert(1, "direction", direction)
+            positions = _keys(everywhere).get_indexer(_keys(queries))
+            queries["known"] = everywhere["answers"].to_numpy()[positions]
+            tables.append(queries)
+    tables.sort(key=lambda queries: SPLITS.index(queries["split"].iat[0]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def report_ingestion(
+    raw: RawGraph,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    triples: pd.DataFrame,
+    queries: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    parameters: IngestionParameters,
+) -> dict[str, Any]:
+    """Say what the data is like: counts, texts, duplicates, overlap, leaks, unseen entities.
+
+    Args:
+        raw: The graph as its files say it.
+        entities: Table of entities.
+        relations: Table of relations.
+        triples: Table of triples.
+        queries: Table of queries.
+        quarantine: Lines left out.
+        parameters: Holds the published counts.
+
+    Returns:
+        Plain values, ready for JSON.
+    """
+    counts = _counts(entities, relations, triples)
+    by_split = {split: triples[triples["split"] == split] for split in SPLITS}
+    columns = ["head", "relation", "tail"]
+    facts = {split: pd.MultiIndex.from_frame(by_split[split][columns]) for split in SPLITS}
+    seen = {
+        split: np.unique(table[["head", "tail"]].to_numpy()) for split, table in by_split.items()
+    }
+    unseen = {
+        split: np.setdiff1d(seen[split], seen["train"]) for split in SPLITS if split != "train"
+    }
+    repeated = raw.triples.duplicated(["split", *columns])
+    sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
+    report = {
+        "counts": counts,
+        "published_counts": parameters.expected_counts.model_dump(exclude_none=True),
+        "unexpected_counts": _unexpected(counts, parameters),
+        "queries": {
+            split: int(count) for split, count in queries["split"].value_counts(sort=False).items()
+        },
+        "entity_texts": {
+            source: {"entities": int(count), "file": raw.files[sources[source]]}
+            for source, count in entities["text_source"].value_counts(sort=False).items()
+        },
+        "entities_without_text": int((~entities["entity"].isin(raw.entity_texts["entity"])).sum()),
+        "relations_without_text": int(
+            (~relations["relation"].isin(raw.relation_texts["relation"])).sum()
+        ),
+        "entities_sharing_a_name": int(entities["name"].duplicated(keep=False).sum()),
+        "relations_sharing_a_text": int(relations["text"].duplicated(keep=False).sum()),
+        "duplicate_triples": {
+            split: int(repeated[raw.triples["split"] == split].sum()) for split in SPLITS
+        },
+        "triples_in_two_splits": {
+            f"{one}_{other}": int(facts[other].isin(facts[one]).sum())
+            for one, other in (("train", "dev"), ("train", "test"), ("dev", "test"))
+        },
+        "inverse_leak": {
+            split: float(by_split[split]["leak"].mean()) for split in ("dev", "test")
+        },
+        "entities_unseen_in_train": {split: len(ids) for split, ids in unseen.items()},
+        "triples_with_unseen_entities": {
+            split: int(by_split[split][["head", "tail"]].isin(ids).any(axis=1).sum())
+            for split, ids in unseen.items()
+        },
+        "quarantined_lines": len(quarantine),
+        "files": {
+            name: {"sha256": digest, "as_published": name in raw.verified}
+            for name, digest in raw.digests.items()
+        },
+    }
+    logger.info(
+        "%(entities)s entities, %(relations)s relations, %(train)s / %(dev)s / %(test)s triples",
+        {name: f"{count:,}" for name, count in counts.items()},
+    )
+    logger.info(
+        "%.1f %% of the test triples have their reverse in train; %d test entities are unseen there",
+        100 * report["inverse_leak"]["test"],
+        report["entities_unseen_in_train"]["test"],
+    )
+    return report
+
+
+def _texts(raw: RawGraph, role: str, column: str, problems: list[Problem]) -> pd.Series:
+    """Text by id. Of an id that is there twice the first text counts."""
+    table = getattr(raw, role)
+    if table is None:
+        return pd.Series(dtype="str")
+    return _without_repeats(raw, table, column, problems).set_index(column)["text"]
+
+
+def _ids(
+    raw: RawGraph, role: str, column: str, of_triples: list[str], problems: list[Problem]
+) -> pd.Index:
+    """Ids in the order of their file, or as the triples name them where there is no file."""
+    table = getattr(raw, role)
+    if table is None:
+        return pd.Index(pd.unique(raw.triples[of_triples].stack()), name=column)
+    return pd.Index(_without_repeats(raw, table, column, problems)[column])
+
+
+def _without_repeats(
+    raw: RawGraph, table: pd.DataFrame, column: str, problems: list[Problem]
+) -> pd.DataFrame:
+    repeats = table[table.duplicated(column)]
+    first_lines = table.drop_duplicates(column).set_index(column)["line"]
+    for name, file, line in zip(repeats[column], repeats["file"], repeats["line"], strict=True):
+        what = f"{column} '{name}' is there already, on line {first_lines[name]}"
+        problems.append(Problem(str(raw.folder / file), line, what, "Drop one of the two lines."))
+    return table.drop_duplicates(column)
+
+
+def _unknown_ids(
+    raw: RawGraph,
+    indices: dict[str, np.ndarray],
+    known: np.ndarray,
+    parameters: IngestionParameters,
+) -> list[Problem]:
+    """A problem for each triple that names an entity or relation the graph does not have."""
+    home = {
+        column: raw.files["relations" if column == "relation" else parameters.candidates]
+        for column in indices
+        if (indices[column] < 0).any()
+    }
+    problems = []
+    for row in np.flatnonzero(~known):
+        triple = raw.triples.iloc[row]
+        column = next(column for column in indices if indices[column][row] < 0)
+        kind = "relation" if column == "relation" else "entity"
+        problems.append(
+            Problem(
+                str(raw.folder / triple["file"]),
+                int(triple["line"]),
+                f"unknown {kind} '{triple[column]}'",
+                f"Add it to {home[column]}, or correct or drop the triple.",
+            )
+        )
+    return problems
+
+
+def _require_every_split(raw: RawGraph, triples: pd.DataFrame) -> None:
+    empty = [split for split in SPLITS if not (triples["split"] == split).any()]
+    if empty:
+        raise DataError(
+            [
+                Problem(
+                    str(raw.folder / raw.files[split]),
+                    None,
+                    f"the {split} split has no triples",
+                    "Put at least one triple into it: head <tab> relation <tab> tail.",
+                )
+                for split in empty
+            ]
+        )
+
+
+def _leaks(triples: pd.DataFrame) -> np.ndarray:
+    from mkgformer_kedro.evaluation.graph import reverse_in_train
+
+    return reverse_in_train(triples[triples["split"] == "train"], triples)
+
+
+def _describe_entities(
+    ids: pd.Index, texts: pd.Series, long_texts: pd.Series, parameters: IngestionParameters
+) -> pd.DataFrame:
+    """Name and text of each entity: the long text, else the short one, else the name.
+
+    A text that only repeats the name is none.
+    """
+    entities = pd.DataFrame({"entity": ids})
+    short = entities["entity"].map(texts).fillna(entities["entity"])
+    long = entities["entity"].map(long_texts)
+    name = short
+    if parameters.entity_texts == "name_and_description":
+        name = short.str.split(",", n=1).str[0].str.strip()
+        name = name.where(name != "", short)
+    has_long = long.notna() & (long != name)
+    entities["name"] = name
+    entities["text"] = long.where(has_long, short)
+    entities["text_source"] = np.select([has_long, short != name], ["long", "short"], "name")
+    return entities.astype("str")
+
+
+def _counts(
+    entities: pd.DataFrame, relations: pd.DataFrame, triples: pd.DataFrame
+) -> dict[str, int]:
+    splits = triples["split"].value_counts()
+    return {
+        "entities": len(entities),
+        "relations": len(relations),
+        **{split: int(splits[split]) for split in SPLITS},
+    }
+
+
+def _unexpected(counts: dict[str, int], parameters: IngestionParameters) -> dict[str, str]:
+    expected = parameters.expected_counts.model_dump(exclude_none=True)
+    return {
+        name: f"{counts[name]:,} instead of the published {count:,}"
+        for name, count in expected.items()
+        if counts[name] != count
+    }
+
+
+def _check_counts(raw: RawGraph, counts: dict[str, int], parameters: IngestionParameters) -> None:
+    problems = [
+        Problem(
+            str(raw.folder),
+            None,
+            f"{name}: {what}",
+            "Get the published files (docs/data.md), or set ingestion.on_unexpected_counts to "
+            "report.",
+        )
+        for name, what in _unexpected(counts, parameters).items()
+    ]
+    if problems and parameters.on_unexpected_counts == "stop":
+        raise DataError(problems)
+    for problem in problems:
+        logger.warning("%s: %s", problem.where, problem.what)
+
+
+def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParameters) -> None:
+    share = triples.loc[triples["split"] == "test", "leak"].mean()
+    allowed = parameters.max_inverse_leak
+    if allowed is not None and share > allowed:
+        raise DataError(
+            Problem(
+                str(raw.folder / raw.files["test"]),
+                None,
+                f"{share:.1%} of the test triples have their reverse in train, more than the "
+                f"{allowed:.1%} that may",
+                "Split the graph so that no pair of entities is in train and test, or raise "
+                "ingestion.max_inverse_leak (null: any share).",
+            )
+        )
+
+
+def _quarantine(problems: list[Problem]) -> pd.DataFrame:
+    if problems:
+        logger.warning("%d bad lines are left out; the table quarantine lists them", len(problems))
+    rows = [(problem.where, problem.line, problem.what) for problem in problems]
+    return pd.DataFrame(rows, columns=["file", "line", "what"])
+
+
+def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:
+    """One row per distinct (entity, relation) with its sorted answers."""
+    facts = facts.sort_values(["entity", "relation", "answer"], ignore_index=True)
+    first = ~facts.duplicated(["entity", "relation"])
+    lists = np.empty(int(first.sum()), dtype=object)
+    lists[:] = np.split(facts["answer"].to_numpy(), np.flatnonzero(first)[1:])
+    queries = facts.loc[first, ["entity", "relation"]].reset_index(drop=True)
+    return queries.assign(answers=lists)
+
+
+def _keys(queries: pd.DataFrame) -> pd.Index:
+    """Entity and relation packed into one int64."""
+    return pd.Index((queries["entity"].astype("int64") << 32) | queries["relation"])

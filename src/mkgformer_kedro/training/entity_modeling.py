@@ -1,0 +1,243 @@
+"""Stage 1 of link prediction: one learned embedding per entity.
+
+The model reads "<description> is the description of [MASK]" with the entity's pictures, and the
+embeddings of the entity tokens are fitted so that the right one fills the mask; everything else is
+frozen (section 3 of arXiv:2205.02357). A frozen model gives the same state at the mask in every
+epoch, so each description is encoded once and the epochs run on these states alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import AddedToken, AutoTokenizer, set_seed
+
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
+from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
+from mkgformer_kedro.training.queries import QueryBatchSampler
+from mkgformer_kedro.training.scoring import on_device, picture_inputs
+from mkgformer_kedro.training.towers import resolve_tower
+from mkgformer_kedro.training.trainer import (
+    StageTrainer,
+    fingerprint_of,
+    train_to_end,
+    training_arguments,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.training.prompts import PromptBuilder
+
+logger = logging.getLogger(__name__)
+
+
+def model_entities(
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    store_folder: Path,
+    work_folder: Path,
+    model_parameters: ModelParameters,
+    parameters: EntityModelingParameters,
+    preset: Preset,
+    seed: int,
+) -> tuple[Path, pd.DataFrame]:
+    """Build the model, give it a token per entity and relation, and fit the entity embeddings.
+
+    Args:
+        entities: Table ``entities``.
+        relations: Table ``relations``.
+        store_folder: Visual store.
+        work_folder: Private folder for checkpoints; the finished model folder is made inside it.
+        model_parameters: Towers and fusion.
+        parameters: Settings of this stage.
+        preset: Decides the fields that the parameters leave open.
+        seed: Seed of everything random.
+
+    Returns:
+        The finished model folder and the training curve.
+    """
+    parameters = parameters.with_preset("entity_modeling", preset)
+    set_seed(seed)
+    store = VisualStore(store_folder)
+    model, tokenizer = build_model(model_parameters, preset, store)
+    add_graph_tokens(model, tokenizer, len(entities), len(relations))
+    vocabulary = GraphVocabulary(entities, relations, parameters.prompt, parameters.max_length)
+    prompts = vocabulary.prompt_builder(tokenizer, model)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    initialize_graph_tokens(model, prompts, parameters.initialization)
+    states = encode_descriptions(model, prompts, store, parameters.encoding_batch_size)
+
+    start, count = model.config.entity_token_start, len(entities)
+    embeddings = model.get_input_embeddings().weight
+    fitted, curve = _fit(
+        embeddings[start : start + count].detach(), states, work_folder, parameters, seed
+    )
+    with torch.no_grad():
+        embeddings[start : start + count] = fitted.to(device)
+    folder = save_model_folder(work_folder / "model", model, tokenizer, vocabulary)
+    shutil.rmtree(work_folder / "checkpoints", ignore_errors=True)
+    return folder, curve
+
+
+def build_model(
+    parameters: ModelParameters, preset: Preset, store: VisualStore
+) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
+    """Join the towers; picture sizes and counts are those of the visual store."""
+    text_tower = resolve_tower(parameters.text_tower)
+    tokenizer = AutoTokenizer.from_pretrained(text_tower)
+    model = MKGformerForLinkPrediction.from_text_vision_pretrained(
+        text_tower,
+        None if parameters.vision_tower is None else resolve_tower(parameters.vision_tower),
+        vision_config=parameters.vision_config,
+        preset=preset,
+        attn_implementation=parameters.attention,
+        picture_sizes=store.sizes,
+        picture_counts=store.counts,
+        mask_token_id=tokenizer.mask_token_id,
+        **parameters.config,
+    )
+    return model, tokenizer
+
+
+def add_graph_tokens(
+    model: MKGformerForLinkPrediction,
+    tokenizer: PreTrainedTokenizerBase,
+    num_entities: int,
+    num_relations: int,
+) -> None:
+    """Append one token per entity, then one per relation, to tokenizer and model."""
+    names = [f"[ENTITY_{i}]" for i in range(num_entities)]
+    names += [f"[RELATION_{i}]" for i in range(num_relations)]
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+    model.add_graph_tokens(num_entities, num_relations)
+
+
+@torch.no_grad()
+def initialize_graph_tokens(
+    model: MKGformerForLinkPrediction, prompts: PromptBuilder, initialization: str
+) -> None:
+    """Set the embeddings of new tokens.
+
+    Args:
+        model: Model whose word embeddings are changed in place.
+        prompts: Knows the word pieces of every text.
+        initialization: ``text``: the mean of the word pieces of the entity's description (a
+            relation's: of its text). ``normal``: random, as the model initialises embeddings.
+    """
+    if initialization == "normal":
+        return
+    config = model.config
+    embeddings = model.get_input_embeddings().weight
+    for start, count, tokens_of in (
+        (config.entity_token_start, config.num_entities, prompts.text_tokens),
+        (config.relation_token_start, config.num_relations, prompts.relation_tokens),
+    ):
+        tokens = [tokens_of(i) for i in range(count)]
+        offsets = np.cumsum([0] + [len(row) for row in tokens[:-1]])
+        means = torch.nn.functional.embedding_bag(
+            torch.from_numpy(np.concatenate(tokens)).to(embeddings.device),
+            embeddings,
+            torch.from_numpy(offsets).to(embeddings.device),
+            mode="mean",
+        )
+        embeddings[start : start + count] = means
+
+
+@torch.no_grad()
+def encode_descriptions(
+    model: MKGformerForLinkPrediction,
+    prompts: PromptBuilder,
+    store: VisualStore,
+    batch_size: int,
+) -> torch.Tensor:
+    """State at the mask of every entity's description, ``(entities, hidden)``, float32 on the CPU."""
+    order = np.argsort(prompts.description_lengths(), kind="stable")
+    states = torch.empty(len(order), model.config.text_config.hidden_size)
+    for start in tqdm(
+        range(0, len(order), batch_size),
+        desc="Encoding descriptions",
+        unit=" batches",
+        disable=not sys.stderr.isatty(),
+    ):
+        entity = order[start : start + batch_size]
+        text = prompts.descriptions(entity)
+        inputs = {name: torch.from_numpy(array) for name, array in text.items()}
+        inputs |= picture_inputs(store, entity)
+        states[entity] = model.encode_mask(**on_device(inputs, model.device)).float().cpu()
+    return states
+
+
+class EntityEmbeddings(torch.nn.Module):
+    """Entity embeddings as the classes of a softmax over fixed states.
+
+    Args:
+        embeddings: ``(entities, hidden)`` initial values.
+        states: ``(entities, hidden)``; row ``i`` should be answered by entity ``i``.
+    """
+
+    def __init__(self, embeddings: torch.Tensor, states: torch.Tensor) -> None:
+        super().__init__()
+        self.embeddings = torch.nn.Parameter(embeddings.clone())
+        self.register_buffer("states", states, persistent=False)
+
+    def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropy over all entities for the entities ``labels``, ``(B,)``."""
+        logits = self.states[labels] @ self.embeddings.T
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+
+
+def _fit(
+    embeddings: torch.Tensor,
+    states: torch.Tensor,
+    work_folder: Path,
+    parameters: EntityModelingParameters,
+    seed: int,
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    entity = np.arange(len(states))
+    sampler = QueryBatchSampler(
+        entity,
+        entity,
+        np.ones_like(entity),
+        batch_size=parameters.batch_size,
+        queries_per_entity=1,
+        shuffle=True,
+        seed=seed,
+    )
+    module = EntityEmbeddings(embeddings, states)
+    trainer = StageTrainer(
+        model=module,
+        args=training_arguments(
+            work_folder / "checkpoints",
+            parameters,
+            batches_per_epoch=len(sampler),
+            seed=seed,
+            metric=None,
+        ),
+        batch_sampler=sampler,
+        learning_rates=parameters.learning_rates,
+        train_dataset=entity,
+        data_collator=_labels,
+    )
+    # The states sum up model, texts and pictures: a change of any of them makes it another job.
+    digest = hashlib.sha256(states.numpy().tobytes()).hexdigest()
+    fingerprint = fingerprint_of({**parameters.model_dump(), "seed": seed, "states": digest})
+    curve = train_to_end(trainer, fingerprint)
+    return module.embeddings.detach().cpu(), curve
+
+
+def _labels(entities: list[Any]) -> dict[str, torch.Tensor]:
+    return {"labels": torch.from_numpy(np.array(entities))}

@@ -1,0 +1,110 @@
+"""A model folder: all that is needed to ask a trained model, in one place.
+
+It holds what ``save_pretrained`` writes for model and tokenizer, and beside it the graph's vocabulary:
+which entity and relation each token stands for, their texts, and the prompt the model was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+
+_ENTITIES, _RELATIONS, _PROMPTS = "entities.parquet", "relations.parquet", "prompts.json"
+
+
+@dataclass(frozen=True)
+class GraphVocabulary:
+    """What the model's entity and relation tokens stand for.
+
+    Attributes:
+        entities: Table ``entities``; row ``i`` is entity token ``i``.
+        relations: Table ``relations``; row ``i`` is relation token ``i``.
+        prompt: Form of the prompts the model was trained on.
+        max_length: Longest prompt in tokens.
+    """
+
+    entities: pd.DataFrame
+    relations: pd.DataFrame
+    prompt: PromptForm
+    max_length: int
+
+    def prompt_builder(
+        self, tokenizer: PreTrainedTokenizerBase, model: MKGformerForLinkPrediction
+    ) -> PromptBuilder:
+        """Build prompts whose entity and relation tokens are those of ``model``."""
+        return PromptBuilder(
+            tokenizer,
+            self.entities["text"].tolist(),
+            self.relations["text"].tolist(),
+            entity_token_start=model.config.entity_token_start,
+            relation_token_start=model.config.relation_token_start,
+            form=self.prompt,
+            max_length=self.max_length,
+        )
+
+
+def save_model_folder(
+    folder: Path,
+    model: MKGformerForLinkPrediction,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: GraphVocabulary,
+) -> Path:
+    """Write a model folder, replacing one that a killed run left behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    vocabulary.entities.to_parquet(folder / _ENTITIES, index=False)
+    vocabulary.relations.to_parquet(folder / _RELATIONS, index=False)
+    settings = {"prompt": vocabulary.prompt, "max_length": vocabulary.max_length}
+    (folder / _PROMPTS).write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def load_model_folder(
+    folder: Path, attention: str = "sdpa"
+) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase, GraphVocabulary]:
+    """Read a model folder.
+
+    Args:
+        folder: What :func:`save_model_folder` wrote.
+        attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+
+    Raises:
+        DataError: The folder is no model folder.
+    """
+    from transformers import AutoTokenizer
+
+    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+
+    folder = Path(folder)
+    needed = ("config.json", "model.safetensors", "tokenizer.json", _ENTITIES, _RELATIONS, _PROMPTS)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            Problem(
+                str(folder),
+                None,
+                f"no complete model folder: {', '.join(missing)} missing",
+                "Run the stage that makes it again.",
+            )
+        )
+    model = MKGformerForLinkPrediction.from_pretrained(folder, attn_implementation=attention)
+    vocabulary = GraphVocabulary(
+        pd.read_parquet(folder / _ENTITIES),
+        pd.read_parquet(folder / _RELATIONS),
+        **json.loads((folder / _PROMPTS).read_text()),
+    )
+    return model, AutoTokenizer.from_pretrained(folder), vocabulary

@@ -1,0 +1,171 @@
+"""Prompts of both stages of link prediction, as token numbers.
+
+Every text is tokenised once; a batch of prompts is then put together from arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mkgformer_kedro.training.queries import Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PromptForm = Literal["paper", "authors"]
+
+# {entity} is the entity's own token, {text} its description, {relation} the relation's text followed
+# by the relation's own token. "paper" is section 3 of arXiv:2205.02357; "authors" is what the released
+# code feeds, needed for its checkpoints.
+PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "paper": {
+        "tail": ("[CLS]", "{entity}", "{text}", "[SEP]", "{relation}", "[SEP]", "[MASK]", "[SEP]"),
+        "head": ("[CLS]", "[MASK]", "[SEP]", "{relation}", "[SEP]", "{entity}", "{text}", "[SEP]"),
+        "description": ("[CLS]", "{text}", "is the description of", "[MASK]", "[SEP]"),
+    },
+    "authors": {
+        "tail": ("[CLS]", "{entity}", "[SEP]", "{relation}", "[SEP]", "[MASK]", "{text}", "[SEP]"),
+        "head": ("[CLS]", "[MASK]", "[SEP]", "{relation}", "[SEP]", "{entity}", "{text}", "[SEP]"),
+        "description": ("[CLS]", "The description of", "[MASK]", "is that", "{text}", ".", "[SEP]"),
+    },
+}
+
+
+class PromptBuilder:
+    """Build prompts for queries and for entity descriptions.
+
+    Args:
+        tokenizer: Tokenizer of the text tower.
+        entity_texts: Description of every entity.
+        relation_texts: Text of every relation.
+        entity_token_start: Token number of entity 0; the others follow.
+        relation_token_start: Token number of relation 0; the others follow.
+        form: Which prompts are built.
+        max_length: Longest prompt in tokens; descriptions are cut to fit.
+
+    Raises:
+        ValueError: A relation's text leaves no room for a description within ``max_length``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        entity_texts: Sequence[str],
+        relation_texts: Sequence[str],
+        *,
+        entity_token_start: int,
+        relation_token_start: int,
+        form: PromptForm,
+        max_length: int,
+    ) -> None:
+        self.max_length = max_length
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self._entity_token_start = entity_token_start
+        self._special = {
+            "[CLS]": np.array([tokenizer.cls_token_id]),
+            "[SEP]": np.array([tokenizer.sep_token_id]),
+            "[MASK]": np.array([tokenizer.mask_token_id]),
+        }
+
+        def tokens(texts: Sequence[str]) -> list[list[int]]:
+            encoded = tokenizer(
+                list(texts),
+                add_special_tokens=False,
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+            )
+            return encoded["input_ids"]
+
+        self._texts = Ragged.from_rows(tokens(entity_texts))
+        self._relations = Ragged.from_rows(
+            [ids + [relation_token_start + i] for i, ids in enumerate(tokens(relation_texts))]
+        )
+        self._parts = PROMPTS[form]
+        literals = {
+            part
+            for parts in self._parts.values()
+            for part in parts
+            if part not in self._special and not part.startswith("{")
+        }
+        self._literals = {part: np.array(tokens([part])[0]) for part in sorted(literals)}
+        longest = self._fixed_length("tail") + int(self._relations.lengths.max(initial=0))
+        if longest >= max_length:
+            raise ValueError(
+                f"A prompt takes up to {longest} tokens without its description, but max_length is "
+                f"{max_length}. Raise max_length above {longest} or shorten the relation texts."
+            )
+
+    def query_lengths(self, entity: np.ndarray, relation: np.ndarray) -> np.ndarray:
+        """Prompt length of each query in tokens, ``(n,)``; both directions are of equal length."""
+        whole = (
+            self._fixed_length("tail")
+            + self._relations.lengths[relation]
+            + self._texts.lengths[entity]
+        )
+        return np.minimum(whole, self.max_length)
+
+    def queries(
+        self, is_tail: np.ndarray, entity: np.ndarray, relation: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Prompts of queries.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, int64, ``(n, longest of this batch)``.
+        """
+        return self._pad(
+            [
+                self._prompt("tail" if tail else "head", int(e), int(r))
+                for tail, e, r in zip(is_tail, entity, relation, strict=True)
+            ]
+        )
+
+    def descriptions(self, entity: np.ndarray) -> dict[str, np.ndarray]:
+        """Prompts of entity modelling, shaped as those of :meth:`queries`."""
+        return self._pad([self._prompt("description", int(e), None) for e in entity])
+
+    def description_lengths(self) -> np.ndarray:
+        """Length of every entity's description prompt, ``(entities,)``."""
+        return np.minimum(self._fixed_length("description") + self._texts.lengths, self.max_length)
+
+    def text_tokens(self, entity: int) -> np.ndarray:
+        """Word-piece numbers of an entity's description."""
+        return self._texts[entity]
+
+    def relation_tokens(self, relation: int) -> np.ndarray:
+        """Word-piece numbers of a relation's text, without its own token."""
+        return self._relations[relation][:-1]
+
+    def _fixed_length(self, kind: str) -> int:
+        return sum(
+            len(self._literals.get(part, (0,)))
+            for part in self._parts[kind]
+            if part not in ("{text}", "{relation}")
+        )
+
+    def _prompt(self, kind: str, entity: int, relation: int | None) -> np.ndarray:
+        relation_ids = None if relation is None else self._relations[relation]
+        used = self._fixed_length(kind) + (0 if relation_ids is None else len(relation_ids))
+        pieces = []
+        for part in self._parts[kind]:
+            if part == "{text}":
+                pieces.append(self._texts[entity][: self.max_length - used])
+            elif part == "{entity}":
+                pieces.append(np.array([self._entity_token_start + entity]))
+            elif part == "{relation}":
+                pieces.append(relation_ids)
+            else:
+                pieces.append(
+                    self._special[part] if part in self._special else self._literals[part]
+                )
+        return np.concatenate(pieces)
+
+    def _pad(self, prompts: list[np.ndarray]) -> dict[str, np.ndarray]:
+        lengths = np.array([len(prompt) for prompt in prompts])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        input_ids = np.full(mask.shape, self.pad_token_id, dtype=np.int64)
+        input_ids[mask] = np.concatenate(prompts)
+        return {"input_ids": input_ids, "attention_mask": mask.astype(np.int64)}

@@ -1,0 +1,107 @@
+"""Ask a model queries, block by block, so that memory does not grow with queries times candidates."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mkgformer_kedro.training.prompts import PromptBuilder
+from mkgformer_kedro.training.queries import Queries, scoring_order
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+
+logger = logging.getLogger(__name__)
+
+
+def picture_inputs(store: VisualStore | None, entity: np.ndarray) -> dict[str, torch.Tensor]:
+    """Pictures of a batch's known entities, each entity's once.
+
+    Args:
+        store: Visual store, or None to withhold all pictures.
+        entity: ``(B,)`` known entity of every query.
+
+    Returns:
+        The model's picture inputs: one row per distinct entity that has pictures, and
+        ``picture_index`` ``(B,)`` with -1 for queries without any. Empty where no query has one.
+    """
+    if store is None:
+        return {}
+    with_pictures = store.has_pictures[entity]
+    if not with_pictures.any():
+        return {}
+    owners, row = np.unique(entity[with_pictures], return_inverse=True)
+    index = np.full(len(entity), -1, dtype=np.int64)
+    index[with_pictures] = row
+    arrays = {**store.read(owners), "picture_index": index}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def query_inputs(
+    queries: Queries, rows: np.ndarray, prompts: PromptBuilder, store: VisualStore | None
+) -> dict[str, torch.Tensor]:
+    """The model's inputs for the chosen queries."""
+    entity = queries.entity[rows]
+    text = prompts.queries(queries.is_tail[rows], entity, queries.relation[rows])
+    return {
+        **{name: torch.from_numpy(array) for name, array in text.items()},
+        **picture_inputs(store, entity),
+    }
+
+
+@torch.no_grad()
+def score_blocks(
+    model: MKGformerForLinkPrediction,
+    queries: Queries,
+    rows: np.ndarray,
+    prompts: PromptBuilder,
+    store: VisualStore | None,
+    *,
+    batch_size: int,
+    progress: str | None = None,
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Score all entities for every chosen query.
+
+    Args:
+        model: Model; its mode is set to evaluation and restored afterwards.
+        queries: All queries.
+        rows: Numbers of the queries to score.
+        prompts: Builder of the model's prompts.
+        store: Visual store, or None to withhold all pictures.
+        batch_size: Queries per block.
+        progress: Label of a progress bar on a terminal; None shows nothing.
+
+    Yields:
+        ``(b,)`` query numbers and their scores ``(b, entities)``, float32 on the model's device.
+    """
+    lengths = prompts.query_lengths(queries.entity, queries.relation)
+    order = scoring_order(queries, rows, lengths)
+    was_training = model.training
+    model.eval()
+    bar = tqdm(
+        total=len(order),
+        desc=progress,
+        unit=" queries",
+        disable=progress is None or not sys.stderr.isatty(),
+    )
+    try:
+        for start in range(0, len(order), batch_size):
+            block = order[start : start + batch_size]
+            inputs = on_device(query_inputs(queries, block, prompts, store), model.device)
+            yield block, model(**inputs).logits.float()
+            bar.update(len(block))
+    finally:
+        bar.close()
+        model.train(was_training)
+
+
+def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move a batch to a device without waiting for the copy."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}

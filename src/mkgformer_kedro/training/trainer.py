@@ -1,0 +1,332 @@
+"""What both stages share: the Trainer, exact resumption, progress and the training curve."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from mkgformer_kedro.files import sha256_of, written_atomically
+from mkgformer_kedro.training.parameters import OptimizationParameters
+
+logger = logging.getLogger(__name__)
+
+_COMPLETE = "complete"
+
+
+class StageTrainer(Trainer):
+    """The transformers Trainer with a custom batch sampler, learning rates by name, and a curve.
+
+    Args:
+        batch_sampler: Gives lists of item numbers; has ``set_epoch``.
+        learning_rates: Learning rate by part of a parameter's name; the longest matching part
+            decides, the empty name matches all.
+        **kwargs: As for :class:`transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, batch_sampler: Any, learning_rates: dict[str, float], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch_sampler = batch_sampler
+        self.learning_rates = learning_rates
+        self._examples = 0
+        self._waiting = self._paused = 0.0
+        self._logged_at = time.perf_counter()
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_EpochOrder(batch_sampler))
+        self.add_callback(_EvaluateAtEnd())
+        if self.args.disable_tqdm:
+            self.add_callback(_ProgressLines())
+
+    def get_train_dataloader(self) -> Any:
+        """Batches as the sampler orders them, spread over the processes."""
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batch_sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_num_workers > 0,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with one group per learning rate and weight decay."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    key = (
+                        learning_rate_of(name, self.learning_rates),
+                        self.args.weight_decay if name in decayed else 0.0,
+                    )
+                    groups.setdefault(key, []).append(parameter)
+            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer(
+                [
+                    {"params": parameters, "lr": rate, "weight_decay": decay}
+                    for (rate, decay), parameters in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Fetch batches, and note how long that took."""
+        started = time.perf_counter()
+        samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waiting += time.perf_counter() - started
+        self._examples += sum(len(batch["labels"]) for batch in samples)
+        return samples, count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add examples/s and the share of time spent waiting for data to training logs."""
+        if "loss" in logs:
+            now = time.perf_counter()
+            elapsed = max(now - self._logged_at - self._paused, 1e-9)
+            logs["examples_per_second"] = round(self._examples * self.args.world_size / elapsed, 2)
+            logs["data_wait_share"] = round(min(self._waiting / elapsed, 1.0), 4)
+            self._logged_at = now
+            self._examples = 0
+            self._waiting = self._paused = 0.0
+        super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # Logging reads the clock inside; evaluation and saving must not count as training time.
+        started = time.perf_counter()
+        evaluates = self.control.should_evaluate or self.control.should_save
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if evaluates:
+            self._paused += time.perf_counter() - max(started, self._logged_at)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (folder / _COMPLETE).touch()
+
+
+class _EpochOrder(TrainerCallback):
+    """Tell the sampler which epoch begins, also when that epoch is resumed half-way."""
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.batch_sampler = batch_sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.batch_sampler.set_epoch(int(state.epoch))
+
+
+class _EvaluateAtEnd(TrainerCallback):
+    """Evaluate and save at the last step, wherever it falls."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = True
+
+
+class _ProgressLines(TrainerCallback):
+    """Progress for logs that are no terminal: one line with the time left at each logging step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+        self._first_step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            done = max(state.global_step - self._first_step, 1)
+            left = (
+                (time.perf_counter() - self._started) / done * (state.max_steps - state.global_step)
+            )
+            logger.info(
+                "step %d/%d, epoch %.2f, loss %.4g, %.0f examples/s, %s left",
+                state.global_step,
+                state.max_steps,
+                state.epoch,
+                logs["loss"],
+                logs["examples_per_second"],
+                f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
+            )
+        elif args.metric_for_best_model in logs:
+            logger.info(
+                "step %d, dev %s %.4f",
+                state.global_step,
+                args.metric_for_best_model.removeprefix("eval_"),
+                logs[args.metric_for_best_model],
+            )
+
+
+def learning_rate_of(name: str, learning_rates: dict[str, float]) -> float:
+    """Learning rate of the parameter ``name``: that of the longest key its name contains.
+
+    Raises:
+        ValueError: No key matches.
+    """
+    matching = [key for key in learning_rates if key in name]
+    if not matching:
+        raise ValueError(
+            f"No learning rate for the parameter {name}. Give one under the empty name ''."
+        )
+    return learning_rates[max(matching, key=len)]
+
+
+def training_arguments(
+    folder: Path,
+    parameters: OptimizationParameters,
+    *,
+    batches_per_epoch: int,
+    seed: int,
+    metric: str | None,
+    precision: str = "fp32",
+    loader_workers: int = 0,
+) -> TrainingArguments:
+    """Translate the project's parameters.
+
+    Args:
+        folder: Where checkpoints go.
+        parameters: Optimization parameters with every preset field set.
+        batches_per_epoch: Batches per process in one epoch.
+        seed: Seed of everything random.
+        metric: Dev metric that picks the model (``eval_...``), larger is better; None evaluates
+            nothing and keeps the last model.
+        precision: ``auto`` (bf16 where the device has it), ``fp32``, ``bf16`` or ``fp16``.
+        loader_workers: Processes that build batches.
+    """
+    steps_per_epoch = max(1, math.ceil(batches_per_epoch / parameters.gradient_accumulation))
+    steps = parameters.max_steps or math.ceil(steps_per_epoch * parameters.epochs)
+    every = max(1, min(steps, math.ceil(steps_per_epoch / parameters.evaluations_per_epoch)))
+    if precision == "auto":
+        precision = (
+            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+        )
+    distributed = torch.distributed.is_torchelastic_launched()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=parameters.epochs,
+        max_steps=steps,
+        per_device_train_batch_size=parameters.batch_size,
+        gradient_accumulation_steps=parameters.gradient_accumulation,
+        weight_decay=parameters.weight_decay,
+        warmup_steps=math.ceil(parameters.warmup_ratio * steps),
+        logging_steps=parameters.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if metric else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=metric is not None,
+        metric_for_best_model=metric,
+        greater_is_better=True if metric else None,
+        restore_callback_states_from_checkpoint=True,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_num_workers=loader_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
+        # A batch whose entities have no pictures leaves the visual tower without gradients.
+        ddp_find_unused_parameters=True if distributed else None,
+        report_to="none",
+        log_level="warning",
+    )
+    # One process trains on one device: without a launcher, further devices must stay idle instead of
+    # being filled by DataParallel, which cannot split inputs of different row counts.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def train_to_end(
+    trainer: StageTrainer, fingerprint: str, patience: int | None = None
+) -> pd.DataFrame:
+    """Train, going on from the newest complete checkpoint of the same job where there is one.
+
+    Args:
+        trainer: Ready to train; its output folder holds the checkpoints.
+        fingerprint: Names the job; checkpoints of another job are thrown away.
+        patience: Stop after this many evaluations without a better dev score.
+
+    Returns:
+        The training curve, one row per logged or evaluated step.
+    """
+    folder = Path(trainer.args.output_dir)
+    with trainer.args.main_process_first(desc="choosing the checkpoint"):
+        if trainer.is_world_process_zero():
+            _discard_unusable(folder, fingerprint)
+    if patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+    checkpoint = _newest_checkpoint(folder)
+    if checkpoint is not None:
+        logger.info("Going on from %s", checkpoint.name)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return training_curve(trainer.state.log_history)
+
+
+def training_curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
+    """One row per step from the Trainer's log: losses and dev scores side by side."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        if "train_runtime" in entry:
+            continue
+        row = rows.setdefault(int(entry["step"]), {})
+        row.update({key.replace("eval_", "dev_", 1): value for key, value in entry.items()})
+    leading = ["step", "epoch", "loss"]
+    curve = pd.DataFrame(sorted(rows.values(), key=lambda row: row["step"]))
+    return curve[leading + [name for name in curve.columns if name not in leading]]
+
+
+def fingerprint_of(settings: dict[str, Any], files: Sequence[Path] = ()) -> str:
+    """Name a job by its settings and the content of its input files."""
+    digests = {path.name: sha256_of(path) for path in sorted(files)}
+    text = json.dumps([settings, digests], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _discard_unusable(folder: Path, fingerprint: str) -> None:
+    """Remove checkpoints of another job, and those that a killed run left unfinished."""
+    job = folder / "job.json"
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(job.read_text())["fingerprint"] == fingerprint:
+            for checkpoint in folder.glob("checkpoint-*"):
+                if not (checkpoint / _COMPLETE).exists():
+                    shutil.rmtree(checkpoint)
+            return
+    if folder.exists():
+        logger.info("Starting anew: %s holds nothing of this job", folder)
+        shutil.rmtree(folder)
+    with written_atomically(job) as temporary:
+        temporary.write_text(json.dumps({"fingerprint": fingerprint}))
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    checkpoints = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)

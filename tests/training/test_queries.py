@@ -1,0 +1,112 @@
+"""Ragged rows, and the order of an epoch."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged, scoring_order
+
+ROWS = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=12)
+
+
+@given(rows=ROWS, data=st.data())
+def test_ragged_gives_back_its_rows(rows, data):
+    ragged = Ragged.from_rows(rows)
+    chosen = np.array(
+        data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8)), dtype=np.int64
+    )
+    assert [ragged[i].tolist() for i in range(len(ragged))] == rows
+
+    positions, values = ragged.flat(chosen)
+    expected = [(k, value) for k, row in enumerate(chosen) for value in rows[row]]
+    assert list(zip(positions.tolist(), values.tolist(), strict=True)) == expected
+
+    padded = ragged.padded(chosen, -1)
+    longest = max((len(rows[row]) for row in chosen), default=0)
+    assert padded.tolist() == [rows[row] + [-1] * (longest - len(rows[row])) for row in chosen]
+
+
+def test_queries_are_read_from_the_table():
+    frame = pd.DataFrame(
+        {
+            "direction": ["tail", "head"],
+            "entity": np.array([3, 1], np.int32),
+            "relation": np.array([0, 1], np.int32),
+            "answers": [np.array([1, 2], np.int32), np.array([0], np.int32)],
+            "known": [np.array([1, 2, 4], np.int32), np.array([0], np.int32)],
+        }
+    )
+    queries = Queries.from_frame(frame)
+    assert queries.is_tail.tolist() == [True, False]
+    assert queries.entity.tolist() == [3, 1]
+    assert queries.answers[0].tolist() == [1, 2]
+    assert queries.known[0].tolist() == [1, 2, 4]
+
+
+def sampler(entity, lengths, **changes):
+    settings = {"batch_size": 4, "queries_per_entity": 3, "shuffle": True, "seed": 0} | changes
+    items = settings.pop("items", np.arange(len(entity)))
+    return QueryBatchSampler(items, np.asarray(entity), np.asarray(lengths), **settings)
+
+
+@given(
+    entity=st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
+    run=st.integers(1, 5),
+)
+def test_an_epoch_sees_every_query_once(entity, seed, epoch, run):
+    batches = sampler(entity, [9] * len(entity), seed=seed, queries_per_entity=run)
+    batches.set_epoch(epoch)
+    seen = list(batches)
+    assert len(seen) == len(batches)
+    assert sorted(number for batch in seen for number in batch) == list(range(len(entity)))
+    assert all(len(batch) <= 4 for batch in seen)
+
+
+def test_an_item_that_stands_twice_is_seen_twice():
+    batches = sampler([0, 1, 2], [5, 5, 5], items=np.array([0, 0, 2]))
+    assert sorted(number for batch in batches for number in batch) == [0, 0, 2]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    entity, lengths = np.arange(200) % 17, np.arange(200) % 5
+    first, again = sampler(entity, lengths), sampler(entity, lengths)
+    order = list(first)
+    assert order == list(first) == list(again)
+    first.set_epoch(1)
+    assert list(first) != order
+    assert list(sampler(entity, lengths, seed=1)) != order
+
+
+def test_queries_of_one_entity_stand_in_runs():
+    entity = np.repeat(np.arange(40), 8)
+    batches = list(sampler(entity, np.full(320, 7), batch_size=32, queries_per_entity=8))
+    distinct = [len(set(entity[batch])) for batch in batches]
+    assert np.mean(distinct) <= 32 / 8 + 1
+
+
+def test_batches_hold_prompts_of_similar_length():
+    lengths = np.random.default_rng(0).integers(8, 64, 4000)
+    batches = list(sampler(np.arange(4000), lengths, batch_size=32, queries_per_entity=1))
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+
+
+def test_without_shuffling_the_order_is_that_of_the_items():
+    batches = sampler([2, 1, 0, 2, 1], [1] * 5, shuffle=False, batch_size=2)
+    assert list(batches) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("rows", [np.arange(6), np.array([5, 1, 3])])
+def test_scoring_order_puts_one_entity_together(rows):
+    entity = np.array([0, 1, 0, 1, 2, 2])
+    queries = Queries(np.ones(6, bool), entity, np.zeros(6, int), None, None)
+    order = scoring_order(queries, rows, np.array([9, 5, 9, 5, 7, 7]))
+    assert sorted(order) == sorted(rows)
+    changes = sum(a != b for a, b in pairwise(entity[order]))
+    assert changes == len(set(entity[rows])) - 1
