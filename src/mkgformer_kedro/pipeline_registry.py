@@ -5,7 +5,7 @@ from kedro.pipeline import Pipeline
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Find the packages under ``pipelines/``; link prediction is what a plain ``kedro run`` does."""
+    """Find the packages under ``pipelines/``; a plain ``kedro run`` is link prediction."""
     pipelines = find_pipelines()
     if "link_prediction" in pipelines:
         pipelines["__default__"] = pipelines["link_prediction"]

@@ -6,7 +6,23 @@ from transformers import BertTokenizer
 
 from mkgformer_kedro.training.prompts import PromptBuilder
 
-WORDS = "a dog animal that barks is the description of part has kind cat . ##s".split()
+WORDS = [
+    "a",
+    "dog",
+    "animal",
+    "that",
+    "barks",
+    "is",
+    "the",
+    "description",
+    "of",
+    "part",
+    "has",
+    "kind",
+    "cat",
+    ".",
+    "##s",
+]
 
 
 @pytest.fixture

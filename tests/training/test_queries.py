@@ -1,14 +1,11 @@
 """Ragged rows, and the order of an epoch."""
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged, scoring_order
+from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=12)
 
@@ -100,13 +97,3 @@ def test_batches_hold_prompts_of_similar_length():
 def test_without_shuffling_the_order_is_that_of_the_items():
     batches = sampler([2, 1, 0, 2, 1], [1] * 5, shuffle=False, batch_size=2)
     assert list(batches) == [[0, 1], [2, 3], [4]]
-
-
-@pytest.mark.parametrize("rows", [np.arange(6), np.array([5, 1, 3])])
-def test_scoring_order_puts_one_entity_together(rows):
-    entity = np.array([0, 1, 0, 1, 2, 2])
-    queries = Queries(np.ones(6, bool), entity, np.zeros(6, int), None, None)
-    order = scoring_order(queries, rows, np.array([9, 5, 9, 5, 7, 7]))
-    assert sorted(order) == sorted(rows)
-    changes = sum(a != b for a, b in pairwise(entity[order]))
-    assert changes == len(set(entity[rows])) - 1

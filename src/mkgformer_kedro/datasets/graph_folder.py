@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,7 +122,7 @@ class GraphFolderDataset(AbstractDataset[NoReturn, RawGraph]):
         contents = self._read(files.values())
         problems: list[Problem] = []
         tables = {
-            role: _parse(self._folder / name, contents[name], _COLUMNS[role], problems)
+            role: _parse(self._folder, name, contents[name], _COLUMNS[role], problems)
             for role, name in files.items()
         }
         triples = [tables[split].assign(split=split) for split in SPLITS]
@@ -162,32 +162,35 @@ class GraphFolderDataset(AbstractDataset[NoReturn, RawGraph]):
                 files[role] = (there or choices)[0]
         return files
 
-    def _read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The bytes of each file, compared with its known checksum."""
+    def _read(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of each file, once every one of them is known to be usable."""
         contents: dict[str, bytes] = {}
         problems: list[Problem] = []
         for name in names:
-            path = str(self._folder / name)
+            path = self._folder / name
             try:
-                contents[name] = (self._folder / name).read_bytes()
+                contents[name] = path.read_bytes()
             except FileNotFoundError:
                 problems.append(self._missing(name))
             except OSError as error:
                 what = f"cannot be read ({error.strerror})"
-                problems.append(Problem(path, None, what, "Make it a readable file."))
+                problems.append(Problem(str(path), None, what, "Make it a readable file."))
             else:
-                expected = self._checksums.get(name)
-                found = _sha256(contents[name])
-                if expected and found != expected:
-                    what = f"differs from the published file (SHA-256 {found}, not {expected})"
-                    remedy = (
-                        f"Get the published file ({_HELP}) To use this one all the same, set its "
-                        "checksum to null in the environment's globals.yml."
-                    )
-                    problems.append(Problem(path, None, what, remedy))
+                problems += self._unusable(name, contents[name])
         if problems:
             raise DataError(problems)
         return contents
+
+    def _unusable(self, name: str, content: bytes) -> list[Problem]:
+        path = str(self._folder / name)
+        if not content.strip():
+            return [Problem(path, None, "the file is empty", _HELP)]
+        expected, found = self._checksums.get(name), _sha256(content)
+        if not expected or found == expected:
+            return []
+        what = f"differs from the published file (SHA-256 {found} instead of {expected})"
+        remedy = f"{_HELP} To use this one all the same, set its checksum to null in globals.yml."
+        return [Problem(path, None, what, remedy)]
 
     def _missing(self, name: str) -> Problem:
         long_texts = self._files.entity_long_texts
@@ -206,10 +209,14 @@ def _sha256(content: bytes) -> str:
 
 
 def _parse(
-    path: Path, content: bytes, columns: tuple[str, ...], problems: list[Problem]
+    folder: Path,
+    name: str,
+    content: bytes,
+    columns: tuple[str, ...],
+    problems: list[Problem],
 ) -> pd.DataFrame:
     """Split a file into rows; add the lines that cannot be split to ``problems``."""
-    where = str(path)
+    where = str(folder / name)
     rows: list[list[str]] = []
     numbers: list[int] = []
     # Lines end with \n or \r\n only: texts may hold characters that str.splitlines would cut at.
@@ -236,4 +243,4 @@ def _parse(
             rows.append(fields)
             numbers.append(number)
     table = pd.DataFrame(rows, columns=list(columns), dtype="str")
-    return table.assign(file=path.name, line=pd.Series(numbers, dtype="int64"))
+    return table.assign(file=name, line=pd.Series(numbers, dtype="int64"))

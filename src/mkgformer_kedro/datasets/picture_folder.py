@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 
 from mkgformer_kedro.errors import DataError, Problem
 
@@ -75,7 +75,7 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
 
     def save(self, data: None) -> NoReturn:
         """Refuse: pictures are put there by people."""
-        raise NotImplementedError("An image folder is read, never written")
+        raise DatasetError(f"{self._root} is put there by people; nothing is saved to it.")
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """First rows of the listing, for Kedro-Viz."""

@@ -5,6 +5,8 @@ Triples are frames with integer columns ``head``, ``relation``, ``tail``.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -26,7 +28,12 @@ def reverse_in_train(train: pd.DataFrame, triples: pd.DataFrame) -> np.ndarray:
         Boolean array ``(len(triples),)``.
     """
     span = 1 + max(
-        (int(frame[side].max()) for frame in (train, triples) for side in ("head", "tail") if len(frame)),
+        (
+            int(frame[side].max())
+            for frame in (train, triples)
+            for side in ("head", "tail")
+            if len(frame)
+        ),
         default=0,
     )
     there = train["head"].to_numpy(np.int64) * span + train["tail"].to_numpy(np.int64)
@@ -72,10 +79,7 @@ def entity_frequency(train: pd.DataFrame, num_entities: int) -> np.ndarray:
 def frequency_bins(frequency: np.ndarray) -> pd.Categorical:
     """Put frequencies into the ordered bins 0, 1–3, 4–10, 11–30, 31–100 and over 100."""
     edges = FREQUENCY_EDGES
-    labels = [
-        str(low) if high == low + 1 else f"{low}–{high - 1}"
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    labels = [str(low) if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges)]
     labels.append(f"over {edges[-1] - 1}")
     return pd.Categorical.from_codes(
         np.searchsorted(edges, frequency, side="right") - 1, categories=labels, ordered=True

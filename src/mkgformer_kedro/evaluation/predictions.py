@@ -4,7 +4,7 @@ Columns, in this order:
 
 ========================  ==========  ===========================================================
 ``triple``                int32       row number of the triple in the split that is scored
-``direction``             str         ``tail``: (entity, relation, ?); ``head``: (?, relation, entity)
+``direction``             str         ``tail``: (e, relation, ?); ``head``: (?, relation, e)
 ``entity``, ``relation``  int32       what is given
 ``answer``                int32       what is asked for
 ``score``                 float32     score of the answer
@@ -22,7 +22,6 @@ Columns, in this order:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,14 @@ from torch import Tensor
 
 from mkgformer_kedro.evaluation.ranking import Cells, RankedAnswers, rank_answers
 
-_RANKS = [field.name for field in fields(RankedAnswers) if not field.name.startswith("top_")]
+_RANKS = (
+    "rank_optimistic",
+    "rank_pessimistic",
+    "candidates",
+    "raw_rank_optimistic",
+    "raw_rank_pessimistic",
+    "raw_candidates",
+)
 
 
 def predict(
@@ -40,19 +46,19 @@ def predict(
     triples: pd.DataFrame,
     *,
     known_offset: float = -torch.inf,
-    top: int = 10,
 ) -> pd.DataFrame:
     """Rank every answer of the queries and lay the result out as a predictions table.
 
     Blocks are consumed one at a time, so memory does not grow with queries times entities.
 
     Args:
-        queries: Queries of one split: ``direction``, ``entity``, ``relation``, ``answers``, ``known``.
+        queries: Queries of one split: ``direction``, ``entity``, ``relation``, ``answers`` and
+            ``known`` (lists of entities; the answers are among the known ones).
         score_blocks: Scores of all entities, ``(block, entities)`` each; the blocks follow the
             rows of ``queries``.
         triples: The triples of that split; their row numbers become ``triple``.
-        known_offset: What filtering adds to the scores of other known answers.
-        top: Length of the list of best entities.
+        known_offset: What filtering adds to the scores of the other known answers, see
+            ``rank_answers``.
 
     Returns:
         The table, sorted by ``triple`` and then ``direction``.
@@ -70,19 +76,58 @@ def predict(
             raise ValueError(f"more rows of scores than the {len(queries)} queries")
         answers = Cells.from_lists(block["answers"], scores.device)
         known = Cells.from_lists(block["known"], scores.device)
-        ranked = rank_answers(scores, answers, known, known_offset=known_offset, top=top)
-        rows = answers.rows.cpu().numpy()
         parts.append(
-            block[["direction", "entity", "relation"]]
-            .iloc[rows]
-            .assign(answer=answers.columns.cpu().numpy())
-            .assign(**{name: getattr(ranked, name).float().cpu().numpy() if name == "score" else getattr(ranked, name).cpu().numpy() for name in _RANKS})
-            .assign(**_top_lists(ranked))
+            _block_rows(
+                block, answers, rank_answers(scores, answers, known, known_offset=known_offset)
+            )
         )
     if start < len(queries):
-        raise ValueError(f"scores for {start} of {len(queries)} queries")
+        raise ValueError(f"scores for only {start} of the {len(queries)} queries")
     predictions = pd.concat(parts, ignore_index=True)
     predictions.insert(0, "triple", _triple_numbers(predictions, triples))
-    whole = [name for name in predictions if name not in ("direction", "score", *_TOP)]
-    predictions = predictions.astype(dict.fromkeys(whole, np.int32) | {"score": np.float32})
     return predictions.sort_values(["triple", "direction"], ignore_index=True)
+
+
+def _block_rows(block: pd.DataFrame, answers: Cells, ranked: RankedAnswers) -> pd.DataFrame:
+    """Lay out one block: a row per answer, everything but ``triple``."""
+    rows = answers.rows.numpy(force=True)
+    entities = ranked.top_entities.to(torch.int32).numpy(force=True)
+    scores = ranked.top_scores.float().numpy(force=True)
+    listed = np.isfinite(scores)
+    return pd.DataFrame(
+        {
+            "direction": block["direction"].to_numpy()[rows],
+            "entity": block["entity"].to_numpy(np.int32)[rows],
+            "relation": block["relation"].to_numpy(np.int32)[rows],
+            "answer": answers.columns.to(torch.int32).numpy(force=True),
+            "score": ranked.score.float().numpy(force=True),
+            **{name: getattr(ranked, name).to(torch.int32).numpy(force=True) for name in _RANKS},
+            "top_entities": [row[keep] for row, keep in zip(entities, listed, strict=True)],
+            "top_scores": [row[keep] for row, keep in zip(scores, listed, strict=True)],
+        }
+    )
+
+
+def _triple_numbers(predictions: pd.DataFrame, triples: pd.DataFrame) -> np.ndarray:
+    """Row number in ``triples`` of the triple that each prediction is about."""
+    asks_tail = predictions["direction"] == "tail"
+    asked = pd.DataFrame(
+        {
+            "head": predictions["entity"].where(asks_tail, predictions["answer"]),
+            "relation": predictions["relation"],
+            "tail": predictions["answer"].where(asks_tail, predictions["entity"]),
+        }
+    )
+    key = ["head", "relation", "tail"]
+    numbered = triples[key].assign(triple=np.arange(len(triples))).drop_duplicates(key)
+    found = asked.merge(numbered, on=key, how="left", sort=False)["triple"]
+    if found.isna().any():
+        missing = asked[found.isna().to_numpy()].iloc[0].to_dict()
+        raise ValueError(f"the queries ask for {missing}, which is not among the triples scored")
+    return found.to_numpy(np.int32)
+
+
+def raw_view(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The same table with the raw ranks in the place of the filtered ones."""
+    filtered = ["rank_optimistic", "rank_pessimistic", "candidates"]
+    return predictions.drop(columns=filtered).rename(columns={f"raw_{c}": c for c in filtered})

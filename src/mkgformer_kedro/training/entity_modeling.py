@@ -164,7 +164,7 @@ def encode_descriptions(
     store: VisualStore,
     batch_size: int,
 ) -> torch.Tensor:
-    """State at the mask of every entity's description, ``(entities, hidden)``, float32 on the CPU."""
+    """State at the mask of each entity's description, ``(entities, hidden)``, on the CPU."""
     order = np.argsort(prompts.description_lengths(), kind="stable")
     states = torch.empty(len(order), model.config.text_config.hidden_size)
     for start in tqdm(

@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.evaluation.metrics import ranking_metrics
-from mkgformer_kedro.evaluation.ranking import rank_answers
+from mkgformer_kedro.evaluation.ranking import Cells, rank_answers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.training.launch import Job, launch
 from mkgformer_kedro.training.model_folder import (
@@ -24,8 +24,8 @@ from mkgformer_kedro.training.model_folder import (
     save_model_folder,
 )
 from mkgformer_kedro.training.parameters import FinetuningParameters, Preset
-from mkgformer_kedro.training.queries import Queries, QueryBatchSampler
-from mkgformer_kedro.training.scoring import query_inputs, score_blocks
+from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged
+from mkgformer_kedro.training.scoring import query_inputs, score_blocks, scoring_order
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     fingerprint_of,
@@ -128,7 +128,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         learning_rates=parameters.learning_rates,
         train_dataset=np.arange(len(queries)),
         data_collator=QueryCollator(queries, prompts, store),
-        dev_rows=_dev_sample(np.flatnonzero(~in_train), parameters.dev_queries, job["seed"]),
+        dev_rows=_sample(np.flatnonzero(~in_train), parameters.dev_queries, job["seed"]),
         dev_batch_size=parameters.dev_batch_size,
     )
     settings = {key: job[key] for key in ("parameters", "attention", "seed")}
@@ -141,6 +141,39 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     if trainer.is_world_process_zero():
         save_model_folder(work_folder / "model", model, tokenizer, vocabulary)
     return curve.to_dict("records")
+
+
+def rank_table(queries: Queries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
+    """Filtered ranks of all answers of a block of queries.
+
+    Args:
+        queries: All queries.
+        rows: ``(b,)`` numbers of the block's queries.
+        scores: ``(b, entities)``.
+
+    Returns:
+        What :func:`ranking_metrics` needs: ``direction``, ``rank_optimistic``,
+        ``rank_pessimistic``, ``candidates``; one row per answer.
+    """
+
+    def cells(ragged: Ragged) -> Cells:
+        positions, values = ragged.flat(rows)
+        return Cells(
+            torch.from_numpy(positions).to(scores.device),
+            torch.from_numpy(values).to(scores.device),
+        )
+
+    answers = cells(queries.answers)
+    ranked = rank_answers(scores, answers, cells(queries.known))
+    is_tail = queries.is_tail[rows][answers.rows.cpu().numpy()]
+    return pd.DataFrame(
+        {
+            "direction": np.where(is_tail, "tail", "head"),
+            "rank_optimistic": ranked.rank_optimistic.cpu().numpy(),
+            "rank_pessimistic": ranked.rank_pessimistic.cpu().numpy(),
+            "candidates": ranked.candidates.cpu().numpy(),
+        }
+    )
 
 
 def batch_sampler(
@@ -210,7 +243,7 @@ class LinkPredictionTrainer(StageTrainer):
             for rows, scores in score_blocks(
                 self.model,
                 collator.queries,
-                mine,
+                scoring_order(collator.queries, mine, collator.prompts),
                 collator.prompts,
                 collator.store,
                 batch_size=self.dev_batch_size,
@@ -222,9 +255,19 @@ class LinkPredictionTrainer(StageTrainer):
             torch.distributed.all_gather_object(gathered, tables)
             tables = [table for part in gathered for table in part]
         ranks = pd.concat(tables, ignore_index=True)
-        metrics = {f"eval_{key}": value for key, value in ranking_metrics(ranks).items()}
+        metrics = {
+            f"eval_{key}": value
+            for key, value in ranking_metrics(ranks).items()
+            if key.startswith("both.realistic.")
+        }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+
+def _sample(rows: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    if size is None or size >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))

@@ -1,7 +1,8 @@
 """A model folder: all that is needed to ask a trained model, in one place.
 
-It holds what ``save_pretrained`` writes for model and tokenizer, and beside it the graph's vocabulary:
-which entity and relation each token stands for, their texts, and the prompt the model was trained on.
+It holds what ``save_pretrained`` writes for model and tokenizer, and beside it the graph's
+vocabulary: which entity and relation each token stands for, their texts, and the prompt the model was
+trained on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Typed parameters of the model and of both training stages.
 
-Fields that are ``None`` in the configuration take the value of the preset (see ``PRESETS``): what the
-paper describes (``corrected``) or what the authors' code computes (``faithful``).
+Fields that are ``None`` in the configuration take the value of the preset (see ``PRESETS``): what
+the paper describes (``corrected``) or what the authors' code computes (``faithful``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mkgformer_kedro.parameters import Parameters
 
 Preset = Literal["corrected", "faithful"]
 
-# Values the preset gives to training fields that the configuration leaves open. What it gives to the
-# model stands in MKGformerConfig.
+# Values the preset gives to training fields that the configuration leaves open. What it gives to
+# the model stands in MKGformerConfig.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {
         "entity_modeling": {"prompt": "paper", "initialization": "text"},

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PromptForm = Literal["paper", "authors"]
 
 # {entity} is the entity's own token, {text} its description, {relation} the relation's text followed
-# by the relation's own token. "paper" is section 3 of arXiv:2205.02357; "authors" is what the released
-# code feeds, needed for its checkpoints.
+# by the relation's own token. "paper" is section 3 of arXiv:2205.02357; "authors" is what the
+# released code feeds, needed for its checkpoints.
 PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
     "paper": {
         "tail": ("[CLS]", "{entity}", "{text}", "[SEP]", "{relation}", "[SEP]", "[MASK]", "[SEP]"),
@@ -82,7 +82,7 @@ class PromptBuilder:
 
         self._texts = Ragged.from_rows(tokens(entity_texts))
         self._relations = Ragged.from_rows(
-            [ids + [relation_token_start + i] for i, ids in enumerate(tokens(relation_texts))]
+            [[*ids, relation_token_start + i] for i, ids in enumerate(tokens(relation_texts))]
         )
         self._parts = PROMPTS[form]
         literals = {

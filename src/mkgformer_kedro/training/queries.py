@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-# Batches of similar prompt length are formed within blocks of this many batches, so that the order of
-# the epoch stays random at a larger scale.
+# Batches of similar prompt length are formed within blocks of this many batches, so that the order
+# of the epoch stays random at a larger scale.
 _BATCHES_PER_BLOCK = 64
 
 
@@ -64,8 +64,7 @@ class Ragged:
         """The chosen rows as a matrix ``(len(rows), longest)``, padded with ``fill``."""
         lengths = self.lengths[rows]
         matrix = np.full((len(rows), int(lengths.max(initial=0))), fill, dtype=np.int64)
-        positions, values = self.flat(rows)
-        matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = values
+        matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = self.flat(rows)[1]
         return matrix
 
 
@@ -105,13 +104,13 @@ class Queries:
 class QueryBatchSampler:
     """Batches of query numbers for one epoch after another.
 
-    Queries about one entity are kept next to each other in runs of at most ``queries_per_entity``, so
-    that a batch reads and encodes that entity's pictures once. Runs are drawn at random, then sorted by
-    prompt length within large blocks so that little is spent on padding, and the batches are shuffled.
-    The order is a function of seed and epoch alone, which is what makes a resumed run exact.
+    Queries about one entity are kept next to each other in runs of at most ``queries_per_entity``,
+    so that a batch reads and encodes that entity's pictures once. Runs are drawn at random, then
+    sorted by prompt length within large blocks so that little is spent on padding, and the batches
+    are shuffled. The order is a function of seed and epoch alone, which makes a resumed run exact.
 
     Args:
-        items: ``(m,)`` query numbers to be seen in each epoch (a query may stand there several times).
+        items: ``(m,)`` query numbers to be seen in each epoch; a query may stand there repeatedly.
         entity: ``(n,)`` known entity of every query.
         lengths: ``(n,)`` prompt length of every query in tokens.
         batch_size: Queries per batch and process.
@@ -176,11 +175,3 @@ class QueryBatchSampler:
         rank = np.empty_like(place)
         rank[np.lexsort((place, longest, block))] = np.arange(len(place))
         return order[np.argsort(rank[run], kind="stable")]
-
-
-def scoring_order(queries: Queries, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Order ``rows`` so that queries of equal length, then of one entity, are neighbours."""
-    longest = np.zeros(int(queries.entity.max(initial=0)) + 1, dtype=np.int64)
-    np.maximum.at(longest, queries.entity[rows], lengths[rows])
-    entity = queries.entity[rows]
-    return rows[np.lexsort((rows, entity, longest[entity]))]

@@ -1,4 +1,4 @@
-"""Ask a model queries, block by block, so that memory does not grow with queries times candidates."""
+"""Ask a model block by block, so that memory does not grow with queries times candidates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from mkgformer_kedro.training.prompts import PromptBuilder
-from mkgformer_kedro.training.queries import Queries, scoring_order
+from mkgformer_kedro.training.queries import Queries
 
 if TYPE_CHECKING:
     from mkgformer_kedro.datasets.visual_store import VisualStore
@@ -56,6 +56,14 @@ def query_inputs(
     }
 
 
+def scoring_order(queries: Queries, rows: np.ndarray, prompts: PromptBuilder) -> np.ndarray:
+    """Order query numbers so that prompts of equal length, then of one entity, are neighbours."""
+    lengths = prompts.query_lengths(queries.entity[rows], queries.relation[rows])
+    longest = np.zeros(int(queries.entity.max(initial=0)) + 1, dtype=np.int64)
+    np.maximum.at(longest, queries.entity[rows], lengths)
+    return rows[np.lexsort((rows, queries.entity[rows], longest[queries.entity[rows]]))]
+
+
 @torch.no_grad()
 def score_blocks(
     model: MKGformerForLinkPrediction,
@@ -72,7 +80,7 @@ def score_blocks(
     Args:
         model: Model; its mode is set to evaluation and restored afterwards.
         queries: All queries.
-        rows: Numbers of the queries to score.
+        rows: Numbers of the queries to score, best in :func:`scoring_order`.
         prompts: Builder of the model's prompts.
         store: Visual store, or None to withhold all pictures.
         batch_size: Queries per block.
@@ -81,19 +89,17 @@ def score_blocks(
     Yields:
         ``(b,)`` query numbers and their scores ``(b, entities)``, float32 on the model's device.
     """
-    lengths = prompts.query_lengths(queries.entity, queries.relation)
-    order = scoring_order(queries, rows, lengths)
     was_training = model.training
     model.eval()
     bar = tqdm(
-        total=len(order),
+        total=len(rows),
         desc=progress,
         unit=" queries",
         disable=progress is None or not sys.stderr.isatty(),
     )
     try:
-        for start in range(0, len(order), batch_size):
-            block = order[start : start + batch_size]
+        for start in range(0, len(rows), batch_size):
+            block = rows[start : start + batch_size]
             inputs = on_device(query_inputs(queries, block, prompts, store), model.device)
             yield block, model(**inputs).logits.float()
             bar.update(len(block))

@@ -258,8 +258,8 @@ def training_arguments(
         report_to="none",
         log_level="warning",
     )
-    # One process trains on one device: without a launcher, further devices must stay idle instead of
-    # being filled by DataParallel, which cannot split inputs of different row counts.
+    # One process trains on one device: without a launcher, further devices must stay idle instead
+    # of being filled by DataParallel, which cannot split inputs of different row counts.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments

@@ -87,8 +87,10 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, entities: pd.DataF
     broken = pictures[[Status(status).is_broken for status in pictures["status"]]]
     broken = broken.sort_values("path").head(_QUARANTINED_SHOWN)
     rows = max(1, -(-len(owners) // _COLUMNS) + (not broken.empty))
-    figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows))
+    margins = {"left": 0.01, "right": 0.99, "bottom": 0.02 / rows, "top": 1 - 0.3 / rows}
+    spaces = {"wspace": 0.05, "hspace": 0.3}
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=margins | spaces)
     for panel in axes.flat:
         panel.axis("off")
     names = entities.set_index("entity")["name"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def index_graph(
     relations["text"] = relations["relation"].map(relation_texts).fillna(relations["relation"])
     _check_counts(raw, _counts(entities, relations, triples), parameters)
     _check_leak(raw, triples, parameters)
-    return entities, relations, triples, _quarantine(problems)
+    return entities, relations, triples, _quarantine(raw, problems)
 
 
 def group_queries(triples: pd.DataFrame) -> pd.DataFrame:
@@ -154,9 +155,7 @@ def report_ingestion(
             f"{one}_{other}": int(facts[other].isin(facts[one]).sum())
             for one, other in (("train", "dev"), ("train", "test"), ("dev", "test"))
         },
-        "inverse_leak": {
-            split: float(by_split[split]["leak"].mean()) for split in ("dev", "test")
-        },
+        "inverse_leak": {split: float(by_split[split]["leak"].mean()) for split in ("dev", "test")},
         "entities_unseen_in_train": {split: len(ids) for split, ids in unseen.items()},
         "triples_with_unseen_entities": {
             split: int(by_split[split][["head", "tail"]].isin(ids).any(axis=1).sum())
@@ -164,7 +163,7 @@ def report_ingestion(
         },
         "quarantined_lines": len(quarantine),
         "files": {
-            name: {"sha256": digest, "as_published": name in raw.verified}
+            name: {"sha256": digest, "verified": name in raw.verified}
             for name, digest in raw.digests.items()
         },
     }
@@ -173,7 +172,7 @@ def report_ingestion(
         {name: f"{count:,}" for name, count in counts.items()},
     )
     logger.info(
-        "%.1f %% of the test triples have their reverse in train; %d test entities are unseen there",
+        "%.1f %% of the test triples have their reverse in train; train lacks %d test entities",
         100 * report["inverse_leak"]["test"],
         report["entities_unseen_in_train"]["test"],
     )
@@ -203,7 +202,7 @@ def _without_repeats(
 ) -> pd.DataFrame:
     repeats = table[table.duplicated(column)]
     first_lines = table.drop_duplicates(column).set_index(column)["line"]
-    for name, file, line in zip(repeats[column], repeats["file"], repeats["line"], strict=True):
+    for name, file, line in repeats[[column, "file", "line"]].itertuples(index=False):
         what = f"{column} '{name}' is there already, on line {first_lines[name]}"
         problems.append(Problem(str(raw.folder / file), line, what, "Drop one of the two lines."))
     return table.drop_duplicates(column)
@@ -333,10 +332,13 @@ def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParam
         )
 
 
-def _quarantine(problems: list[Problem]) -> pd.DataFrame:
+def _quarantine(raw: RawGraph, problems: list[Problem]) -> pd.DataFrame:
     if problems:
         logger.warning("%d bad lines are left out; the table quarantine lists them", len(problems))
-    rows = [(problem.where, problem.line, problem.what) for problem in problems]
+    rows = [
+        (Path(problem.where).relative_to(raw.folder).as_posix(), problem.line, problem.what)
+        for problem in problems
+    ]
     return pd.DataFrame(rows, columns=["file", "line", "what"])
 
 
@@ -344,12 +346,10 @@ def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:
     """One row per distinct (entity, relation) with its sorted answers."""
     facts = facts.sort_values(["entity", "relation", "answer"], ignore_index=True)
     first = ~facts.duplicated(["entity", "relation"])
-    lists = np.empty(int(first.sum()), dtype=object)
-    lists[:] = np.split(facts["answer"].to_numpy(), np.flatnonzero(first)[1:])
+    lists = np.split(facts["answer"].to_numpy(), np.flatnonzero(first)[1:])
     queries = facts.loc[first, ["entity", "relation"]].reset_index(drop=True)
-    return queries.assign(answers=lists)
+    return queries.assign(answers=pd.Series(lists, dtype=object))
 
 
-def _keys(queries: pd.DataFrame) -> pd.Index:
-    """Entity and relation packed into one int64."""
-    return pd.Index((queries["entity"].astype("int64") << 32) | queries["relation"])
+def _keys(queries: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(queries[["entity", "relation"]])

@@ -1,63 +1,58 @@
-"""What ingestion's tables look like; the catalog names these as validators.
+"""What ingestion's tables look like.
 
-Every table is checked when it is saved and again whenever a stage loads it.
+The catalog names these schemas as validators: a table is checked when it is saved and again
+whenever a stage loads it. The module is imported by then, and not before.
 """
 
-from __future__ import annotations
-
 import numpy as np
-import pandas as pd
-import pandera.pandas as pa
-from pandera.typing import Series
+from pandera.pandas import Check, Column, DataFrameSchema
 
+from mkgformer_kedro.datasets.graph_folder import SPLITS
 
-class _Table(pa.DataFrameModel):
-    class Config:
-        strict = True
+_TEXT = Check.str_length(min_value=1)
+_INDEX = Column("int32", Check.ge(0))
+_SPLIT = Column("str", Check.isin(SPLITS))
+_ENTITY_LISTS = Column(
+    "object",
+    Check(
+        lambda lists: lists.map(lambda answers: answers.dtype == np.int32 and len(answers) > 0),
+        error="each is a non-empty int32 array",
+    ),
+)
 
+#: One row per entity; the row number is the entity's index everywhere.
+entities = DataFrameSchema(
+    {
+        "entity": Column("str", _TEXT, unique=True),
+        "name": Column("str", _TEXT),
+        "text": Column("str", _TEXT),
+        "text_source": Column("str", Check.isin(["long", "short", "name"])),
+    },
+    strict=True,
+)
 
-class Entities(_Table):
-    """One row per entity; the row number is the entity's index everywhere."""
+#: One row per relation; the row number is the relation's index everywhere.
+relations = DataFrameSchema(
+    {"relation": Column("str", _TEXT, unique=True), "text": Column("str", _TEXT)}, strict=True
+)
 
-    entity: str = pa.Field(unique=True, str_length={"min_value": 1})
-    name: str = pa.Field(str_length={"min_value": 1})
-    text: str = pa.Field(str_length={"min_value": 1})
-    text_source: str = pa.Field(isin=["long", "short", "name"])
+#: One row per distinct triple of a split.
+triples = DataFrameSchema(
+    {"head": _INDEX, "relation": _INDEX, "tail": _INDEX, "split": _SPLIT, "leak": Column("bool")},
+    unique=["split", "head", "relation", "tail"],
+    strict=True,
+)
 
-
-class Relations(_Table):
-    """One row per relation; the row number is the relation's index everywhere."""
-
-    relation: str = pa.Field(unique=True, str_length={"min_value": 1})
-    text: str = pa.Field(str_length={"min_value": 1})
-
-
-class Triples(_Table):
-    """One row per distinct triple of a split."""
-
-    head: np.int32 = pa.Field(ge=0)
-    relation: np.int32 = pa.Field(ge=0)
-    tail: np.int32 = pa.Field(ge=0)
-    split: str = pa.Field(isin=["train", "dev", "test"])
-    leak: bool
-
-    class Config:
-        unique = ("split", "head", "relation", "tail")
-
-
-class Queries(_Table):
-    """One row per distinct (split, direction, entity, relation)."""
-
-    split: str = pa.Field(isin=["train", "dev", "test"])
-    direction: str = pa.Field(isin=["tail", "head"])
-    entity: np.int32 = pa.Field(ge=0)
-    relation: np.int32 = pa.Field(ge=0)
-    answers: object
-    known: object
-
-    class Config:
-        unique = ("split", "direction", "entity", "relation")
-
-    @pa.check("answers", "known")
-    def _is_list_of_entities(cls, lists: Series) -> Series[bool]:  # noqa: N805
-        return lists.map(lambda answers: answers.dtype == np.int32 and len(answers) > 0)
+#: One row per distinct query of a split.
+queries = DataFrameSchema(
+    {
+        "split": _SPLIT,
+        "direction": Column("str", Check.isin(["tail", "head"])),
+        "entity": _INDEX,
+        "relation": _INDEX,
+        "answers": _ENTITY_LISTS,
+        "known": _ENTITY_LISTS,
+    },
+    unique=["split", "direction", "entity", "relation"],
+    strict=True,
+)

@@ -1,0 +1,48 @@
+"""The trivial answer that a model has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+class Popularity:
+    """Scores an entity by how often train has it as the answer of that relation and direction.
+
+    Relations that train lacks give every entity the score zero.
+
+    Args:
+        train: Training triples: integer columns ``head``, ``relation``, ``tail``.
+        num_entities: Number of entities of the graph.
+    """
+
+    def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
+        self.num_entities = num_entities
+        sides = [
+            train[["relation", side]].rename(columns={side: "answer"}).assign(direction=side)
+            for side in ("head", "tail")
+        ]
+        self._counts = (
+            pd.concat(sides)
+            .groupby(["direction", "relation", "answer"])
+            .size()
+            .rename("count")
+            .reset_index()
+        )
+
+    def score(self, queries: pd.DataFrame) -> Tensor:
+        """Score all entities for a block of queries.
+
+        Args:
+            queries: Frame with ``direction`` and ``relation``.
+
+        Returns:
+            Float32 tensor ``(len(queries), num_entities)``: numbers of training triples.
+        """
+        asked = queries[["direction", "relation"]].assign(row=np.arange(len(queries)))
+        cells = asked.merge(self._counts, on=["direction", "relation"])
+        scores = np.zeros((len(queries), self.num_entities), dtype=np.float32)
+        scores[cells["row"], cells["answer"]] = cells["count"]
+        return torch.from_numpy(scores)

@@ -1,0 +1,237 @@
+"""MKGformer model configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import Any, cast
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, BertConfig, CLIPVisionConfig, PreTrainedConfig
+
+PICTURE_ROLES = ("full", "grounding", "detection")
+"""Kinds of pictures in the order in which they stand in the visual sequence: the whole picture, the
+region a phrase was grounded in, and the crop of a detected object."""
+
+_CHOICES = {
+    "visual_embeddings": ("class_and_position", "patches"),
+    "prefix_source": ("same_layer", "previous_layer"),
+    "fusion_init": ("zero", "normal"),
+    "loss": ("binary_cross_entropy", "cross_entropy"),
+}
+
+# What the authors' released code computes, field by field, where it differs from this project's
+# defaults. The defaults of `MKGformerConfig` are the preset "corrected".
+_FAITHFUL: dict[str, Any] = {
+    # Patch embeddings alone; CLIP was trained with a class token and position embeddings.
+    "visual_embeddings": "patches",
+    # Fusion from layer index 8 of 12 on; the paper's text says the last three layers.
+    "num_fusion_layers": 4,
+    # Visual layer i reads what text layer i - 1 computed; the paper's prefix is of the same layer.
+    "prefix_source": "previous_layer",
+    # Patches also attend to the padding behind the text.
+    "mask_prefix_padding": False,
+    # A missing picture is a picture of zeros, which takes part like any other.
+    "mask_missing_pictures": False,
+    # Similarity of tokens and patches is a bare dot product, however wide the towers are.
+    "scale_similarity": False,
+    # The fusion's weights start at random and disturb the pretrained text tower from step one.
+    "fusion_init": "normal",
+}
+
+
+@strict
+class MKGformerConfig(PreTrainedConfig):
+    r"""Configuration of a [`MKGformerModel`].
+
+    The defaults are the preset `corrected`: BERT-base, CLIP ViT-B/32 and the method as its paper
+    describes it (https://arxiv.org/abs/2205.02357). [`MKGformerConfig.preset`] gives the other one.
+
+    Args:
+        text_config (`BertConfig` or `dict`, *optional*):
+            Text tower.
+        vision_config (`CLIPVisionConfig` or `dict`, *optional*):
+            Vision tower. It may differ from the text tower in depth, width and number of heads.
+        text_pooler (`bool`, *optional*, defaults to `False`):
+            Whether the text tower has BERT's pooler.
+        num_fusion_layers (`int`, *optional*, defaults to 3):
+            Number M of layer pairs, counted from the top of both towers, that exchange information.
+        prefix_source (`str`, *optional*, defaults to `"same_layer"`):
+            Text layer whose keys and values the visual self-attention of a pair reads: the pair's own
+            (`"same_layer"`) or the one below it (`"previous_layer"`).
+        mask_prefix_padding (`bool`, *optional*, defaults to `True`):
+            Whether patches are kept from attending to padding tokens of the text.
+        mask_missing_pictures (`bool`, *optional*, defaults to `True`):
+            Whether missing pictures are left out. Otherwise they are zero tensors that are attended to.
+        scale_similarity (`bool`, *optional*, defaults to `True`):
+            Whether the similarity of tokens and patches is divided by the root of the hidden size.
+        fusion_init (`str`, *optional*, defaults to `"zero"`):
+            How the layers that add the visual sum to the text start: `"zero"` (the model starts as the
+            plain text tower) or `"normal"`.
+        visual_embeddings (`str`, *optional*, defaults to `"class_and_position"`):
+            Visual tokens of one picture: class token and patches with CLIP's position embeddings,
+            interpolated to the picture's grid (`"class_and_position"`), or patch embeddings alone
+            (`"patches"`).
+        picture_sizes (`dict[str, int]`, *optional*, defaults to 224, 128 and 64):
+            Edge length in pixels of the pictures of the roles `full`, `grounding` and `detection`.
+        picture_counts (`dict[str, int]`, *optional*, defaults to 1, 3 and 3):
+            Number of picture slots of each role. A role with 0, or left out, does not exist.
+        image_mean (`tuple[float, ...]`, *optional*, defaults to CLIP's):
+            Mean of each colour channel, for values between 0 and 1; normalises uint8 pictures.
+        image_std (`tuple[float, ...]`, *optional*, defaults to CLIP's):
+            Standard deviation of each colour channel, likewise.
+        num_entities (`int`, *optional*, defaults to 0):
+            Number of entities; each is one token of the vocabulary.
+        num_relations (`int`, *optional*, defaults to 0):
+            Number of relations; their tokens follow those of the entities.
+        entity_token_start (`int`, *optional*):
+            Token id of entity 0.
+        mask_token_id (`int`, *optional*):
+            Token id of `[MASK]`.
+        loss (`str`, *optional*, defaults to `"binary_cross_entropy"`):
+            Loss of link prediction: `"binary_cross_entropy"` of every entity on its own, or
+            `"cross_entropy"` against the uniform distribution over the answers.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target mass that is spread evenly over all entities.
+    """
+
+    model_type = "mkgformer"
+    sub_configs_defaults = {"text_config": BertConfig, "vision_config": CLIPVisionConfig}  # noqa: RUF012
+
+    text_config: BertConfig | dict | None = None
+    vision_config: CLIPVisionConfig | dict | None = None
+    text_pooler: bool = False
+    num_fusion_layers: int = 3
+    prefix_source: str = "same_layer"
+    mask_prefix_padding: bool = True
+    mask_missing_pictures: bool = True
+    scale_similarity: bool = True
+    fusion_init: str = "zero"
+    visual_embeddings: str = "class_and_position"
+    picture_sizes: dict[str, int] = field(
+        default_factory=lambda: {"full": 224, "grounding": 128, "detection": 64}
+    )
+    picture_counts: dict[str, int] = field(
+        default_factory=lambda: {"full": 1, "grounding": 3, "detection": 3}
+    )
+    image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    num_entities: int = 0
+    num_relations: int = 0
+    entity_token_start: int | None = None
+    mask_token_id: int | None = None
+    loss: str = "binary_cross_entropy"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @property
+    def relation_token_start(self) -> int | None:
+        """Token id of relation 0: relations follow the entities."""
+        if self.entity_token_start is None:
+            return None
+        return self.entity_token_start + self.num_entities
+
+    @property
+    def picture_roles(self) -> tuple[str, ...]:
+        """Roles that have slots, in the order of the visual sequence."""
+        return tuple(role for role in PICTURE_ROLES if self.picture_counts.get(role))
+
+    @property
+    def num_picture_slots(self) -> int:
+        """Number of pictures one example can have."""
+        return sum(self.picture_counts[role] for role in self.picture_roles)
+
+    @staticmethod
+    def preset(name: str) -> dict[str, Any]:
+        """Values of the fields in which the paper and the authors' code part.
+
+        Args:
+            name: `corrected` (what the paper says) or `faithful` (what the authors' code computes,
+                so that their checkpoints give their scores).
+
+        Raises:
+            ValueError: There is no preset of that name.
+        """
+        if name == "faithful":
+            return dict(_FAITHFUL)
+        if name == "corrected":
+            return {f.name: f.default for f in fields(MKGformerConfig) if f.name in _FAITHFUL}
+        raise ValueError(f"Unknown preset {name!r}. Use 'corrected' or 'faithful'.")
+
+    @staticmethod
+    def check_names(values: Mapping[str, Any]) -> None:
+        """Raise a ValueError if `values` names something that is not a field of the configuration."""
+        known = set(MKGformerConfig.__annotations__)
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"MKGformerConfig has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}."
+            )
+
+    def _check(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}. Use {' or '.join(map(repr, choices))}."
+                )
+        self._check_fusion()
+        self._check_pictures()
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}. Use a value in [0, 1).")
+        if self.num_entities and self.entity_token_start is None:
+            raise ValueError("num_entities is given without entity_token_start. Set both.")
+        vocab_size = cast(BertConfig, self.text_config).vocab_size
+        if (end := (self.relation_token_start or 0) + self.num_relations) > vocab_size:
+            raise ValueError(
+                f"Entities and relations take tokens up to {end}, but text_config.vocab_size is "
+                f"{vocab_size}. Resize the vocabulary first."
+            )
+
+    def _check_fusion(self) -> None:
+        for tower in ("text_config", "vision_config"):
+            depth = getattr(self, tower).num_hidden_layers
+            if not 1 <= self.num_fusion_layers <= depth:
+                raise ValueError(
+                    f"num_fusion_layers is {self.num_fusion_layers}, but {tower} has {depth} layers. "
+                    f"Use a value from 1 to {depth}."
+                )
+        text_depth = cast(BertConfig, self.text_config).num_hidden_layers
+        if self.prefix_source == "previous_layer" and self.num_fusion_layers == text_depth:
+            raise ValueError(
+                "prefix_source 'previous_layer' needs a text layer below the fused ones: use at most "
+                f"{text_depth - 1} for num_fusion_layers."
+            )
+
+    def _check_pictures(self) -> None:
+        for name in ("picture_sizes", "picture_counts"):
+            if unknown := sorted(set(getattr(self, name)) - set(PICTURE_ROLES)):
+                raise ValueError(
+                    f"{name} names {', '.join(unknown)}. The roles are {', '.join(PICTURE_ROLES)}."
+                )
+        if not self.picture_roles or any(count < 0 for count in self.picture_counts.values()):
+            raise ValueError(
+                f"picture_counts is {self.picture_counts}. At least one role needs a slot, and no "
+                "role may have a negative count."
+            )
+        patch_size = cast(Any, self.vision_config).patch_size
+        for role in self.picture_roles:
+            size = self.picture_sizes.get(role, 0)
+            if size < 1 or size % patch_size:
+                raise ValueError(
+                    f"picture_sizes gives {size} pixels for {role}. Use a positive multiple of the "
+                    f"vision tower's patch_size, {patch_size}."
+                )
+        channels = cast(CLIPVisionConfig, self.vision_config).num_channels
+        if not len(self.image_mean) == len(self.image_std) == channels:
+            raise ValueError(
+                f"image_mean and image_std have {len(self.image_mean)} and {len(self.image_std)} "
+                f"values, but the vision tower has {channels} channels."
+            )
+
+
+AutoConfig.register(MKGformerConfig.model_type, MKGformerConfig)
+
+__all__ = ["MKGformerConfig"]

@@ -1,0 +1,5 @@
+"""Stage 5: rank, score and report."""
+
+from mkgformer_kedro.pipelines.evaluation.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

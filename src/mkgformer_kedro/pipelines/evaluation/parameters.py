@@ -1,0 +1,38 @@
+"""Typed parameters of the stage ``evaluation``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mkgformer_kedro.parameters import Parameters
+
+
+class PublishedResult(Parameters):
+    """A published result that the report shows beside ours."""
+
+    name: str
+    metrics: dict[str, float]
+    source: str
+    note: str = ""
+
+
+class EvaluationParameters(Parameters):
+    """How test answers are ranked and reported."""
+
+    batch_size: int = Field(ge=1)
+    known_offset: float | None
+    resamples: int = Field(ge=100)
+    examples: int = Field(ge=0)
+    published: list[PublishedResult]
+
+    def offset(self, preset: str) -> float:
+        """What filtering adds to known answers: -inf (corrected), or -100 as the authors' code."""
+        if self.known_offset is not None:
+            return self.known_offset
+        return -100.0 if preset == "faithful" else float("-inf")
+
+    def published_rows(self) -> list[dict[str, Any]]:
+        """Published results as plain values."""
+        return [result.model_dump() for result in self.published]
