@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test depends on how fast the machine is.
+settings.register_profile("mkgformer_kedro", deadline=None)
+settings.load_profile("mkgformer_kedro")
 
 GRAPH_FILES = {
     "train": "train.tsv",

@@ -195,9 +195,8 @@ def test_disk_full_is_said_and_the_next_run_goes_on(tmp_path: Path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(visual_store, "_append", run_full)
         patch.setattr(VisualStoreWriter, "owners_per_commit", 2)
-        with pytest.raises(DataError, match="the disk is full. Free some space and run again"):
+        with pytest.raises(DataError, match=r"the disk is full\. Free some space and run again"):
             build(tmp_path / "work", SOME)
-            pytest.fail("fewer writes than thought")
     assert not (tmp_path / "work" / "store" / "store.json").exists()
     assert bytes_of(build(tmp_path / "work", SOME)) == whole
 
@@ -211,8 +210,13 @@ def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path: Path, m
         build(tmp_path, SOME)
 
 
+def header_of(folder: Path) -> dict:
+    return json.loads((folder / "store.json").read_text())
+
+
 def test_the_header_says_what_the_store_holds(tmp_path: Path):
-    header = json.loads((build(tmp_path, SOME) / "store.json").read_text())
+    header = header_of(build(tmp_path, SOME))
+    assert len(header.pop("content")) == 64
     assert header == {
         "version": 1,
         "owners": OWNERS,
@@ -221,3 +225,13 @@ def test_the_header_says_what_the_store_holds(tmp_path: Path):
             "detection": {"size": 2, "count": 1, "rows": 1},
         },
     }
+
+
+def test_the_content_key_follows_the_pictures_and_their_places(tmp_path: Path):
+    variants = [SOME, {**SOME, 2: {0: "a"}}, {**SOME, 2: {0: "z"}}, {0: SOME[0]}]
+    keys = [
+        header_of(build(tmp_path / str(number), variant))["content"]
+        for number, variant in enumerate([*variants, SOME])
+    ]
+    assert len(set(keys)) == len(variants)
+    assert keys[0] == keys[-1]

@@ -47,7 +47,7 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
     """
 
     def __init__(self, *, filepath: str | None, metadata: dict[str, Any] | None = None) -> None:
-        self._root = None if filepath is None else Path(filepath)
+        self._folder = None if filepath is None else Path(filepath)
         self.metadata = metadata
 
     def load(self) -> PictureFolder:
@@ -58,9 +58,9 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
                 name is not UTF-8.
         """
         rows: list[tuple[str, str, int]] = []
-        if self._root is not None:
+        if self._folder is not None:
             problems: list[Problem] = []
-            for folder in _scan(self._root, problems):
+            for folder in _scan(self._folder, problems):
                 if folder.is_dir() and not folder.name.startswith("."):
                     rows += [
                         (folder.name, f"{folder.name}/{file.name}", _size(file))
@@ -71,21 +71,21 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
                 raise DataError(problems)
         pictures = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
         pictures = pictures.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        return PictureFolder(self._root, pictures.sort_values("path", ignore_index=True))
+        return PictureFolder(self._folder, pictures.sort_values("path", ignore_index=True))
 
     def save(self, data: None) -> NoReturn:
         """Refuse: pictures are put there by people."""
-        raise DatasetError(f"{self._root} is put there by people; nothing is saved to it.")
+        raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """First rows of the listing, for Kedro-Viz."""
-        return self.load().pictures.head(nrows).to_dict(orient="split")  # type: ignore[return-value]
+        return self.load().pictures.head(nrows).to_dict(orient="split")
 
     def _exists(self) -> bool:
-        return self._root is None or self._root.is_dir()
+        return self._folder is None or self._folder.is_dir()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._root}
+        return {"filepath": self._folder}
 
 
 def _is_listed(entry: os.DirEntry[str]) -> bool:

@@ -40,6 +40,7 @@ class AtomicSave:
             with written_atomically(path) as temporary:
                 writer = copy.copy(self)
                 writer._filepath = PurePosixPath(temporary)
+                # Past Kedro's wrapper, whose messages would name the temporary file.
                 super(AtomicSave, writer).save.__wrapped__(writer, data)  # type: ignore[misc]
         except OSError as error:
             if error.errno != errno.ENOSPC:

@@ -6,12 +6,14 @@ A store is a folder:
   shape ``(rows, 3, size, size)``, RGB, channels first;
 * ``slots.npy``: int32 ``(owners, slots)``, the row in the file of the slot's role or -1 where
   there is no picture; slots are ordered by role, then by rank;
-* ``store.json``: version, owners, and size, count and rows of each role.
+* ``store.json``: version, owners, size, count and rows of each role, and ``content``: a hash of
+  what the store holds, by which later stages notice that pictures changed.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -244,13 +246,23 @@ class VisualStoreWriter:
             role: {**asdict(layout), "rows": len(self._rows[role])}
             for role, layout in self.roles.items()
         }
-        header = {"version": VERSION, "owners": len(self.slots), "roles": roles}
+        header = {
+            "version": VERSION,
+            "owners": len(self.slots),
+            "roles": roles,
+            "content": self._content(),
+        }
         with _disk_full_explained(self.folder):
             with written_atomically(self.folder / "slots.npy") as path, path.open("wb") as file:
                 np.save(file, self.slots)
             with written_atomically(self.folder / "store.json") as path:
                 path.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
         return self.folder
+
+    def _content(self) -> str:
+        content = hashlib.sha256(self.slots.tobytes())
+        content.update(json.dumps([[*rows] for rows in self._rows.values()]).encode())
+        return content.hexdigest()
 
     def _commit(self) -> None:
         with _disk_full_explained(self.folder):

@@ -76,7 +76,7 @@ def score(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -
         Metrics and intervals.
     """
     metrics = ranking_metrics(predictions)
-    intervals = {}
+    intervals: dict[str, Interval] = {}
     for side in SIDES:
         rows = on_side(predictions, side)
         if rows.empty:

@@ -46,6 +46,7 @@ def predict(
     triples: pd.DataFrame,
     *,
     known_offset: float = -torch.inf,
+    top: int = 10,
 ) -> pd.DataFrame:
     """Rank every answer of the queries and lay the result out as a predictions table.
 
@@ -59,6 +60,7 @@ def predict(
         triples: The triples of that split; their row numbers become ``triple``.
         known_offset: What filtering adds to the scores of the other known answers, see
             ``rank_answers``.
+        top: Length of the lists of best entities.
 
     Returns:
         The table, sorted by ``triple`` and then ``direction``.
@@ -76,11 +78,8 @@ def predict(
             raise ValueError(f"more rows of scores than the {len(queries)} queries")
         answers = Cells.from_lists(block["answers"], scores.device)
         known = Cells.from_lists(block["known"], scores.device)
-        parts.append(
-            _block_rows(
-                block, answers, rank_answers(scores, answers, known, known_offset=known_offset)
-            )
-        )
+        ranked = rank_answers(scores, answers, known, known_offset=known_offset, top=top)
+        parts.append(_block_rows(block, answers, ranked))
     if start < len(queries):
         raise ValueError(f"scores for only {start} of the {len(queries)} queries")
     predictions = pd.concat(parts, ignore_index=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Any, cast
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BertConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 PICTURE_ROLES = ("full", "grounding", "detection")
 """Kinds of pictures in the order in which they stand in the visual sequence: the whole picture, the
@@ -55,19 +56,20 @@ class MKGformerConfig(PreTrainedConfig):
         text_pooler (`bool`, *optional*, defaults to `False`):
             Whether the text tower has BERT's pooler.
         num_fusion_layers (`int`, *optional*, defaults to 3):
-            Number M of layer pairs, counted from the top of both towers, that exchange information.
+            Number M of layer pairs, from the top of both towers down, that exchange information.
         prefix_source (`str`, *optional*, defaults to `"same_layer"`):
-            Text layer whose keys and values the visual self-attention of a pair reads: the pair's own
-            (`"same_layer"`) or the one below it (`"previous_layer"`).
+            Text layer whose keys and values the visual self-attention of a pair reads: the pair's
+            own (`"same_layer"`) or the one below it (`"previous_layer"`).
         mask_prefix_padding (`bool`, *optional*, defaults to `True`):
             Whether patches are kept from attending to padding tokens of the text.
         mask_missing_pictures (`bool`, *optional*, defaults to `True`):
-            Whether missing pictures are left out. Otherwise they are zero tensors that are attended to.
+            Whether missing pictures are left out. Otherwise they are zero tensors that are attended
+            to.
         scale_similarity (`bool`, *optional*, defaults to `True`):
             Whether the similarity of tokens and patches is divided by the root of the hidden size.
         fusion_init (`str`, *optional*, defaults to `"zero"`):
-            How the layers that add the visual sum to the text start: `"zero"` (the model starts as the
-            plain text tower) or `"normal"`.
+            How the layers that add the visual sum to the text start: `"zero"` (the model starts as
+            the plain text tower) or `"normal"`.
         visual_embeddings (`str`, *optional*, defaults to `"class_and_position"`):
             Visual tokens of one picture: class token and patches with CLIP's position embeddings,
             interpolated to the picture's grid (`"class_and_position"`), or patch embeddings alone
@@ -96,10 +98,13 @@ class MKGformerConfig(PreTrainedConfig):
     """
 
     model_type = "mkgformer"
-    sub_configs_defaults = {"text_config": BertConfig, "vision_config": CLIPVisionConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "text_config": SubConfigSpec(BertConfig),
+        "vision_config": SubConfigSpec(CLIPVisionConfig),
+    }
 
-    text_config: BertConfig | dict | None = None
-    vision_config: CLIPVisionConfig | dict | None = None
+    text_config: Any = None  # a dict of fields becomes a BertConfig
+    vision_config: Any = None  # likewise a CLIPVisionConfig
     text_pooler: bool = False
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
@@ -164,7 +169,7 @@ class MKGformerConfig(PreTrainedConfig):
 
     @staticmethod
     def check_names(values: Mapping[str, Any]) -> None:
-        """Raise a ValueError if `values` names something that is not a field of the configuration."""
+        """Raise a ValueError if `values` names something that is no field of the configuration."""
         known = set(MKGformerConfig.__annotations__)
         if unknown := sorted(set(values) - known):
             raise ValueError(
@@ -183,7 +188,7 @@ class MKGformerConfig(PreTrainedConfig):
             raise ValueError(f"label_smoothing is {self.label_smoothing}. Use a value in [0, 1).")
         if self.num_entities and self.entity_token_start is None:
             raise ValueError("num_entities is given without entity_token_start. Set both.")
-        vocab_size = cast(BertConfig, self.text_config).vocab_size
+        vocab_size = self.text_config.vocab_size
         if (end := (self.relation_token_start or 0) + self.num_relations) > vocab_size:
             raise ValueError(
                 f"Entities and relations take tokens up to {end}, but text_config.vocab_size is "
@@ -195,14 +200,14 @@ class MKGformerConfig(PreTrainedConfig):
             depth = getattr(self, tower).num_hidden_layers
             if not 1 <= self.num_fusion_layers <= depth:
                 raise ValueError(
-                    f"num_fusion_layers is {self.num_fusion_layers}, but {tower} has {depth} layers. "
-                    f"Use a value from 1 to {depth}."
+                    f"num_fusion_layers is {self.num_fusion_layers}, but {tower} has {depth} "
+                    f"layers. Use a value from 1 to {depth}."
                 )
-        text_depth = cast(BertConfig, self.text_config).num_hidden_layers
+        text_depth = self.text_config.num_hidden_layers
         if self.prefix_source == "previous_layer" and self.num_fusion_layers == text_depth:
             raise ValueError(
-                "prefix_source 'previous_layer' needs a text layer below the fused ones: use at most "
-                f"{text_depth - 1} for num_fusion_layers."
+                "prefix_source 'previous_layer' needs a text layer below the fused ones: use at "
+                f"most {text_depth - 1} for num_fusion_layers."
             )
 
     def _check_pictures(self) -> None:
@@ -216,7 +221,7 @@ class MKGformerConfig(PreTrainedConfig):
                 f"picture_counts is {self.picture_counts}. At least one role needs a slot, and no "
                 "role may have a negative count."
             )
-        patch_size = cast(Any, self.vision_config).patch_size
+        patch_size = self.vision_config.patch_size
         for role in self.picture_roles:
             size = self.picture_sizes.get(role, 0)
             if size < 1 or size % patch_size:
@@ -224,7 +229,7 @@ class MKGformerConfig(PreTrainedConfig):
                     f"picture_sizes gives {size} pixels for {role}. Use a positive multiple of the "
                     f"vision tower's patch_size, {patch_size}."
                 )
-        channels = cast(CLIPVisionConfig, self.vision_config).num_channels
+        channels = self.vision_config.num_channels
         if not len(self.image_mean) == len(self.image_std) == channels:
             raise ValueError(
                 f"image_mean and image_std have {len(self.image_mean)} and {len(self.image_std)} "

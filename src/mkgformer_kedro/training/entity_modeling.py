@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 from transformers import AddedToken, AutoTokenizer, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
@@ -97,6 +98,7 @@ def build_model(
     parameters: ModelParameters, preset: Preset, store: VisualStore
 ) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
     """Join the towers; picture sizes and counts are those of the visual store."""
+    disable_progress_bar()
     text_tower = resolve_tower(parameters.text_tower)
     tokenizer = AutoTokenizer.from_pretrained(text_tower)
     model = MKGformerForLinkPrediction.from_text_vision_pretrained(
@@ -105,8 +107,8 @@ def build_model(
         vision_config=parameters.vision_config,
         preset=preset,
         attn_implementation=parameters.attention,
-        picture_sizes=store.sizes,
-        picture_counts=store.counts,
+        picture_sizes={role: layout.size for role, layout in store.roles.items()},
+        picture_counts={role: layout.count for role, layout in store.roles.items()},
         mask_token_id=tokenizer.mask_token_id,
         **parameters.config,
     )

@@ -127,8 +127,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         batch_sampler=sampler,
         learning_rates=parameters.learning_rates,
         train_dataset=np.arange(len(queries)),
+        eval_dataset=_sample(np.flatnonzero(~in_train), parameters.dev_queries, job["seed"]),
         data_collator=QueryCollator(queries, prompts, store),
-        dev_rows=_sample(np.flatnonzero(~in_train), parameters.dev_queries, job["seed"]),
         dev_batch_size=parameters.dev_batch_size,
     )
     settings = {key: job[key] for key in ("parameters", "attention", "seed")}
@@ -224,20 +224,19 @@ class LinkPredictionTrainer(StageTrainer):
     """Trainer that evaluates by filtered ranking of the dev answers, block by block.
 
     Args:
-        dev_rows: ``(m,)`` numbers of the dev queries to rank.
         dev_batch_size: Queries per block.
-        **kwargs: As for :class:`StageTrainer`; the collator is a :class:`QueryCollator`.
+        **kwargs: As for :class:`StageTrainer`. The collator is a :class:`QueryCollator`, the
+            evaluation data set ``(m,)`` numbers of the dev queries to rank.
     """
 
-    def __init__(self, *, dev_rows: np.ndarray, dev_batch_size: int, **kwargs: Any) -> None:
+    def __init__(self, *, dev_batch_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.dev_rows = dev_rows
         self.dev_batch_size = dev_batch_size
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Dev metrics as PyKEEN names them, under the prefix ``eval_``."""
         collator: QueryCollator = self.data_collator
-        mine = self.dev_rows[self.args.process_index :: self.args.world_size]
+        mine = self.eval_dataset[self.args.process_index :: self.args.world_size]
         tables = []
         with self.compute_loss_context_manager():
             for rows, scores in score_blocks(

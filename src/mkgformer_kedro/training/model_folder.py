@@ -1,8 +1,8 @@
 """A model folder: all that is needed to ask a trained model, in one place.
 
 It holds what ``save_pretrained`` writes for model and tokenizer, and beside it the graph's
-vocabulary: which entity and relation each token stands for, their texts, and the prompt the model was
-trained on.
+vocabulary: which entity and relation each token stands for, their texts, and the prompt the model
+was trained on.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ def load_model_folder(
         DataError: The folder is no model folder.
     """
     from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 
+    disable_progress_bar()
     folder = Path(folder)
     needed = ("config.json", "model.safetensors", "tokenizer.json", _ENTITIES, _RELATIONS, _PROMPTS)
     missing = [name for name in needed if not (folder / name).is_file()]

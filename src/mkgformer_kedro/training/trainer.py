@@ -253,8 +253,8 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
-        # A batch whose entities have no pictures leaves the visual tower without gradients.
-        ddp_find_unused_parameters=True if distributed else None,
+        # The model sees to it that every parameter has a gradient, also in batches without pictures.
+        ddp_find_unused_parameters=False if distributed else None,
         report_to="none",
         log_level="warning",
     )

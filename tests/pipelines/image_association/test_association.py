@@ -321,9 +321,7 @@ def test_donors_take_turns_and_roles_are_kept_apart():
 
 
 @given(
-    table=st.lists(
-        st.lists(st.integers(-1, 4), min_size=3, max_size=3), min_size=1, max_size=6
-    ),
+    table=st.lists(st.lists(st.integers(-1, 4), min_size=3, max_size=3), min_size=1, max_size=6),
     data=st.data(),
 )
 def test_borrowing_gives_only_what_donors_own_and_takes_nothing_away(table, data):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
@@ -76,6 +74,36 @@ def rank_by_popularity(
     return predict(
         test_queries, blocks, _split(triples, "test"), known_offset=parameters.offset(preset)
     )
+
+
+def score_predictions(
+    predictions: pd.DataFrame,
+    pictures_withheld: pd.DataFrame,
+    popularity: pd.DataFrame,
+    triples: pd.DataFrame,
+) -> dict[str, dict[str, float]]:
+    """Metrics of all predictions, keyed as PyKEEN names them.
+
+    Returns:
+        ``test`` holds every metric of the model. Beside it stand, for both directions and realistic
+        ranks: ``test_raw``, ``test_without_leaks`` (triples whose reverse is not in train; left
+        out where all have it), ``test_pictures_withheld`` and ``test_popularity``.
+    """
+    from mkgformer_kedro.evaluation.metrics import ranking_metrics
+
+    def headline(table: pd.DataFrame) -> dict[str, float]:
+        metrics = ranking_metrics(table)
+        return {key: value for key, value in metrics.items() if key.startswith("both.realistic.")}
+
+    raw = predictions.drop(columns=["rank_optimistic", "rank_pessimistic", "candidates"])
+    leak = _split(triples, "test")["leak"].to_numpy()[predictions["triple"].to_numpy()]
+    metrics = {"test": ranking_metrics(predictions)}
+    metrics["test_raw"] = headline(raw.rename(columns=lambda name: name.removeprefix("raw_")))
+    if not leak.all():
+        metrics["test_without_leaks"] = headline(predictions[~leak])
+    metrics["test_pictures_withheld"] = headline(pictures_withheld)
+    metrics["test_popularity"] = headline(popularity)
+    return metrics
 
 
 def _split(table: pd.DataFrame, split: str) -> pd.DataFrame:

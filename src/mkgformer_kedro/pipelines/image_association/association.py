@@ -78,6 +78,13 @@ class OwnerPictures(NamedTuple):
     slots: dict[int, tuple[str, NDArray[np.uint8]]]
 
 
+def manifest(rows: Iterable[Picture]) -> pd.DataFrame:
+    """The table ``pictures``."""
+    table = pd.DataFrame(rows, columns=Picture._fields)
+    numbers = {"slot", "width", "height"}
+    return table.astype({name: "int32" if name in numbers else "str" for name in table})
+
+
 def match_owners(
     listing: PictureFolder, entities: Sequence[str], parameters: ImageAssociationParameters
 ) -> pd.Series:
@@ -155,7 +162,7 @@ def store_pictures(
     waiting = [(owner, paths) for owner, paths in files.items() if owner not in writer.notes]
     workers = parameters.workers or os.cpu_count() or 1
     with (
-        _quiet_pillow(),
+        _pillow_for_threads(),
         ThreadPoolExecutor(workers) as pool,
         _Progress(sum(len(paths) for _, paths in waiting)) as progress,
     ):
@@ -263,8 +270,14 @@ def _look_ahead(items: Iterable[T], window: int) -> Iterator[T]:
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings: what is wrong with a picture stands in the manifest."""
+def _pillow_for_threads() -> Iterator[None]:
+    """Load Pillow's readers before threads race for it, and silence its warnings meanwhile.
+
+    What is wrong with a picture stands in the manifest.
+    """
+    from PIL import Image
+
+    Image.init()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -31,10 +31,9 @@ class Status(StrEnum):
     TOO_LARGE = "too large"
     DAMAGED = "truncated or damaged"
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether the picture can never be used: it is quarantined, by name."""
-        return self not in {Status.OK, Status.UNUSED, Status.DUPLICATE}
+
+BROKEN = frozenset(Status) - {Status.OK, Status.UNUSED, Status.DUPLICATE}
+"""What keeps a file from ever being used: it is quarantined, by name."""
 
 
 @dataclass(frozen=True)

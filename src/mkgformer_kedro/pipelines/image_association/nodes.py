@@ -11,9 +11,8 @@ import pandas as pd
 from mkgformer_kedro.datasets.picture_folder import PictureFolder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, reporting
-from mkgformer_kedro.pipelines.image_association.decoding import Status
+from mkgformer_kedro.pipelines.image_association.decoding import BROKEN
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
-from mkgformer_kedro.pipelines.image_association.schemas import pictures_schema
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +52,8 @@ def store_pictures(
     if donors is not None:
         loans = association.borrow(writer.slots, donors, parameters.slot_roles)
         rows += association.loan_rows(loans, rows, ids)
-    pictures = pictures_schema().validate(pd.DataFrame(rows, columns=association.Picture._fields))
-    broken = sum(Status(row.status).is_broken for row in rows)
+    pictures = association.manifest(rows)
+    broken = int(pictures["status"].isin(BROKEN).sum())
     if broken:
         logger.warning("%d files cannot be used; the coverage report names each.", broken)
     return pictures, writer.finish()

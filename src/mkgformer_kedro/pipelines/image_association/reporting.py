@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
-from mkgformer_kedro.pipelines.image_association.decoding import Status
+from mkgformer_kedro.pipelines.image_association.decoding import BROKEN, Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def coverage(
     usable = own[own["status"].isin([Status.OK, Status.UNUSED])]
     with_own = own.loc[own["slot"] >= 0, "owner"].nunique()
     with_any = int(store.has_pictures.sum())
-    broken = own[[Status(status).is_broken for status in own["status"]]]
+    broken = own[own["status"].isin(BROKEN)]
     by_split = {}
     for split, rows in triples.groupby("split", sort=False):
         known = store.has_pictures[rows[["head", "tail"]].to_numpy()]
@@ -84,7 +84,7 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, entities: pd.DataF
     owners = np.flatnonzero(store.has_pictures)
     if len(owners) > _PICTURED_OWNERS:
         owners = owners[np.linspace(0, len(owners) - 1, _PICTURED_OWNERS).astype(int)]
-    broken = pictures[[Status(status).is_broken for status in pictures["status"]]]
+    broken = pictures[pictures["status"].isin(BROKEN)]
     broken = broken.sort_values("path").head(_QUARANTINED_SHOWN)
     rows = max(1, -(-len(owners) // _COLUMNS) + (not broken.empty))
     figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows))

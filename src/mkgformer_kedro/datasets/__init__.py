@@ -1,0 +1,1 @@
+"""How files are read and written: Kedro datasets, and the store of visual features."""

@@ -1,0 +1,246 @@
+"""What every task's report is made of: pages, figures and thumbnails in one self-contained file.
+
+Pages are Jinja templates that extend ``base.html.j2`` and draw on ``parts.html.j2``. Whatever comes
+from a data set is escaped; a page asks nothing of the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.evaluation.intervals import Interval
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+THUMBNAIL = 96
+
+# The light palette of style.css. On a page each colour becomes the style sheet's variable, so that
+# a figure follows the page into the dark.
+_INK, _GRID = "#5a616b", "#dcdfe3"
+_SERIES = ("#0b5cad", "#c2571a", "#6b7280", "#7b3fa0")
+_VARIABLES = {_INK: "--soft", _GRID: "--line"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(_SERIES, start=1)
+}
+_LINES = ("-", "--", ":", "-.")
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.8,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of a score table.
+
+    Attributes:
+        key: Name of the metric in a row's values.
+        label: Heading of the column.
+        digits: Decimals shown.
+        higher_is_better: Direction of improvement, shown beside the heading.
+    """
+
+    key: str
+    label: str
+    digits: int = 3
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of a score table.
+
+    Attributes:
+        name: What was scored.
+        values: Metric values by key; those missing are shown as a dash.
+        intervals: 95 % intervals of some of them.
+        note: A remark beside the name.
+        source: Where a published number stands.
+        url: Link to the source; only http and https are linked.
+        own: Whether the row is this run's model, which the table marks.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    intervals: Mapping[str, Interval] | None = None
+    note: str = ""
+    source: str = ""
+    url: str = ""
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A row of a table of groups, whose main metric is drawn as a bar.
+
+    Attributes:
+        label: What the group has in common.
+        count: Number of predictions in it.
+        values: Metric values by key, the main one between 0 and 1.
+        interval: 95 % interval of the main metric.
+    """
+
+    label: str
+    count: int
+    values: Mapping[str, float]
+    interval: Interval
+
+
+def render_page(template: str, content: Mapping[str, Any]) -> str:
+    """Fill a template of this package.
+
+    Args:
+        template: File name below ``templates``.
+        content: The template's variables; a missing one is an error.
+
+    Returns:
+        A complete HTML page.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": format_number, "label": _label}
+    environment.tests["web_link"] = lambda url: url.startswith(("https://", "http://"))
+    return environment.get_template(template).render(content)
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """A number with that many decimals and thousands apart; a dash for what is not a number."""
+    return "–" if value != value else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def _label(key: object) -> str:
+    """A key of a JSON report as words."""
+    return str(key).replace("_", " ")
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """A small JPEG of a picture as a data URI.
+
+    Args:
+        pixels: ``uint8`` array ``(3, height, width)``, as the visual store holds pictures.
+
+    Returns:
+        The URI, of a picture with neither side over 96 pixels.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def curve_figure(curve: pd.DataFrame, panels: Mapping[str, str], *, x: str) -> Figure:
+    """Draw columns of a training curve side by side.
+
+    Args:
+        curve: One row per logged moment; a column that was not logged then holds NaN.
+        panels: Column by panel title.
+        x: Column of the horizontal axis.
+
+    Returns:
+        A figure with one panel per column.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.2 * len(panels), 2.7), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, column) in zip(axes, panels.items(), strict=True):
+            logged = curve[[x, column]].dropna()
+            marker = "o" if len(logged) <= 40 else ""
+            axis.plot(logged[x], logged[column], color=_SERIES[0], marker=marker, markersize=3)
+            axis.set_title(title, loc="left")
+            axis.set_xlabel(x)
+    return figure
+
+
+def hits_figure(ranks: Mapping[str, np.ndarray]) -> Figure:
+    """Draw the share of answers found among the first k, for every k.
+
+    Args:
+        ranks: Ranks by name of what was ranked, at most four.
+
+    Returns:
+        A figure with one line per name.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    last = max(values.max() for values in ranks.values())
+    k = np.unique(np.geomspace(1, last, 200).round())
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+        axis = figure.subplots()
+        for (name, values), colour, line in zip(ranks.items(), _SERIES, _LINES, strict=False):
+            share = np.searchsorted(np.sort(values), k, side="right") / len(values)
+            axis.plot(k, share, color=colour, linestyle=line, label=name)
+        axis.set_xscale("log")
+        axis.set_ylim(0, 1.02)
+        axis.set_title("Hits@k", loc="left")
+        axis.set_xlabel("k")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.legend(loc="upper left")
+    return figure
+
+
+def inline_svg(figure: Figure, description: str) -> Markup:
+    """A figure as part of a page, in the page's colours and font, the same bytes each time.
+
+    Args:
+        figure: A figure drawn in this module's palette.
+        description: What a reader who cannot see the figure is told.
+
+    Returns:
+        An ``svg`` element.
+    """
+    from markupsafe import Markup, escape
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    drawing = file.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # Group names repeat from figure to figure and nothing refers to them.
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    drawing = re.sub(r' (?:width|height)="[^"]*pt"', "", drawing, count=2)
+    for colour, variable in _VARIABLES.items():
+        drawing = drawing.replace(colour, f"var({variable})")
+    opening = f'<svg role="img" aria-label="{escape(description)}"'
+    return Markup(drawing.replace("<svg", opening, 1))  # noqa: S704 (matplotlib escapes its texts)

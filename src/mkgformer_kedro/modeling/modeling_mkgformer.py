@@ -1,0 +1,965 @@
+"""PyTorch MKGformer model.
+
+A BERT and a CLIP vision tower whose last layers exchange information, after "Hybrid Transformer
+with Multi-level Fusion for Multimodal Knowledge Graph Completion"
+(https://arxiv.org/abs/2205.02357).
+
+Letters in shapes: `B` examples (text), `T` text tokens, `G` distinct sets of pictures, `P` examples
+that have pictures, `V` visual tokens, `N` entities, `A` answers, `d` a hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    CLIPConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
+from transformers.utils import ModelOutput, can_return_tuple, logging
+
+from .configuration_mkgformer import PICTURE_ROLES, MKGformerConfig
+
+logger = logging.get_logger(__name__)
+
+# An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
+_HEAD_INIT_SCALE = 0.1
+
+
+@dataclass
+class MKGformerLinkPredictionOutput(ModelOutput):
+    r"""Output of [`MKGformerForLinkPrediction`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
+            Loss of link prediction, in float32.
+        logits (`torch.FloatTensor` of shape `(B, N)`):
+            Score of every entity at the mask, before sigmoid or softmax.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def correlation_aware_fusion(
+    text_context: Tensor,
+    visual_states: Tensor,
+    visual_mask: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    r"""Sum up for each text token what the patches say that are similar to it.
+
+    `softmax(x_t x_v^T) x_v`, section 3.3.2 of https://arxiv.org/abs/2205.02357.
+
+    Args:
+        text_context (`torch.Tensor` of shape `(P, T, d)`):
+            Context of the text self-attention, `x_t`.
+        visual_states (`torch.Tensor` of shape `(P, V, d)`):
+            Output of the visual layer, `x_v`.
+        visual_mask (`torch.BoolTensor` of shape `(P, V)`, *optional*):
+            True for tokens that take part. Every row needs one.
+        scale (`float`, *optional*, defaults to 1.0):
+            Factor of the similarity.
+
+    Returns:
+        `torch.Tensor` of shape `(P, T, d)`.
+    """
+    similarity = torch.matmul(text_context, visual_states.transpose(1, 2)) * scale
+    if visual_mask is not None:
+        lowest = torch.finfo(similarity.dtype).min
+        similarity = similarity.masked_fill(~visual_mask[:, None], lowest)
+    weights = similarity.softmax(dim=-1, dtype=torch.float32).to(visual_states.dtype)
+    return torch.matmul(weights, visual_states)
+
+
+def multi_answer_binary_cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    r"""Mean binary cross-entropy over examples and entities, without a `(B, N)` matrix of targets.
+
+    Smoothing moves each target `y` to `y (1 - smoothing) + smoothing / N`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, N)`):
+            Scores.
+        labels (`torch.LongTensor` of shape `(B, A)`):
+            Distinct answers of each example, padded with -100.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target mass that is spread over all entities.
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+    """
+    logits = logits.float()
+    # log(1 + e^x) - x y, summed: only the answers' logits meet a target other than a constant.
+    total = nn.functional.softplus(logits).sum()
+    total = total - (1 - label_smoothing) * _answer_logits(logits, labels).sum()
+    if label_smoothing:
+        total = total - label_smoothing / logits.shape[1] * logits.sum()
+    return total / logits.numel()
+
+
+def multi_answer_cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    r"""Mean cross-entropy against the uniform distribution over each example's answers.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, N)`):
+            Scores.
+        labels (`torch.LongTensor` of shape `(B, A)`):
+            Distinct answers of each example, at least one, padded with -100.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target mass that is spread over all entities.
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+    """
+    logits = logits.float()
+    expected = _answer_logits(logits, labels).sum(dim=1) / (labels >= 0).sum(dim=1)
+    if label_smoothing:
+        expected = (1 - label_smoothing) * expected + label_smoothing * logits.mean(dim=1)
+    return (logits.logsumexp(dim=1) - expected).mean()
+
+
+_LOSSES = {
+    "binary_cross_entropy": multi_answer_binary_cross_entropy,
+    "cross_entropy": multi_answer_cross_entropy,
+}
+
+
+def _answer_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits of the answers `(B, A)`, 0 where `labels` is padding."""
+    return logits.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, 0.0)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *,
+    num_heads: int,
+    dropout: float,
+) -> Tensor:
+    """Multi-head attention of `(B, Q, d)` over `(B, K, d)` through the attention interface."""
+
+    def heads(states: Tensor) -> Tensor:
+        return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+    implementation = cast(PreTrainedConfig, module.config)._attn_implementation
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+        cast(str, implementation), eager_attention_forward
+    )
+    context, _ = attention(
+        module,
+        heads(query),
+        heads(key),
+        heads(value),
+        attention_mask,
+        dropout=dropout if module.training else 0.0,
+        scaling=(query.shape[-1] // num_heads) ** -0.5,
+    )
+    return context.flatten(2)
+
+
+def _keep_untrained(module: nn.Module) -> None:
+    """Turn parameters that no loss reaches into buffers.
+
+    They keep their names in checkpoints, but neither the optimiser nor gradient synchronisation
+    waits for them. (`requires_grad_(False)` would not outlive `from_pretrained`.)
+    """
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            delattr(owner, name)
+            owner.register_buffer(name, parameter.detach())
+
+
+class MKGformerFusionLayer(GradientCheckpointingLayer):
+    """What joins one pair of layers of the two towers; the layers themselves stay in the towers.
+
+    The visual self-attention reads the text's keys and values beside its own (prefix-guided
+    interaction), and the text's feed-forward network gets the sum of the patches that each token
+    correlates with (correlation-aware fusion).
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__()
+        text, vision = config.text_config, config.vision_config
+        width, visual_width = text.hidden_size, vision.hidden_size
+        same_width = width == visual_width
+        same_heads = text.num_attention_heads == vision.num_attention_heads
+
+        def bridge(inputs: int, outputs: int, needed: bool) -> nn.Module:
+            return nn.Linear(inputs, outputs) if needed else nn.Identity()
+
+        self.key_bridge = bridge(width, visual_width, not (same_width and same_heads))
+        self.value_bridge = bridge(width, visual_width, not (same_width and same_heads))
+        self.visual_bridge = bridge(visual_width, width, not same_width)
+        self.fusion_dense = nn.Linear(width, text.intermediate_size)
+        self.scale = width**-0.5 if config.scale_similarity else 1.0
+
+    def forward(
+        self,
+        text_states: Tensor,
+        visual_states: Tensor,
+        prefix: tuple[Tensor, Tensor] | None,
+        *,
+        text_layer: BertLayer,
+        vision_layer: CLIPEncoderLayer,
+        text_mask: Any,
+        prefix_mask: Any,
+        visual_mask: Tensor | None,
+        rows: Tensor | None,
+        picture_index: Tensor | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Run a pair of layers.
+
+        Args:
+            text_states: `(B, T, d_t)`.
+            visual_states: `(P, V, d_v)`, or `(G, V, d_v)` with `picture_index`.
+            prefix: Keys and values of text, each `(B, T, d_t)`; None takes this layer's own.
+            text_layer: Layer of the text tower.
+            vision_layer: Layer of the vision tower.
+            text_mask: Mask of the text self-attention.
+            prefix_mask: Mask of the visual self-attention over text and visual tokens.
+            visual_mask: `(P, V)`, True for tokens of pictures; None where all are.
+            rows: `(P,)` examples that have pictures; None where all have.
+            picture_index: `(P,)` row of `visual_states` that each of these examples sees.
+
+        Returns:
+            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, and this layer's text keys and
+            values.
+        """
+        attention = text_layer.attention.self
+        query = attention.query(text_states)
+        key, value = attention.key(text_states), attention.value(text_states)
+        context = _attend(
+            attention,
+            query,
+            key,
+            value,
+            text_mask,
+            num_heads=attention.num_attention_heads,
+            dropout=attention.dropout.p,
+        )
+
+        prefix_key, prefix_value = (key, value) if prefix is None else prefix
+        visual_states = self.read_prefix(
+            vision_layer,
+            visual_states,
+            _select(prefix_key, rows),
+            _select(prefix_value, rows),
+            prefix_mask,
+            picture_index,
+        )
+        fused = self.fusion_dense(
+            correlation_aware_fusion(
+                _select(context, rows), self.visual_bridge(visual_states), visual_mask, self.scale
+            )
+        )
+
+        attention_output = text_layer.attention.output(context, text_states)
+        hidden_states = text_layer.intermediate.dense(attention_output)
+        if rows is None:
+            hidden_states = hidden_states + fused
+        else:
+            hidden_states = hidden_states.index_add(0, rows, fused)
+        hidden_states = text_layer.intermediate.intermediate_act_fn(hidden_states)
+        return text_layer.output(hidden_states, attention_output), visual_states, (key, value)
+
+    def read_prefix(
+        self,
+        layer: CLIPEncoderLayer,
+        states: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        attention_mask: Any,
+        picture_index: Tensor | None = None,
+    ) -> Tensor:
+        """Run a visual layer that attends to text and to itself, section 3.3.1 of the paper.
+
+        Args:
+            layer: Layer of the vision tower.
+            states: `(P, V, d_v)`, or `(G, V, d_v)` with `picture_index`.
+            prefix_key: `(P, T, d_t)` keys of the text.
+            prefix_value: `(P, T, d_t)` values of the text.
+            attention_mask: Mask over the `T + V` tokens.
+            picture_index: `(P,)` row of `states` that each example sees.
+
+        Returns:
+            `(P, V, d_v)`.
+        """
+        attention = layer.self_attn
+        normed = layer.layer_norm1(states)
+        query, key, value = (
+            _select(projection(normed), picture_index)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        context = _attend(
+            attention,
+            query,
+            torch.cat([self.key_bridge(prefix_key), key], dim=1),
+            torch.cat([self.value_bridge(prefix_value), value], dim=1),
+            attention_mask,
+            num_heads=attention.num_heads,
+            dropout=cast(float, attention.dropout),
+        )
+        states = _select(states, picture_index) + attention.out_proj(context)
+        return states + layer.mlp(layer.layer_norm2(states))
+
+
+def _select(states: Tensor, rows: Tensor | None) -> Tensor:
+    return states if rows is None else states.index_select(0, rows)
+
+
+class MKGformerPreTrainedModel(PreTrainedModel):
+    """Base class: initialisation of weights, and models made of two pretrained towers."""
+
+    config: MKGformerConfig
+    base_model_prefix = "mkgformer"
+    input_modalities = ["text", "image"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MKGformerModel):
+            scale, shift = module.picture_normalization()
+            init.copy_(module.picture_scale, scale)
+            init.copy_(module.picture_shift, shift)
+        elif isinstance(module, MKGformerFusionLayer):
+            if self.config.fusion_init == "zero":
+                init.zeros_(module.fusion_dense.weight)
+        elif isinstance(module, BertPredictionHeadTransform):
+            # Without a head from masked language modelling the sane start is the hidden state
+            # itself. A GELU is linear near 0 and the layer norm behind it undoes the scale, so that
+            # a small multiple of the identity starts as (nearly) a plain layer norm.
+            identity = torch.eye(module.dense.in_features, device=module.dense.weight.device)
+            init.copy_(module.dense.weight, _HEAD_INIT_SCALE * identity)
+        elif isinstance(module, MKGformerForLinkPrediction):
+            init.zeros_(module.entity_bias)
+
+    @classmethod
+    def from_text_vision_pretrained(
+        cls,
+        text: Any,
+        vision: Any,
+        *,
+        preset: str = "corrected",
+        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        attn_implementation: str | None = None,
+        **overrides: Any,
+    ) -> Any:
+        r"""Make a model of a pretrained text tower and a vision tower.
+
+        Args:
+            text (`str` or `os.PathLike`):
+                Hub name or folder of a BERT. Where the checkpoint has a prediction head, that is
+                taken too.
+            vision (`str` or `os.PathLike`, *optional*):
+                Hub name or folder of a CLIP or of its vision tower. None learns the tower of
+                `vision_config` from scratch.
+            preset (`str`, *optional*, defaults to `"corrected"`):
+                See [`MKGformerConfig.preset`].
+            vision_config (`CLIPVisionConfig` or `dict`, *optional*):
+                Sizes of the vision tower where `vision` is None.
+            attn_implementation (`str`, *optional*):
+                `"sdpa"`, `"eager"` or `"flex_attention"`.
+            overrides:
+                Further fields of [`MKGformerConfig`]; they go before the preset.
+
+        Raises:
+            ValueError: A checkpoint is of another architecture or incomplete, a field does not
+                exist, or not exactly one of `vision` and `vision_config` is given.
+        """
+        if (vision is None) == (vision_config is None):
+            raise ValueError("Give either `vision` (pretrained) or `vision_config` (from scratch).")
+        MKGformerConfig.check_names(overrides)
+
+        text_pooler = overrides.get("text_pooler", False)
+        text_tower, has_head = _load_text_tower(text, text_pooler)
+        vision_tower = None if vision is None else _load_vision_tower(vision)
+        config = MKGformerConfig(
+            text_config=text_tower.config,
+            vision_config=vision_config if vision_tower is None else vision_tower.config,
+            **{**MKGformerConfig.preset(preset), **overrides},
+        )
+        model = cls._from_config(config, attn_implementation=attn_implementation)
+        base = cast(MKGformerModel, model.base_model)
+        if not text_pooler:
+            text_tower.bert.pooler = None
+        base.text_model.load_state_dict(text_tower.bert.state_dict())
+        if vision_tower is not None:
+            base.vision_model.load_state_dict(vision_tower.state_dict())
+        if has_head:
+            model._load_prediction_head(text_tower.cls.predictions.transform)
+        return model
+
+    def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:
+        """Take over the head of masked language modelling, where the model has one."""
+
+
+def _load_text_tower(source: Any, pooler: bool) -> tuple[BertForPreTraining, bool]:
+    config = AutoConfig.from_pretrained(source)
+    if not isinstance(config, BertConfig):
+        raise ValueError(f"{source} holds a {config.model_type}. The text tower must be a BERT.")
+    # Loads a bare BertModel as well as one below a head; what may be missing is decided below.
+    tower, missing = _from_pretrained(BertForPreTraining, source, config)
+    needed = {
+        name
+        for name in missing
+        if name.startswith("bert.") and (pooler or not name.startswith("bert.pooler."))
+    }
+    if needed:
+        raise ValueError(f"{source} lacks weights of BERT: {', '.join(sorted(needed))}.")
+    return tower, not any(name.startswith("cls.predictions.transform.") for name in missing)
+
+
+def _load_vision_tower(source: Any) -> CLIPVisionModel:
+    config = AutoConfig.from_pretrained(source)
+    if isinstance(config, CLIPConfig):
+        config = config.vision_config
+    if not isinstance(config, CLIPVisionConfig):
+        raise ValueError(f"{source} holds a {config.model_type}. The vision tower must be a CLIP.")
+    tower, missing = _from_pretrained(CLIPVisionModel, source, config)
+    if missing:
+        raise ValueError(f"{source} lacks weights of CLIP: {', '.join(sorted(missing))}.")
+    return tower
+
+
+def _from_pretrained(
+    model_class: Any, source: Any, config: PreTrainedConfig
+) -> tuple[Any, set[str]]:
+    """Load a tower in float32 and quietly: whoever calls says what missing weights mean."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = model_class.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, set(report["missing_keys"])
+
+
+@dataclass
+class _Pictures:
+    """Pictures that are looked at, and who looks at which."""
+
+    pixel_values: list[Tensor]
+    """For each role `(G, count, channels, size, size)`, normalised."""
+    mask: Tensor | None
+    """`(G, slots)`, True where there is a picture; None where all take part."""
+    index: Tensor | None
+    """`(P,)` row of the pictures that each example sees; None where row i is that of example i."""
+    rows: Tensor | None
+    """`(P,)` examples that have pictures; None where all have."""
+
+
+class MKGformerModel(MKGformerPreTrainedModel):
+    """The two towers and their fusion, without a head.
+
+    Args:
+        config ([`MKGformerConfig`]):
+            Configuration of the model.
+    """
+
+    picture_scale: Tensor
+    picture_shift: Tensor
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__(config)
+        self.text_model = BertModel(config.text_config, add_pooling_layer=config.text_pooler)
+        self.vision_model = CLIPVisionModel(config.vision_config)
+        self.fusion_layers = nn.ModuleList(
+            MKGformerFusionLayer(config) for _ in range(config.num_fusion_layers)
+        )
+        scale, shift = self.picture_normalization()
+        self.register_buffer("picture_scale", scale, persistent=False)
+        self.register_buffer("picture_shift", shift, persistent=False)
+
+        # CLIP's pooled output is not used, nor what `visual_embeddings` leaves out.
+        _keep_untrained(self.vision_model.post_layernorm)
+        if config.visual_embeddings == "patches":
+            embeddings = self.vision_model.embeddings
+            _keep_untrained(embeddings.position_embedding)
+            class_embedding = embeddings.class_embedding.detach()
+            del embeddings.class_embedding
+            embeddings.register_buffer("class_embedding", class_embedding)
+
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings of the text tower."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text tower."""
+        self.text_model.set_input_embeddings(value)
+
+    def picture_normalization(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift `(channels, 1, 1)` that make CLIP's inputs of colours from 0 to 255."""
+        mean, std = torch.tensor(self.config.image_mean), torch.tensor(self.config.image_std)
+        return (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        detection_pixel_values: Tensor | None = None,
+        picture_mask: Tensor | None = None,
+        picture_index: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        r"""Encode texts in the light of their pictures.
+
+        Text layers below the fusion run once per example, visual layers below it once per row of
+        pictures that an example looks at. With `config.mask_missing_pictures` an example without
+        pictures costs no more than its text, and gets exactly the states of the text tower.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Token ids.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Segment ids; zeros where left out.
+            pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
+                Full pictures: uint8, normalised here, or floats that are normalised already.
+            grounding_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `grounding`, likewise.
+            detection_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `detection`, likewise.
+            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds a picture; slots stand in the order of the three inputs.
+            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's pictures, -1 for none. Left out: row i belongs to example i.
+
+        Returns:
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` `(B, T, d)` and, with
+            `config.text_pooler`, `pooler_output` `(B, d)`.
+
+        Raises:
+            ValueError: Pictures do not have the shapes that the configuration gives.
+        """
+        text_states = self.text_model.embeddings(input_ids, token_type_ids)
+        pictures = self._look_up_pictures(
+            input_ids.shape[0],
+            [pixel_values, grounding_pixel_values, detection_pixel_values],
+            picture_mask,
+            picture_index,
+        )
+        text_mask = create_bidirectional_mask(self.text_model.config, text_states, attention_mask)
+        if pictures is not None:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            text_states = self._encode_fused(text_states, attention_mask, text_mask, pictures)
+        else:
+            if self.training and torch.distributed.is_available():
+                text_states = self._reach_visual_parameters(text_states)
+            for layer in self.text_model.encoder.layer:
+                text_states = layer(text_states, text_mask)
+
+        pooler = self.text_model.pooler
+        return BaseModelOutputWithPooling(
+            last_hidden_state=text_states,
+            pooler_output=None if pooler is None else pooler(text_states),
+        )
+
+    def _encode_fused(
+        self, text_states: Tensor, attention_mask: Tensor, text_mask: Any, pictures: _Pictures
+    ) -> Tensor:
+        depth = self.config.num_fusion_layers
+        text_layers = self.text_model.encoder.layer
+        vision_layers = self.vision_model.encoder.layers
+
+        below = text_states
+        for layer in text_layers[:-depth]:
+            below, text_states = text_states, layer(text_states, text_mask)
+        prefix = None
+        if self.config.prefix_source == "previous_layer":
+            attention = cast(BertLayer, text_layers[-depth - 1]).attention.self
+            prefix = attention.key(below), attention.value(below)
+
+        visual_states, visual_mask = self._embed_pictures(pictures)
+        vision_config = self.vision_model.config
+        layer_mask = create_bidirectional_mask(vision_config, visual_states, visual_mask)
+        for layer in vision_layers[:-depth]:
+            visual_states = layer(visual_states, layer_mask)
+
+        rows, picture_index = pictures.rows, pictures.index
+        if visual_mask is not None:
+            visual_mask = _select(visual_mask, picture_index)
+        prefix_mask = self._prefix_mask(_select(attention_mask, rows), visual_mask, visual_states)
+        for fusion_layer, text_layer, vision_layer in zip(
+            self.fusion_layers, text_layers[-depth:], vision_layers[-depth:], strict=True
+        ):
+            text_states, visual_states, own_prefix = fusion_layer(
+                text_states,
+                visual_states,
+                prefix,
+                text_layer=text_layer,
+                vision_layer=vision_layer,
+                text_mask=text_mask,
+                prefix_mask=prefix_mask,
+                visual_mask=visual_mask,
+                rows=rows,
+                picture_index=picture_index,
+            )
+            picture_index = None  # from here on there is one row of visual states per example
+            if self.config.prefix_source == "previous_layer":
+                prefix = own_prefix
+        return text_states
+
+    def _prefix_mask(
+        self, attention_mask: Tensor, visual_mask: Tensor | None, visual_states: Tensor
+    ) -> Any:
+        """Mask of visual queries over text and visual tokens."""
+        if not self.config.mask_prefix_padding:
+            attention_mask = torch.ones_like(attention_mask)
+        shape = (attention_mask.shape[0], visual_states.shape[1])
+        if visual_mask is None:
+            visual_mask = attention_mask.new_ones(shape, dtype=torch.bool)
+        return create_bidirectional_mask(
+            self.vision_model.config,
+            visual_states.new_empty(1).expand(*shape, 1),  # stands for the queries' shape only
+            torch.cat([attention_mask.bool(), visual_mask], dim=1),
+        )
+
+    def _look_up_pictures(
+        self,
+        batch_size: int,
+        pixel_values: list[Tensor | None],
+        picture_mask: Tensor | None,
+        picture_index: Tensor | None,
+    ) -> _Pictures | None:
+        """Check the pictures and leave out what nobody looks at; None where no picture is left."""
+        device = self.picture_scale.device
+        given = self._check_pictures(batch_size, pixel_values, picture_mask, picture_index)
+        if not self.config.mask_missing_pictures:
+            return self._fill_missing_pictures(batch_size, given, picture_mask, picture_index)
+        if not given:
+            return None
+
+        if picture_index is None:
+            picture_index = torch.arange(batch_size, device=device)
+        looks = picture_index >= 0
+        if picture_mask is not None:
+            picture_mask = picture_mask.bool()
+            looks = looks & picture_mask.any(dim=1)[picture_index.clamp(min=0)]
+        rows = looks.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return None
+        used, index = picture_index[rows].unique(return_inverse=True)
+        return _Pictures(
+            [self._normalize(pixels.index_select(0, used)) for pixels in given],
+            None if picture_mask is None else picture_mask.index_select(0, used),
+            index,
+            None if len(rows) == batch_size else rows,
+        )
+
+    def _fill_missing_pictures(
+        self,
+        batch_size: int,
+        given: list[Tensor],
+        picture_mask: Tensor | None,
+        picture_index: Tensor | None,
+    ) -> _Pictures:
+        """Put a picture of zeros wherever one is missing."""
+        config, vision_config = self.config, self.vision_model.config
+        pictures = [self._normalize(pixels) for pixels in given]
+        if picture_mask is not None and pictures:
+            masks = picture_mask.bool().split([pixels.shape[1] for pixels in pictures], dim=1)
+            pictures = [
+                pixels.masked_fill(~mask[:, :, None, None, None], 0.0)
+                for pixels, mask in zip(pictures, masks, strict=True)
+            ]
+        if not pictures:
+            picture_index = torch.full((batch_size,), -1, device=self.picture_scale.device)
+            channels, dtype = vision_config.num_channels, self.picture_scale.dtype
+            pictures = [
+                picture_index.new_empty(0, count, channels, size, size, dtype=dtype)
+                for count, size in map(self._count_and_size, config.picture_roles)
+            ]
+        if picture_index is None:
+            return _Pictures(pictures, None, None, None)
+        nothing = len(pictures[0])
+        return _Pictures(
+            [torch.cat([pixels, pixels.new_zeros(1, *pixels.shape[1:])]) for pixels in pictures],
+            None,
+            picture_index.masked_fill(picture_index < 0, nothing),
+            None,
+        )
+
+    def _check_pictures(
+        self,
+        batch_size: int,
+        pixel_values: list[Tensor | None],
+        picture_mask: Tensor | None,
+        picture_index: Tensor | None,
+    ) -> list[Tensor]:
+        config = self.config
+        by_role = dict(zip(PICTURE_ROLES, pixel_values, strict=True))
+        given = [role for role, pixels in by_role.items() if pixels is not None]
+        if not given:
+            return []
+        if tuple(given) != config.picture_roles:
+            raise ValueError(
+                f"Pictures of {', '.join(given)} are given, but the model was configured for "
+                f"{', '.join(config.picture_roles)}."
+            )
+        pictures = [cast(Tensor, by_role[role]) for role in given]
+        num_rows, channels = len(pictures[0]), self.vision_model.config.num_channels
+        for role, pixels in zip(given, pictures, strict=True):
+            count, size = self._count_and_size(role)
+            expected = (num_rows, count, channels, size, size)
+            if pixels.shape != expected:
+                raise ValueError(
+                    f"Pictures of {role} have shape {tuple(pixels.shape)}, not {expected}."
+                )
+        slots = (num_rows, config.num_picture_slots)
+        if picture_mask is not None and picture_mask.shape != slots:
+            raise ValueError(f"picture_mask has shape {tuple(picture_mask.shape)}, not {slots}.")
+        if picture_index is None and num_rows != batch_size:
+            raise ValueError(
+                f"There are {num_rows} rows of pictures for {batch_size} texts. Give picture_index."
+            )
+        if picture_index is not None and picture_index.shape != (batch_size,):
+            raise ValueError(
+                f"picture_index has shape {tuple(picture_index.shape)}, not {(batch_size,)}."
+            )
+        return pictures
+
+    def _count_and_size(self, role: str) -> tuple[int, int]:
+        return self.config.picture_counts[role], self.config.picture_sizes[role]
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        dtype = self.picture_scale.dtype
+        if pixels.is_floating_point():
+            return pixels.to(dtype)
+        return torch.addcmul(self.picture_shift, pixels.to(dtype), self.picture_scale)
+
+    def _embed_pictures(self, pictures: _Pictures) -> tuple[Tensor, Tensor | None]:
+        """Put the tokens of all pictures of a row side by side: `(G, V, d_v)` and `(G, V)`."""
+        embeddings = self.vision_model.embeddings
+        states, lengths = [], []
+        for pixels in pictures.pixel_values:
+            flat = pixels.flatten(0, 1)
+            if self.config.visual_embeddings == "patches":
+                tokens = embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
+            else:
+                # The position table is interpolated once per call, that is once per picture size.
+                tokens = embeddings(flat, interpolate_pos_encoding=True)
+            states.append(tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2))
+            lengths.append(tokens.shape[1])
+        hidden_states = self.vision_model.pre_layrnorm(torch.cat(states, dim=1))
+        if pictures.mask is None:
+            return hidden_states, None
+        masks = pictures.mask.split([pixels.shape[1] for pixels in pictures.pixel_values], dim=1)
+        visual_mask = torch.cat(
+            [
+                mask[:, :, None].expand(-1, -1, length).flatten(1)
+                for mask, length in zip(masks, lengths, strict=True)
+            ],
+            dim=1,
+        )
+        return hidden_states, visual_mask
+
+    def _reach_visual_parameters(self, text_states: Tensor) -> Tensor:
+        """Give visual parameters a gradient of zero in a batch without pictures.
+
+        Processes that train together wait for the gradient of every parameter, and one of them may
+        meet a batch without any picture.
+        """
+        if not torch.distributed.is_initialized():
+            return text_states
+        unused = [*self.vision_model.parameters(), *self.fusion_layers.parameters()]
+        reached = [parameter.flatten()[0] for parameter in unused if parameter.requires_grad]
+        return text_states + 0.0 * sum(reached)
+
+
+class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
+    """The model with a head that scores every entity at the mask of a query.
+
+    The head is the one of masked language modelling; the classes are the embeddings of the entity
+    tokens. Nothing is computed for other positions or other tokens.
+
+    Args:
+        config ([`MKGformerConfig`]):
+            Configuration of the model.
+    """
+
+    # The loss is a mean over the batch: the Trainer must not divide it once more.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__(config)
+        self.mkgformer = MKGformerModel(config)
+        self.transform = BertPredictionHeadTransform(config.text_config)
+        self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
+        if config.text_pooler:
+            _keep_untrained(cast(nn.Module, self.mkgformer.text_model.pooler))
+        self.post_init()
+
+    def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:
+        self.transform.load_state_dict(transform.state_dict())
+
+    def add_graph_tokens(self, num_entities: int, num_relations: int) -> None:
+        """Append one token per entity, then one per relation, to the vocabulary.
+
+        Args:
+            num_entities: Number of entities, at least 1.
+            num_relations: Number of relations.
+
+        Raises:
+            ValueError: The model has such tokens already, or there are no entities.
+        """
+        if self.config.num_entities:
+            raise ValueError(
+                f"The model has tokens for {self.config.num_entities} entities already."
+            )
+        if num_entities < 1 or num_relations < 0:
+            raise ValueError(f"{num_entities} entities and {num_relations} relations are no graph.")
+        start = self.config.text_config.vocab_size
+        # The mean of all words (the default) costs seconds and says nothing about an entity.
+        self.resize_token_embeddings(start + num_entities + num_relations, mean_resizing=False)
+        self.config.entity_token_start = start
+        self.config.num_entities, self.config.num_relations = num_entities, num_relations
+        self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
+        """Transformed state at the mask, which is compared with the entities' embeddings.
+
+        Args:
+            input_ids: `(B, T)`, with exactly one `config.mask_token_id` in each row.
+            inputs: Further inputs of [`MKGformerModel.forward`].
+
+        Returns:
+            `(B, d)`.
+
+        Raises:
+            ValueError: `config.mask_token_id` is not set.
+        """
+        if self.config.mask_token_id is None:
+            raise ValueError("config.mask_token_id is not set. Set it to the id of `[MASK]`.")
+        hidden_states = self.mkgformer(input_ids, **inputs, return_dict=True).last_hidden_state
+        # Stays on the device: `nonzero` would make the host wait for it.
+        position = (input_ids == self.config.mask_token_id).int().argmax(dim=1)
+        batch = torch.arange(len(position), device=position.device)
+        return self.transform(hidden_states[batch, position])
+
+    def score_entities(self, states: Tensor) -> Tensor:
+        """Score every entity for the states `(B, d)` of [`encode_mask`]: `(B, N)`.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        config = self.config
+        if not config.num_entities:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        start = cast(int, config.entity_token_start)
+        embeddings = cast(Tensor, self.get_input_embeddings().weight)
+        embeddings = embeddings[start : start + config.num_entities]
+        return nn.functional.linear(states, embeddings, self.entity_bias)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        detection_pixel_values: Tensor | None = None,
+        picture_mask: Tensor | None = None,
+        picture_index: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> MKGformerLinkPredictionOutput:
+        r"""Score every entity at the mask.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Token ids, with exactly one mask in each row.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Segment ids.
+            pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
+                Full pictures, see [`MKGformerModel.forward`].
+            grounding_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `grounding`.
+            detection_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `detection`.
+            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds a picture.
+            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's pictures, -1 for none.
+            labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
+                Distinct entities that answer each query, padded with -100.
+
+        Returns:
+            [`MKGformerLinkPredictionOutput`].
+
+        Raises:
+            ValueError: The model has no entities, `config.mask_token_id` is not set, or pictures do
+                not have the shapes that the configuration gives.
+        """
+        states = self.encode_mask(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            grounding_pixel_values=grounding_pixel_values,
+            detection_pixel_values=detection_pixel_values,
+            picture_mask=picture_mask,
+            picture_index=picture_index,
+        )
+        logits = self.score_entities(states)
+        loss = None
+        if labels is not None:
+            loss = _LOSSES[self.config.loss](logits, labels, self.config.label_smoothing)
+        return MKGformerLinkPredictionOutput(loss=loss, logits=logits)
+
+
+AutoModel.register(MKGformerConfig, MKGformerModel)
+# The nearest task that has an Auto class: the mask is filled with an entity.
+AutoModelForMaskedLM.register(MKGformerConfig, MKGformerForLinkPrediction)
+
+__all__ = [
+    "MKGformerConfig",
+    "MKGformerForLinkPrediction",
+    "MKGformerLinkPredictionOutput",
+    "MKGformerModel",
+    "MKGformerPreTrainedModel",
+    "correlation_aware_fusion",
+    "multi_answer_binary_cross_entropy",
+    "multi_answer_cross_entropy",
+]

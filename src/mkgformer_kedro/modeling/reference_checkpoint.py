@@ -1,0 +1,207 @@
+"""Checkpoints of the authors' released code (https://github.com/zjunlp/MKGformer)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertConfig, CLIPVisionConfig
+
+from .configuration_mkgformer import MKGformerConfig
+from .modeling_mkgformer import MKGformerForLinkPrediction
+
+# Our names and the authors', as prefixes. `{i}` counts fused layers, `{layer}` the text tower's.
+_NAMES = {
+    "mkgformer.text_model.embeddings.": "unimo.text_embeddings.",
+    "mkgformer.text_model.encoder.layer.": "unimo.encoder.text_layer.",
+    "mkgformer.text_model.pooler.": "unimo.text_pooler.",
+    "mkgformer.vision_model.embeddings.": "unimo.vision_embeddings.",
+    "mkgformer.vision_model.pre_layrnorm.": "unimo.vision_pre_layrnorm.",
+    "mkgformer.vision_model.encoder.layers.": "unimo.encoder.vision_layers.",
+    "mkgformer.vision_model.post_layernorm.": "unimo.vision_post_layernorm.",
+    "mkgformer.fusion_layers.{i}.": "unimo.encoder.text_layer.{layer}.intermediate.",
+    "transform.": "cls.predictions.transform.",
+    "entity_bias": "cls.predictions.bias",
+}
+
+# What the authors' checkpoints hold besides, and why it is not read.
+_UNUSED = re.compile(
+    # 0, 1, 2, ...
+    r"unimo\..*position_ids"
+    # Tables for crops, which link prediction does not add.
+    r"|unimo\.vision_embeddings\.(aux|rcnn)_position_embedding\.weight"
+    # Of layers below the fusion.
+    r"|unimo\.encoder\.text_layer\.\d+\.intermediate\.fusion_dense\.(weight|bias)"
+    # The word embeddings and the bias once more.
+    r"|cls\.predictions\.decoder\.(weight|bias)"
+)
+
+_SIZES = (
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_hidden_layers",
+    "vocab_size",
+    "num_word_tokens",
+    "num_entities",
+    "num_relations",
+    "max_position_embeddings",
+    "patch_size",
+    "image_size",
+    "text_hidden_act",
+    "vision_hidden_act",
+    "layer_norm_eps",
+    "first_fused_layer_index",
+)
+
+# Words of uncased BERT, and the id of its mask.
+_BERT_WORDS, _BERT_MASK_TOKEN_ID = 30522, 103
+
+
+def load_reference_checkpoint(
+    weights: str | Path, config: Mapping[str, Any] | str | Path
+) -> MKGformerForLinkPrediction:
+    """Load weights under the names of the authors' code into the faithful model.
+
+    Args:
+        weights: A `.safetensors` file, or a `.pth`, `.pt`, `.bin` or `.ckpt` of torch, which is
+            read without running code. A Lightning checkpoint's `state_dict` is found inside it.
+        config: Task and sizes, or a json file with them: `task` (`link_prediction`), `hidden_size`,
+            `num_attention_heads`, `intermediate_size`, `num_hidden_layers`, `vocab_size`,
+            `num_word_tokens`, `num_entities`, `num_relations`, `max_position_embeddings`,
+            `patch_size`, `image_size`, `text_hidden_act`, `vision_hidden_act`, `layer_norm_eps`
+            (`text`, `vision`) and `first_fused_layer_index`; optionally `mask_token_id`, which is
+            103 where the words are the 30,522 of uncased BERT and left unset otherwise.
+
+    Returns:
+        The model of the task, in evaluation mode.
+
+    Raises:
+        ValueError: The task is not supported, a size is missing, the file cannot be read, or its
+            weights are not those of the model: missing, unknown and misshapen ones are listed.
+    """
+    sizes = _read_config(config)
+    state = _read_weights(Path(weights))
+    model = MKGformerForLinkPrediction(
+        _faithful_config(sizes, text_pooler="unimo.text_pooler.dense.weight" in state)
+    )
+    model.load_state_dict(_rename(state, model, sizes, weights))
+    return model.eval()
+
+
+def _read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    sizes = config if isinstance(config, Mapping) else json.loads(Path(config).read_text())
+    if (task := sizes.get("task")) != "link_prediction":
+        raise ValueError(f"Checkpoints of task {task!r} are not supported. Use 'link_prediction'.")
+    if missing := [name for name in _SIZES if name not in sizes]:
+        raise ValueError(f"The checkpoint's config lacks {', '.join(missing)}.")
+    return sizes
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
+        raise ValueError(
+            f"{path}: unknown kind of file. Use .safetensors, .pth, .pt, .bin or .ckpt."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and is not read, since that would run code from the "
+            "file. Save its state_dict alone, from a process that trusts it."
+        ) from error
+    state = state.get("state_dict", state)
+    # A Lightning module names the network it trains `model`.
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def _faithful_config(sizes: Mapping[str, Any], text_pooler: bool) -> MKGformerConfig:
+    shared = {
+        name: sizes[name]
+        for name in (
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "num_hidden_layers",
+        )
+    }
+    mask_token_id = sizes.get("mask_token_id")
+    if mask_token_id is None and sizes["num_word_tokens"] == _BERT_WORDS:
+        mask_token_id = _BERT_MASK_TOKEN_ID
+    preset = MKGformerConfig.preset("faithful")
+    preset["num_fusion_layers"] = sizes["num_hidden_layers"] - sizes["first_fused_layer_index"]
+    return MKGformerConfig(
+        text_config=BertConfig(
+            **shared,
+            vocab_size=sizes["vocab_size"],
+            max_position_embeddings=sizes["max_position_embeddings"],
+            hidden_act=sizes["text_hidden_act"],
+            layer_norm_eps=sizes["layer_norm_eps"]["text"],
+        ),
+        vision_config=CLIPVisionConfig(
+            **shared,
+            patch_size=sizes["patch_size"],
+            image_size=sizes["image_size"],
+            hidden_act=sizes["vision_hidden_act"],
+            layer_norm_eps=sizes["layer_norm_eps"]["vision"],
+        ),
+        text_pooler=text_pooler,
+        num_entities=sizes["num_entities"],
+        num_relations=sizes["num_relations"],
+        entity_token_start=sizes["num_word_tokens"],
+        mask_token_id=mask_token_id,
+        **preset,
+    )
+
+
+def _rename(
+    state: dict[str, Tensor],
+    model: MKGformerForLinkPrediction,
+    sizes: Mapping[str, Any],
+    source: str | Path,
+) -> dict[str, Tensor]:
+    """Give the weights our names; an error lists those that are missing, unknown or misshapen."""
+    prefixes = {
+        ours.format(i=i): theirs.format(layer=sizes["first_fused_layer_index"] + i)
+        for ours, theirs in _NAMES.items()
+        for i in range(len(model.mkgformer.fusion_layers) if "{i}" in ours else 1)
+    }
+    expected = {}
+    for name in model.state_dict():
+        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+        expected[name] = prefixes[prefix] + name.removeprefix(prefix)
+
+    start = sizes["num_word_tokens"]
+    renamed = {name: state[theirs] for name, theirs in expected.items() if theirs in state}
+    if "entity_bias" in renamed:
+        renamed["entity_bias"] = renamed["entity_bias"][start : start + sizes["num_entities"]]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = {
+        "missing": [theirs for theirs in expected.values() if theirs not in state],
+        "unknown": [
+            name for name in state if name not in expected.values() and not _UNUSED.fullmatch(name)
+        ],
+        "misshapen": [
+            f"{expected[name]} {tuple(tensor.shape)} instead of {tuple(shapes[name])}"
+            for name, tensor in renamed.items()
+            if tensor.shape != shapes[name]
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{what}: {', '.join(names)}" for what, names in problems.items() if names
+        )
+        raise ValueError(f"{source} does not fit the model. {listed}")
+    return renamed
+
+
+__all__ = ["load_reference_checkpoint"]

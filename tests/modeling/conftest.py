@@ -1,0 +1,112 @@
+"""Tiny models and inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
+
+
+class Tiny:
+    """Makes tiny models and inputs that fit them."""
+
+    words, entities, relations, mask = 40, 7, 3, 4
+    vocabulary = words + entities + relations
+    sizes = {"full": 24, "grounding": 16, "detection": 8}  # noqa: RUF012
+    counts = {"full": 1, "grounding": 2, "detection": 1}  # noqa: RUF012
+    slots = sum(counts.values())
+
+    def config(
+        self,
+        preset: str = "corrected",
+        text: dict[str, Any] | None = None,
+        vision: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> MKGformerConfig:
+        """Two fused layers of four, and pictures of all roles."""
+        text_config = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "max_position_embeddings": 24,
+        }
+        vision_config = {
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 40,
+            "image_size": 16,
+            "patch_size": 8,
+        }
+        values = {
+            **MKGformerConfig.preset(preset),
+            "num_fusion_layers": 2,
+            "fusion_init": "normal",
+            "picture_sizes": self.sizes,
+            "picture_counts": self.counts,
+            "num_entities": self.entities,
+            "num_relations": self.relations,
+            "entity_token_start": self.words,
+            "mask_token_id": self.mask,
+            **fields,
+        }
+        return MKGformerConfig(
+            text_config={**text_config, **(text or {})},
+            vision_config={**vision_config, **(vision or {})},
+            **values,
+        )
+
+    def model(
+        self, *args: Any, attention: str = "sdpa", **kwargs: Any
+    ) -> MKGformerForLinkPrediction:
+        """A model in evaluation mode with weights so large that every part matters."""
+        torch.manual_seed(0)
+        config = self.config(*args, **kwargs)
+        model = MKGformerForLinkPrediction._from_config(config, attn_implementation=attention)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "fusion_dense" not in name:
+                    if parameter.ndim > 1:
+                        parameter.normal_(std=0.2)
+                elif config.fusion_init == "normal":
+                    parameter.normal_(std=0.4)
+        return model.eval()
+
+    def texts(self, lengths: tuple[int, ...] = (9, 6, 9, 7)) -> dict[str, torch.Tensor]:
+        """Texts with one mask each, padded to the longest."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (len(lengths), max(lengths))
+        attention_mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
+        input_ids = torch.randint(5, self.vocabulary, shape, generator=generator)
+        input_ids[:, 2] = self.mask
+        segments = (torch.arange(shape[1]) > 3).long().expand(shape)
+        return {
+            "input_ids": input_ids * attention_mask,
+            "attention_mask": attention_mask,
+            "token_type_ids": segments * attention_mask,
+        }
+
+    def pictures(self, rows: int) -> dict[str, torch.Tensor]:
+        """Random uint8 pictures in every slot."""
+        generator = torch.Generator().manual_seed(2)
+        return {
+            name: torch.randint(
+                256, (rows, self.counts[role], 3, size, size), generator=generator
+            ).to(torch.uint8)
+            for name, (role, size) in zip(
+                ("pixel_values", "grounding_pixel_values", "detection_pixel_values"),
+                self.sizes.items(),
+                strict=True,
+            )
+        }
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """Maker of tiny models and inputs."""
+    return Tiny()

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoConfig
+
+from mkgformer_kedro.modeling import MKGformerConfig
+
+
+def test_default_is_corrected_preset():
+    config = MKGformerConfig()
+    corrected = MKGformerConfig.preset("corrected")
+
+    assert {name: getattr(config, name) for name in corrected} == corrected
+    assert config.num_fusion_layers == 3
+    assert config.picture_roles == ("full", "grounding", "detection")
+    assert config.num_picture_slots == 7
+
+
+def test_presets_differ_in_every_field():
+    corrected, faithful = MKGformerConfig.preset("corrected"), MKGformerConfig.preset("faithful")
+
+    assert corrected.keys() == faithful.keys()
+    assert all(corrected[name] != faithful[name] for name in corrected)
+
+
+def test_round_trip(tiny, tmp_path):
+    config = tiny.config("faithful", label_smoothing=0.1)
+    config.save_pretrained(tmp_path)
+
+    loaded = AutoConfig.from_pretrained(tmp_path)
+
+    assert isinstance(loaded, MKGformerConfig)
+    for name in MKGformerConfig.__annotations__:
+        if not name.endswith("_config"):
+            assert getattr(loaded, name) == getattr(config, name), name
+    assert loaded.text_config.hidden_size == config.text_config.hidden_size
+    assert loaded.vision_config.patch_size == config.vision_config.patch_size
+
+
+def test_relation_tokens_follow_entity_tokens(tiny):
+    config = tiny.config()
+
+    assert config.relation_token_start == config.entity_token_start + config.num_entities
+    assert MKGformerConfig().relation_token_start is None
+
+
+def test_role_without_slots_is_absent(tiny):
+    config = tiny.config(picture_sizes={"full": 16}, picture_counts={"full": 2, "detection": 0})
+
+    assert config.picture_roles == ("full",)
+    assert config.num_picture_slots == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"visual_embeddings": "pooled"}, "visual_embeddings is 'pooled'"),
+        ({"prefix_source": "next_layer"}, "prefix_source is 'next_layer'"),
+        ({"fusion_init": "ones"}, "fusion_init is 'ones'"),
+        ({"num_fusion_layers": 0}, "from 1 to 4"),
+        ({"num_fusion_layers": 5}, "text_config has 4 layers"),
+        ({"num_fusion_layers": 3, "vision": {"num_hidden_layers": 2}}, "vision_config has 2"),
+        ({"num_fusion_layers": 4, "prefix_source": "previous_layer"}, "at most 3"),
+        ({"picture_sizes": {"full": 20}, "picture_counts": {"full": 1}}, "20 pixels for full"),
+        ({"picture_sizes": {}, "picture_counts": {"full": 1}}, "0 pixels for full"),
+        ({"picture_counts": {"crop": 1}}, "picture_counts names crop"),
+        ({"picture_sizes": {"crop": 8}}, "picture_sizes names crop"),
+        ({"picture_counts": {"full": 0}}, "At least one role"),
+        ({"picture_counts": {"full": 1, "detection": -1}}, "negative"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"entity_token_start": None}, "without entity_token_start"),
+        ({"num_relations": 4}, "tokens up to 51"),
+        ({"image_mean": (0.5,)}, "3 channels"),
+    ],
+)
+def test_bad_value_is_named(tiny, fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.config(**fields)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="Unknown preset 'paper'"):
+        MKGformerConfig.preset("paper")
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, mkgformer_kedro.modeling; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

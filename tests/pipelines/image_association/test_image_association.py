@@ -1,0 +1,208 @@
+"""The stage as a whole: through Kedro's runner, through the catalog, and on the real pictures."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from kedro.io import DataCatalog
+from kedro.runner import SequentialRunner
+from PIL import Image
+
+from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.pipelines.image_association import create_pipeline, schemas
+from mkgformer_kedro.pipelines.image_association.nodes import report_coverage, store_pictures
+from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
+
+CONF = Path(__file__).parents[3] / "conf"
+ENTITIES = pd.DataFrame(
+    {
+        "entity": ["00000001", "00000002", "00000003", "00000004"],
+        "name": ["cat", "$5 bill", "feline", "a name too long for the contact sheet"],
+    }
+)
+RELATIONS = pd.DataFrame({"relation": ["_hypernym"]})
+TRIPLES = pd.DataFrame(
+    {
+        "head": [0, 1, 0],
+        "relation": [0, 0, 0],
+        "tail": [2, 3, 3],
+        "split": ["train", "train", "test"],
+    }
+)
+
+
+def stage_parameters(environment: str = "base", **changes: object) -> dict:
+    """The parameters as the environment's files say them."""
+    found: dict = {}
+    for name in dict.fromkeys(["base", environment]):
+        text = (CONF / name / "parameters_image_association.yml").read_text()
+        found |= yaml.safe_load(text)["image_association"]
+    return found | changes
+
+
+def catalog_at(folder: Path, **parameters: object) -> DataCatalog:
+    """The stage's own catalog entries, their files moved to ``folder``."""
+    text = (CONF / "base" / "catalog_image_association.yml").read_text()
+    text = text.replace("${globals:dataset}", "sample").replace(
+        "filepath: data", f"filepath: {folder}"
+    )
+    text = text.replace("${runtime_params:images,${globals:images}}", str(folder / "images"))
+    catalog = DataCatalog.from_config(yaml.safe_load(text))
+    catalog["entities"] = ENTITIES
+    catalog["relations"] = RELATIONS
+    catalog["triples"] = TRIPLES
+    catalog["params:image_association"] = ImageAssociationParameters(
+        **stage_parameters(**parameters)
+    )
+    return catalog
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A cat with two pictures and a broken one, a bill with one, a folder of nobody's."""
+    for path, color in {
+        "n00000001/a.png": "red",
+        "n00000001/b.png": "green",
+        "n00000002/a.png": "blue",
+        "n00000009/a.png": "black",
+    }.items():
+        (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), color).save(tmp_path / "images" / path)
+    (tmp_path / "images" / "n00000001" / "c.png").touch()
+    return tmp_path
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "images" not in path.parts and ".work" not in path.parts
+    }
+
+
+def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
+    catalog = catalog_at(project)
+    SequentialRunner().run(create_pipeline(), catalog)
+    pictures = schemas.pictures.validate(catalog["pictures"].load())
+    assert pictures.set_index("path")["status"].to_dict() == {
+        "n00000001/a.png": "ok",
+        "n00000001/b.png": "ok",
+        "n00000001/c.png": "empty file",
+        "n00000002/a.png": "ok",
+    }
+    store = VisualStore(catalog["visual_store"].load())
+    assert store.has_pictures.tolist() == [True, True, False, False]
+    inputs = store.read([1, 0])
+    assert inputs["pixel_values"].shape == (2, 2, 3, 64, 64)
+    np.testing.assert_array_equal(inputs["pixel_values"][0, 0, :, 5, 5], [0, 0, 255])
+    with Image.open(
+        io.BytesIO(files_below(project)["08_reporting/sample/image_association/contact_sheet.png"])
+    ) as sheet:
+        assert sheet.width > 1000
+    assert set(files_below(project)) == {
+        "02_intermediate/sample/pictures.parquet",
+        "04_feature/sample/visual_store/full.u8",
+        "04_feature/sample/visual_store/slots.npy",
+        "04_feature/sample/visual_store/store.json",
+        "08_reporting/sample/image_association/contact_sheet.png",
+        "08_reporting/sample/image_association/coverage.json",
+    }
+
+
+def test_coverage_report_counts_and_names(project: Path):
+    catalog = catalog_at(project)
+    SequentialRunner().run(create_pipeline(), catalog)
+    report = json.loads(files_below(project)["08_reporting/sample/image_association/coverage.json"])
+    statuses = report["pictures"]
+    assert statuses["listed"] == sum(statuses.values()) - statuses["listed"] == 4
+    assert (statuses["ok"], statuses["empty file"]) == (3, 1)
+    del report["pictures"]
+    assert report == {
+        "owners": {"all": 4, "with_pictures": 2, "borrowing": 0, "without_pictures": 2},
+        "pictures_per_owner": {"1": 1, "2": 1},
+        # Of the four given entities of train, two have pictures; of the two of test, one.
+        "known_entity_has_pictures": {"train": 0.5, "test": 0.5},
+        "stored": {"full": 3},
+        "unknown_folders": {"count": 1, "names": ["n00000009"]},
+        "quarantined": [{"path": "n00000001/c.png", "status": "empty file"}],
+    }
+
+
+def test_borrowing_follows_training_triples_and_is_recorded(project: Path):
+    catalog = catalog_at(project, borrow={"relation": "_hypernym", "pictures_of": "head"})
+    SequentialRunner().run(create_pipeline(), catalog)
+    pictures = catalog["pictures"].load()
+    borrowed = pictures.dropna(subset="borrowed_from")
+    assert borrowed[["owner", "slot", "path", "borrowed_from"]].values.tolist() == [
+        ["00000003", 0, "n00000001/a.png", "00000001"],
+        ["00000003", 1, "n00000001/b.png", "00000001"],
+        ["00000004", 0, "n00000002/a.png", "00000002"],
+    ]
+    report = catalog["coverage_report"].load()
+    assert report["owners"]["borrowing"] == 2
+    assert report["pictures"]["listed"] == 4
+    assert report["stored"] == {"full": 3}
+
+
+def test_the_same_input_gives_the_same_bytes(project: Path):
+    SequentialRunner().run(create_pipeline(), catalog_at(project))
+    first = files_below(project)
+    SequentialRunner().run(create_pipeline(), catalog_at(project, workers=1))
+    assert files_below(project) == first
+
+
+def test_a_data_set_without_pictures_runs_through(project: Path):
+    catalog = catalog_at(project)
+    catalog["raw_pictures"] = PictureFolderDataset(filepath=None).load()
+    SequentialRunner().run(create_pipeline(), catalog)
+    assert not VisualStore(catalog["visual_store"].load()).has_pictures.any()
+    assert catalog["pictures"].load().empty
+    assert catalog["coverage_report"].load()["owners"]["without_pictures"] == 4
+
+
+def test_loading_the_pipeline_imports_nothing_heavy():
+    code = (
+        "import sys; import mkgformer_kedro.pipelines.image_association as stage;"
+        "stage.create_pipeline();"
+        "print({'torch', 'transformers', 'matplotlib', 'PIL', 'pandera'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.benchmark_files
+@pytest.mark.parametrize(
+    ("environment", "graph", "images", "entities", "with_pictures", "files"),
+    [
+        ("wn18_img", "WN18", "wn18-images", 40_943, 428, 1_368),
+        ("fb15k_237_img", "FB15k-237", "FB15k-images", 14_541, 10, 30),
+    ],
+)
+def test_real_pictures(
+    benchmarks: Path, tmp_path: Path, environment, graph, images, entities, with_pictures, files
+):
+    root = benchmarks / "MKG" / "dataset"
+    ids = (root / graph / "entities.txt").read_text().split()
+    table = pd.DataFrame({"entity": ids})
+    parameters = ImageAssociationParameters(**stage_parameters(environment))
+    listing = PictureFolderDataset(filepath=str(root / images)).load()
+    pictures, folder = store_pictures(listing, table, RELATIONS, TRIPLES, tmp_path, parameters)
+    report = report_coverage(listing, table, TRIPLES, pictures, folder, parameters)
+    assert report["owners"]["all"] == entities
+    assert report["owners"]["with_pictures"] == with_pictures
+    assert report["pictures"]["listed"] == files
+    assert report["unknown_folders"]["count"] == 0
+    assert report["quarantined"] == []
+    store = VisualStore(folder)
+    inputs = store.read(np.flatnonzero(store.has_pictures)[:2])
+    assert inputs["pixel_values"].shape == (2, 1, 3, 224, 224)
+    assert inputs["grounding_pixel_values"].shape == (2, 3, 3, 128, 128)
+    assert inputs["detection_pixel_values"].shape == (2, 3, 3, 64, 64)
+    assert inputs["picture_mask"][:, 0].all()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.pipelines.ingestion import create_pipeline
+from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+
+_CONF = Path(__file__).parents[3] / "conf"
+_TABLES = ["entities", "relations", "triples", "queries", "quarantine", "ingestion_report"]
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    """The stage's part of the configured catalog, with everything written below ``tmp_path``."""
+
+    def catalog(env, raw_folder, **changes):
+        conf = OmegaConfigLoader(
+            str(_CONF),
+            env=env,
+            runtime_params={"raw_folder": str(raw_folder)},
+            **CONFIG_LOADER_ARGS,
+        )
+        entries = {name: dict(conf["catalog"][name]) for name in ["raw_graph", *_TABLES]}
+        for name in _TABLES:
+            entries[name]["filepath"] = str(tmp_path / entries[name]["filepath"])
+        made = DataCatalog.from_config(entries)
+        parameters = IngestionParameters(**{**conf["parameters"]["ingestion"], **changes})
+        made["params:ingestion"] = MemoryDataset(parameters)
+        return made
+
+    return catalog
+
+
+def test_stage_runs_on_plain_tables_in_memory(raw_graph, parameters):
+    catalog = DataCatalog()
+    catalog["raw_graph"] = raw_graph()
+    catalog["params:ingestion"] = parameters()
+    pipeline = create_pipeline()
+    outputs = SequentialRunner().run(pipeline, catalog)
+    assert pipeline.all_outputs() == {*_TABLES}
+    assert outputs["ingestion_report"].load()["queries"] == {"train": 8, "dev": 2, "test": 4}
+
+
+def test_stage_runs_as_configured(write_graph, catalog, tmp_path):
+    made = catalog("base", write_graph())
+    SequentialRunner().run(create_pipeline(), made)
+    written = {
+        str(file.relative_to(tmp_path / "data")) for file in (tmp_path / "data").rglob("*.*")
+    }
+    assert written == {
+        "02_intermediate/wordnet_emoji/entities.parquet",
+        "02_intermediate/wordnet_emoji/relations.parquet",
+        "02_intermediate/wordnet_emoji/triples.parquet",
+        "05_model_input/wordnet_emoji/queries.parquet",
+        "08_reporting/wordnet_emoji/ingestion/quarantine.csv",
+        "08_reporting/wordnet_emoji/ingestion/report.json",
+    }
+    assert made.load("entities")["entity"].tolist() == ["007", "02", "03", "04"]
+    assert made.load("ingestion_report")["counts"]["train"] == 4
+
+
+def test_bad_input_leaves_nothing_behind(write_graph, catalog, tmp_path):
+    made = catalog("base", write_graph({"test.tsv": "007\tlikes\t08"}))
+    with pytest.raises(DataError, match=r"test\.tsv:1: unknown entity '08'"):
+        SequentialRunner().run(create_pipeline(), made)
+    assert not (tmp_path / "data").exists()
+
+
+def test_damaged_table_is_refused(write_graph, catalog):
+    made = catalog("base", write_graph())
+    with pytest.raises(Exception, match="text_source"):
+        made.save("entities", pd.DataFrame({"entity": ["a"], "name": ["a"], "text": ["a"]}))
+
+
+def test_other_files_than_the_published_ones_are_named(write_graph, catalog):
+    made = catalog("wn18_img", write_graph({"dev.tsv": None}))
+    with pytest.raises(Exception, match=r"train\.tsv: differs from the published file") as raised:
+        SequentialRunner().run(create_pipeline(), made)
+    assert "dev.tsv: no such file" in str(raised.value)
+
+
+@pytest.mark.benchmark_files
+@pytest.mark.parametrize(
+    ("env", "folder", "expected"),
+    [
+        (
+            "fb15k_237_img",
+            "FB15k-237",
+            {
+                "counts": {
+                    "entities": 14541,
+                    "relations": 237,
+                    "train": 272115,
+                    "dev": 17535,
+                    "test": 20466,
+                },
+                "entity_texts": {
+                    "long": {"entities": 13666, "file": "entity2text.wikidata-substitute.txt"},
+                    "name": {"entities": 875, "file": "entity2text.txt"},
+                },
+                "relations_sharing_a_text": 115,
+                "entities_unseen_in_train": {"dev": 8, "test": 29},
+                "inverse_leak": {"dev": 0.0, "test": 0.0},
+            },
+        ),
+        (
+            "wn18_img",
+            "WN18",
+            {
+                "counts": {
+                    "entities": 40943,
+                    "relations": 18,
+                    "train": 141442,
+                    "dev": 5000,
+                    "test": 5000,
+                },
+                "entity_texts": {"short": {"entities": 40943, "file": "entity2text.txt"}},
+                "queries": {"train": 171254, "dev": 9006, "test": 9028},
+                "inverse_leak": {"dev": 0.9394, "test": 0.9396},
+            },
+        ),
+    ],
+)
+def test_benchmarks_are_what_was_published(benchmarks, catalog, env, folder, expected):
+    made = catalog(env, benchmarks / "MKG" / "dataset" / folder)
+    SequentialRunner().run(create_pipeline(), made)
+    report = made.load("ingestion_report")
+    assert {key: report[key] for key in expected} == expected
+    assert report["unexpected_counts"] == {}
+    assert report["quarantined_lines"] == 0
+    verified = {name for name, file in report["files"].items() if file["verified"]}
+    assert verified == set(report["files"]) - {"entity2text.wikidata-substitute.txt"}
+
+
+@pytest.mark.benchmark_files
+def test_authors_candidates_of_fb15k_237(benchmarks, catalog):
+    made = catalog(
+        "fb15k_237_img",
+        benchmarks / "MKG" / "dataset" / "FB15k-237",
+        candidates="entity_texts",
+        on_unexpected_counts="report",
+    )
+    SequentialRunner().run(create_pipeline(), made)
+    report = made.load("ingestion_report")
+    assert report["unexpected_counts"] == {"entities": "14,951 instead of the published 14,541"}
+    assert report["entities_sharing_a_name"] == 519

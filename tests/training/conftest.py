@@ -1,0 +1,177 @@
+"""A world small enough to train on in seconds: 12 entities, 2 relations, pictures for half of them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
+from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
+
+_ENTITIES = 12
+_WORDS = [f"word{i}" for i in range(_ENTITIES)] + ["next", "mirror", "is", "the", "description", "of"]
+
+_ENTITY_MODELING = {
+    "epochs": 3,
+    "max_steps": None,
+    "batch_size": 4,
+    "gradient_accumulation": 1,
+    "learning_rates": {"": 0.05},
+    "weight_decay": 0.0,
+    "warmup_ratio": 0.0,
+    "max_length": 16,
+    "log_every": 1,
+    "evaluations_per_epoch": 1,
+    "prompt": None,
+    "initialization": None,
+    "encoding_batch_size": 5,
+}
+_FINETUNING = {
+    "epochs": 3,
+    "max_steps": None,
+    "batch_size": 4,
+    "gradient_accumulation": 1,
+    "learning_rates": {"": 0.003, "fusion": 0.01},
+    "weight_decay": 0.01,
+    "warmup_ratio": 0.1,
+    "max_length": 16,
+    "log_every": 2,
+    "evaluations_per_epoch": 2,
+    "patience": None,
+    "dev_queries": None,
+    "dev_batch_size": 3,
+    "prompt": None,
+    "item": None,
+    "shuffle": None,
+    "queries_per_entity": 2,
+    "loss": "cross_entropy",
+    "label_smoothing": 0.1,
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+    "loader_workers": 0,
+    "launch": {"processes": 1, "nodes": 1, "rendezvous": "localhost:0"},
+}
+
+
+@pytest.fixture
+def entity_modeling_values() -> dict:
+    """Parameters of stage 1, to be changed at will."""
+    return copy.deepcopy(_ENTITY_MODELING)
+
+
+@pytest.fixture
+def finetuning_values() -> dict:
+    """Parameters of stage 2, to be changed at will."""
+    return copy.deepcopy(_FINETUNING)
+
+
+@pytest.fixture(scope="session")
+def text_tower(tmp_path_factory) -> Path:
+    """Folder of a two-layer BERT with its tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tower")
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]) + "\n")
+    tokenizer = BertTokenizer(str(vocabulary))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_parameters(text_tower) -> dict:
+    """Parameters of the tiny model."""
+    return {
+        "text_tower": str(text_tower),
+        "vision_tower": None,
+        "vision_config": {
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+        "attention": "sdpa",
+        "config": {"num_fusion_layers": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def tables() -> dict[str, pd.DataFrame]:
+    """Entities, relations, triples and queries of a ring: ``next`` goes round, ``mirror`` across."""
+    entities = pd.DataFrame(
+        {
+            "entity": [f"e{i}" for i in range(_ENTITIES)],
+            "name": [f"Entity {i}" for i in range(_ENTITIES)],
+            "text": [f"word{i}" for i in range(_ENTITIES)],
+            "text_source": "short",
+        }
+    )
+    relations = pd.DataFrame({"relation": ["next", "mirror"], "text": ["next", "mirror"]})
+    ring = np.arange(_ENTITIES)
+    triples = pd.DataFrame(
+        {
+            "head": np.tile(ring, 2),
+            "relation": np.repeat([0, 1], _ENTITIES),
+            "tail": np.concatenate([(ring + 1) % _ENTITIES  , _ENTITIES - 1 - ring]),
+            "split": "train",
+        }
+    ).astype({"head": "int32", "relation": "int32", "tail": "int32"})
+    triples.loc[[1, 15], "split"] = "dev"
+    triples.loc[[4, 20], "split"] = "test"
+    return {
+        "entities": entities,
+        "relations": relations,
+        "triples": triples,
+        "queries": group_queries(triples),
+    }
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory) -> Path:
+    """Visual store in which every second entity has one or two pictures."""
+    work = tmp_path_factory.mktemp("store")
+    writer = VisualStoreWriter(work, {"full": RoleLayout(16, 2)}, _ENTITIES, "tiny")
+    rng = np.random.default_rng(0)
+    for owner in range(0, _ENTITIES, 2):
+        pictures = {
+            slot: (f"{owner}-{slot}", rng.integers(0, 255, (3, 16, 16), dtype=np.uint8))
+            for slot in range(1 + owner % 4 // 2)
+        }
+        writer.append(owner, pictures, None)
+    return writer.finish()
+
+
+@pytest.fixture(scope="session")
+def entity_model(tmp_path_factory, tables, store_folder, model_parameters) -> Path:
+    """Model folder of stage 1."""
+    from mkgformer_kedro.training.entity_modeling import model_entities
+    from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters
+
+    folder, _ = model_entities(
+        tables["entities"],
+        tables["relations"],
+        store_folder,
+        tmp_path_factory.mktemp("stage1"),
+        ModelParameters(**model_parameters),
+        EntityModelingParameters(**_ENTITY_MODELING),
+        "corrected",
+        seed=0,
+    )
+    return folder
