@@ -40,7 +40,7 @@ def queries_of(test: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def random_graph(seed: int, *, levels: int = 6, num_entities: int = 23) -> Graph:
+def _random_graph(seed: int, *, levels: int, num_entities: int = 23) -> Graph:
     """A graph with dense relations, so that filtering and ties matter.
 
     ``levels`` is the number of different score values: few levels, many ties.
@@ -62,4 +62,10 @@ def random_graph(seed: int, *, levels: int = 6, num_entities: int = 23) -> Graph
 
 @pytest.fixture(params=[2, 6, 10_000], ids=["many ties", "some ties", "hardly any ties"])
 def graph(request: pytest.FixtureRequest) -> Graph:
-    return random_graph(seed=7, levels=request.param)
+    return _random_graph(seed=7, levels=request.param)
+
+
+@pytest.fixture(scope="session")
+def one_graph() -> Graph:
+    """The same graph for all tests that only read what was made from it."""
+    return _random_graph(seed=3, levels=50)

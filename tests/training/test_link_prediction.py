@@ -85,16 +85,10 @@ def run(tmp_path, tables, entity_model, store_folder, finetuning_values):
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
-def test_it_learns(run, tables, loss):
+def test_it_learns(run, loss):
     work, curve = run(epochs=25, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
     losses = curve["loss"].dropna()
     assert losses.iloc[-1] < 0.75 * losses.iloc[0]
-    predictor = LinkPredictor(work / "model")
-    best = [
-        predictor.answer(f"e{head}", "mirror")["entity"].iloc[0] for head in (0, 1, 2, 4, 5)
-    ]
-    right = sum(answer == f"e{11 - head}" for head, answer in zip((0, 1, 2, 4, 5), best, strict=True))
-    assert right >= 4
     assert not (work / "checkpoints").exists()
 
 

@@ -246,6 +246,7 @@ def training_arguments(
         restore_callback_states_from_checkpoint=True,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
         disable_tqdm=not sys.stderr.isatty(),

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import base64
+import io
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from mkgformer_kedro.evaluation.report import (
+    curve_figure,
+    format_number,
+    hits_figure,
+    inline_svg,
+    render_page,
+    thumbnail,
+)
+
+CURVE = pd.DataFrame({"step": [1, 2, 3], "loss": [0.9, 0.5, 0.4], "dev_mrr": [np.nan, 0.1, np.nan]})
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.31249, 3, "0.312"),
+        (14541, 0, "14\u202f541"),
+        (1234567.25, 1, "1\u202f234\u202f567.2"),
+        (float("nan"), 3, "–"),
+    ],
+)
+def test_numbers(value, digits, text):
+    assert format_number(value, digits) == text
+
+
+def test_a_thumbnail_is_a_small_jpeg_of_the_picture():
+    pixels = np.zeros((3, 224, 448), dtype=np.uint8)
+    pixels[0] = 200
+    uri = thumbnail(pixels)
+    head, body = uri.split(",")
+    assert head == "data:image/jpeg;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(body)))
+    assert picture.size == (96, 48)
+    red, green, blue = picture.getpixel((50, 20))
+    assert red > 190
+    assert max(green, blue) < 10
+
+
+def test_figures_are_well_formed_described_and_drawn_in_the_pages_colours():
+    figure = hits_figure({"a & <b>": np.array([1.0, 3.0]), "c": np.array([2.5, 90.0])})
+    drawing = inline_svg(figure, 'Lines of "a & <b>"')
+    root = ET.fromstring(drawing)  # noqa: S314 (drawn a line above)
+    assert root.get("aria-label") == 'Lines of "a & <b>"'
+    assert root.get("viewBox")
+    assert root.get("width") is None
+    assert "var(--series-1)" in drawing
+    assert "var(--series-2)" in drawing
+    assert "#0b5cad" not in drawing
+    assert "a &amp; &lt;b&gt;" in drawing
+
+
+def test_figures_repeat_to_the_byte():
+    panels = {"Loss": "loss", "Dev MRR": "dev_mrr"}
+    first, second = (
+        inline_svg(curve_figure(CURVE, panels, x="step"), "Training") for _ in range(2)
+    )
+    assert first == second
+
+
+def test_the_hits_curve_passes_through_the_hits():
+    (line,) = hits_figure({"model": np.array([1.0, 1.0, 2.5, 10.0])}).axes[0].lines
+    share = dict(zip(*line.get_data(), strict=True))
+    assert (share[1], share[2], share[3], share[10]) == (0.5, 0.5, 0.75, 1.0)
+
+
+def test_a_curve_draws_what_was_logged():
+    figure = curve_figure(CURVE, {"Loss": "loss", "Dev MRR": "dev_mrr"}, x="step")
+    points = [axis.lines[0].get_xydata().tolist() for axis in figure.axes]
+    assert points == [[[1, 0.9], [2, 0.5], [3, 0.4]], [[2, 0.1]]]
+
+
+def test_a_page_with_a_missing_variable_is_an_error():
+    with pytest.raises(UndefinedError, match="data_set"):
+        render_page("link_prediction.html.j2", {})

@@ -1,0 +1,37 @@
+"""Batches for scoring: pictures once per entity, neighbours together."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.training.queries import Queries
+from mkgformer_kedro.training.scoring import picture_inputs, scoring_order
+
+
+def test_pictures_of_an_entity_are_read_once(store_folder):
+    entity = np.array([4, 1, 2, 4, 4, 3])
+    inputs = picture_inputs(VisualStore(store_folder), entity)
+    assert inputs["pixel_values"].shape == (2, 2, 3, 16, 16)
+    assert inputs["picture_mask"].shape == (2, 2)
+    assert inputs["picture_index"].tolist() == [1, -1, 0, 1, 1, -1]
+
+
+def test_without_pictures_nothing_is_read(store_folder):
+    assert picture_inputs(VisualStore(store_folder), np.array([1, 3])) == {}
+    assert picture_inputs(None, np.array([0, 2])) == {}
+
+
+@pytest.mark.parametrize("rows", [np.arange(6), np.array([5, 1, 3])])
+def test_queries_of_one_entity_are_neighbours(rows):
+    entity = np.array([0, 1, 0, 1, 2, 2])
+    queries = Queries(np.ones(6, bool), entity, np.zeros(6, int), None, None)
+    prompts = SimpleNamespace(query_lengths=lambda entity, relation: np.array([9, 5, 7])[entity])
+    order = scoring_order(queries, rows, prompts)
+    assert sorted(order) == sorted(rows)
+    changes = sum(a != b for a, b in pairwise(entity[order]))
+    assert changes == len(set(entity[rows])) - 1
+    lengths = np.array([9, 5, 7])[entity[order]]
+    assert (np.diff(lengths) >= 0).all()
