@@ -69,7 +69,8 @@ def test_without_pictures_equals_the_text_tower(tiny):
 
     nobody_looks = {**tiny.pictures(2), "picture_index": torch.full((4,), -1)}
     all_masked = {**tiny.pictures(4), "picture_mask": torch.zeros(4, tiny.slots, dtype=torch.bool)}
-    for pictures in ({}, nobody_looks, all_masked):
+    no_rows = {**tiny.pictures(0), "picture_index": torch.full((4,), -1)}
+    for pictures in ({}, nobody_looks, all_masked, no_rows):
         assert torch.equal(states_of(model, **texts, **pictures), expected)
 
 
@@ -165,9 +166,16 @@ def heads(states, num_heads):
 @torch.no_grad()
 def test_prefix_guided_interaction_equals_its_lambda_form(tiny):
     model = tiny.model()
-    fusion_layer, layer = model.mkgformer.fusion_layers[0], model.mkgformer.vision_model.encoder.layers[2]
+    fusion_layer, layer = (
+        model.mkgformer.fusion_layers[0],
+        model.mkgformer.vision_model.encoder.layers[2],
+    )
     attention = layer.self_attn
-    visual, text_key, text_value = torch.randn(3, 5, 32), torch.randn(3, 6, 32), torch.randn(3, 6, 32)
+    visual, text_key, text_value = (
+        torch.randn(3, 5, 32),
+        torch.randn(3, 6, 32),
+        torch.randn(3, 6, 32),
+    )
 
     normed = layer.layer_norm1(visual)
     query, key, value = (
@@ -213,26 +221,29 @@ def test_similarity_scale(tiny, scaled):
     assert fusion_layer.scale == (32**-0.5 if scaled else 1.0)
 
 
+@pytest.mark.parametrize(("source", "number"), [("same_layer", 3), ("previous_layer", 2)])
 @torch.no_grad()
-def test_prefix_of_the_previous_layer(tiny):
-    """The two prefixes agree where a pair's text layer is a copy of the one below it."""
-    models = [tiny.model(prefix_source=source) for source in ("same_layer", "previous_layer")]
-    texts, pictures = tiny.texts(), tiny.pictures(4)
-    same, previous = (states_of(model, **texts, **pictures) for model in models)
-    assert (same - previous).abs().max() > 1e-3
+def test_prefix_source(tiny, source, number):
+    """The prefix is what the text layer of that number computes from its own input."""
+    model = tiny.model(prefix_source=source).mkgformer
+    seen = {}
+    model.fusion_layers[1].register_forward_pre_hook(
+        lambda _, args: seen.update(layer_input=args[0])
+    )
+    model.fusion_layers[0].register_forward_pre_hook(
+        lambda _, args: seen.update(input_below=args[0])
+    )
+    read_prefix = model.fusion_layers[1].read_prefix
+    model.fusion_layers[1].read_prefix = lambda *args: (
+        seen.update(prefix=args[2:4]) or read_prefix(*args)
+    )
 
-    model = tiny.model(prefix_source="previous_layer", num_fusion_layers=1).mkgformer
-    below, layer = model.text_model.encoder.layer[2], model.text_model.encoder.layer[3]
-    seen = []
-    model.fusion_layers[0].register_forward_pre_hook(lambda _, args: seen.extend(args[2]))
-    inputs_of_below = []
-    below.register_forward_pre_hook(lambda _, args: inputs_of_below.append(args[0]))
-    model(**texts, **pictures)
+    model(**tiny.texts(), **tiny.pictures(4))
 
-    attention = below.attention.self
-    close(seen[0], attention.key(inputs_of_below[0]))
-    close(seen[1], attention.value(inputs_of_below[0]))
-    assert layer is not below
+    source_input = seen["layer_input"] if source == "same_layer" else seen["input_below"]
+    attention = model.text_model.encoder.layer[number].attention.self
+    close(seen["prefix"][0], attention.key(source_input))
+    close(seen["prefix"][1], attention.value(source_input))
 
 
 # Towers
@@ -335,6 +346,7 @@ def test_uint8_equals_normalised_floats(tiny):
 @pytest.mark.parametrize("fields", [{}, {"vision": OTHER_TOWER}])
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_attention_implementations_agree(tiny, attention, preset, fields):
     texts, pictures = tiny.texts(), tiny.pictures(3)
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]]).bool()
@@ -346,7 +358,8 @@ def test_attention_implementations_agree(tiny, attention, preset, fields):
     }
     expected = states_of(tiny.model(preset, **fields), **inputs)
 
-    actual = states_of(tiny.model(preset, attention=attention, **fields), **inputs)
+    with torch.compiler.set_stance("force_eager"):  # compiling flex attention takes minutes
+        actual = states_of(tiny.model(preset, attention=attention, **fields), **inputs)
 
     close(real(actual, texts), real(expected, texts))
 
@@ -370,7 +383,7 @@ def test_checkpointed_gradients_are_the_plain_ones(tiny, preset, use_reentrant):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
 
     for name, gradient in gradients[0].items():
-        assert torch.equal(gradients[1][name], gradient), name
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_every_parameter_gets_a_gradient(tiny, tmp_path):
@@ -503,7 +516,7 @@ def test_graph_tokens(tiny):
     embeddings = model.get_input_embeddings().weight
     assert torch.equal(embeddings[: len(before)], before)
     assert len(embeddings) == len(before) + 13 == model.config.text_config.vocab_size
-    assert embeddings[len(before) :].std() == pytest.approx(0.02, rel=0.2)
+    assert embeddings[len(before) :].std().item() == pytest.approx(0.02, rel=0.2)
     assert model.config.entity_token_start == len(before)
     assert model.config.relation_token_start == len(before) + 11
     assert model(**tiny.texts()).logits.shape == (4, 11)
@@ -690,4 +703,7 @@ def test_text_tower_configs_are_shared(tiny):
 
     model.set_attn_implementation("eager")
 
-    assert model.mkgformer.vision_model.encoder.layers[0].self_attn.config._attn_implementation == "eager"
+    assert (
+        model.mkgformer.vision_model.encoder.layers[0].self_attn.config._attn_implementation
+        == "eager"
+    )

@@ -57,9 +57,7 @@ def test_masked_pictures_are_the_zero_pictures_of_the_golden_vectors(inputs, gol
     }
     model = load_reference_checkpoint(WEIGHTS, CONFIG)
 
-    assert_matches(
-        model, {**inputs, **noisy, "picture_mask": torch.cat(masks, dim=1)}, golden
-    )
+    assert_matches(model, {**inputs, **noisy, "picture_mask": torch.cat(masks, dim=1)}, golden)
 
 
 def test_saved_model_still_matches(inputs, golden, tmp_path):
@@ -109,7 +107,7 @@ def test_misfits_are_listed(tmp_path):
 
 
 def test_unsupported_task():
-    with pytest.raises(ValueError, match="'entity_recognition'.*'link_prediction'"):
+    with pytest.raises(ValueError, match=r"'entity_recognition'.*'link_prediction'"):
         load_reference_checkpoint(WEIGHTS, {"task": "entity_recognition"})
 
 

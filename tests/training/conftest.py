@@ -14,7 +14,14 @@ from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 
 _ENTITIES = 12
-_WORDS = [f"word{i}" for i in range(_ENTITIES)] + ["next", "mirror", "is", "the", "description", "of"]
+_WORDS = [f"word{i}" for i in range(_ENTITIES)] + [
+    "next",
+    "mirror",
+    "is",
+    "the",
+    "description",
+    "of",
+]
 
 _ENTITY_MODELING = {
     "epochs": 3,
@@ -129,7 +136,7 @@ def tables() -> dict[str, pd.DataFrame]:
         {
             "head": np.tile(ring, 2),
             "relation": np.repeat([0, 1], _ENTITIES),
-            "tail": np.concatenate([(ring + 1) % _ENTITIES  , _ENTITIES - 1 - ring]),
+            "tail": np.concatenate([(ring + 1) % _ENTITIES, _ENTITIES - 1 - ring]),
             "split": "train",
         }
     ).astype({"head": "int32", "relation": "int32", "tail": "int32"})

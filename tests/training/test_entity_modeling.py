@@ -95,16 +95,12 @@ def test_only_entity_embeddings_change(
 
     changed = {
         name
-        for (name, old), new in zip(
-            before.named_parameters(), after.parameters(), strict=True
-        )
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
         if not torch.equal(old, new)
     }
     assert len(changed) == 1
     assert "word_embeddings" in changed.pop()
     start = after.config.entity_token_start
-    moved = (
-        before.get_input_embeddings().weight != after.get_input_embeddings().weight
-    ).any(dim=1)
+    moved = (before.get_input_embeddings().weight != after.get_input_embeddings().weight).any(dim=1)
     assert np.flatnonzero(moved.numpy()).tolist() == list(range(start, start + 12))
     assert not (tmp_path / "long" / "checkpoints").exists()

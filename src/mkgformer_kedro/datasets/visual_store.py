@@ -129,6 +129,13 @@ class VisualStore:
             start += layout.count
         return {**inputs, "picture_mask": np.asarray(slots >= 0)}
 
+    def pictures(self, owner: int) -> list[NDArray[np.uint8]]:
+        """The pictures of one owner in slot order, each uint8 ``(3, size, size)``."""
+        inputs = self.read([owner])
+        mask = inputs.pop("picture_mask")[0]
+        slots = [pixels for pictures in inputs.values() for pixels in pictures[0]]
+        return [pixels for pixels, present in zip(slots, mask, strict=True) if present]
+
     def _read_header(self) -> dict[str, Any]:
         try:
             header = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))

@@ -37,8 +37,6 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_mkgformer import PICTURE_ROLES, MKGformerConfig
 
-logger = logging.get_logger(__name__)
-
 # An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
 _HEAD_INIT_SCALE = 0.1
 
@@ -181,16 +179,16 @@ def _attend(
     return context.flatten(2)
 
 
-def _keep_untrained(module: nn.Module) -> None:
+def _keep_untrained(module: nn.Module, *names: str) -> None:
     """Turn parameters that no loss reaches into buffers.
 
     They keep their names in checkpoints, but neither the optimiser nor gradient synchronisation
     waits for them. (`requires_grad_(False)` would not outlive `from_pretrained`.)
     """
-    for owner in module.modules():
-        for name, parameter in list(owner.named_parameters(recurse=False)):
-            delattr(owner, name)
-            owner.register_buffer(name, parameter.detach())
+    for name in names:
+        value = getattr(module, name).detach()
+        delattr(module, name)
+        module.register_buffer(name, value)
 
 
 class MKGformerFusionLayer(GradientCheckpointingLayer):
@@ -224,7 +222,8 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         self,
         text_states: Tensor,
         visual_states: Tensor,
-        prefix: tuple[Tensor, Tensor] | None,
+        prefix_key: Tensor | None,
+        prefix_value: Tensor | None,
         *,
         text_layer: BertLayer,
         vision_layer: CLIPEncoderLayer,
@@ -233,13 +232,14 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         visual_mask: Tensor | None,
         rows: Tensor | None,
         picture_index: Tensor | None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run a pair of layers.
 
         Args:
             text_states: `(B, T, d_t)`.
             visual_states: `(P, V, d_v)`, or `(G, V, d_v)` with `picture_index`.
-            prefix: Keys and values of text, each `(B, T, d_t)`; None takes this layer's own.
+            prefix_key: Keys of the text, `(B, T, d_t)`; None takes this layer's own.
+            prefix_value: Values of the text, likewise.
             text_layer: Layer of the text tower.
             vision_layer: Layer of the vision tower.
             text_mask: Mask of the text self-attention.
@@ -249,8 +249,8 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             picture_index: `(P,)` row of `visual_states` that each of these examples sees.
 
         Returns:
-            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, and this layer's text keys and
-            values.
+            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, and the text keys and values of
+            this layer.
         """
         attention = text_layer.attention.self
         query = attention.query(text_states)
@@ -265,7 +265,8 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             dropout=attention.dropout.p,
         )
 
-        prefix_key, prefix_value = (key, value) if prefix is None else prefix
+        prefix_key = key if prefix_key is None else prefix_key
+        prefix_value = value if prefix_value is None else prefix_value
         visual_states = self.read_prefix(
             vision_layer,
             visual_states,
@@ -287,7 +288,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         else:
             hidden_states = hidden_states.index_add(0, rows, fused)
         hidden_states = text_layer.intermediate.intermediate_act_fn(hidden_states)
-        return text_layer.output(hidden_states, attention_output), visual_states, (key, value)
+        return text_layer.output(hidden_states, attention_output), visual_states, key, value
 
     def read_prefix(
         self,
@@ -344,6 +345,15 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: `_init_weights` keeps the rules of `transformers`.
+
+        For code outside the library `transformers` else passes over modules without parameters of
+        their own, and the initialisation of CLIP's attention and of the fusion would be lost.
+        """
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -504,13 +514,10 @@ class MKGformerModel(MKGformerPreTrainedModel):
         self.register_buffer("picture_shift", shift, persistent=False)
 
         # CLIP's pooled output is not used, nor what `visual_embeddings` leaves out.
-        _keep_untrained(self.vision_model.post_layernorm)
+        _keep_untrained(self.vision_model.post_layernorm, "weight", "bias")
         if config.visual_embeddings == "patches":
-            embeddings = self.vision_model.embeddings
-            _keep_untrained(embeddings.position_embedding)
-            class_embedding = embeddings.class_embedding.detach()
-            del embeddings.class_embedding
-            embeddings.register_buffer("class_embedding", class_embedding)
+            _keep_untrained(self.vision_model.embeddings, "class_embedding")
+            _keep_untrained(self.vision_model.embeddings.position_embedding, "weight")
 
         self.post_init()
 
@@ -524,8 +531,10 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
     def picture_normalization(self) -> tuple[Tensor, Tensor]:
         """Scale and shift `(channels, 1, 1)` that make CLIP's inputs of colours from 0 to 255."""
-        mean, std = torch.tensor(self.config.image_mean), torch.tensor(self.config.image_std)
-        return (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+        mean, std = self.config.image_mean, self.config.image_std
+        scale = torch.tensor([1 / (255 * s) for s in std])
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+        return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
 
     @can_return_tuple
     def forward(
@@ -604,10 +613,11 @@ class MKGformerModel(MKGformerPreTrainedModel):
         below = text_states
         for layer in text_layers[:-depth]:
             below, text_states = text_states, layer(text_states, text_mask)
-        prefix = None
-        if self.config.prefix_source == "previous_layer":
+        reads_previous_layer = self.config.prefix_source == "previous_layer"
+        prefix_key = prefix_value = None
+        if reads_previous_layer:
             attention = cast(BertLayer, text_layers[-depth - 1]).attention.self
-            prefix = attention.key(below), attention.value(below)
+            prefix_key, prefix_value = attention.key(below), attention.value(below)
 
         visual_states, visual_mask = self._embed_pictures(pictures)
         vision_config = self.vision_model.config
@@ -622,10 +632,11 @@ class MKGformerModel(MKGformerPreTrainedModel):
         for fusion_layer, text_layer, vision_layer in zip(
             self.fusion_layers, text_layers[-depth:], vision_layers[-depth:], strict=True
         ):
-            text_states, visual_states, own_prefix = fusion_layer(
+            text_states, visual_states, key, value = fusion_layer(
                 text_states,
                 visual_states,
-                prefix,
+                prefix_key,
+                prefix_value,
                 text_layer=text_layer,
                 vision_layer=vision_layer,
                 text_mask=text_mask,
@@ -635,8 +646,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 picture_index=picture_index,
             )
             picture_index = None  # from here on there is one row of visual states per example
-            if self.config.prefix_source == "previous_layer":
-                prefix = own_prefix
+            if reads_previous_layer:
+                prefix_key, prefix_value = key, value
         return text_states
 
     def _prefix_mask(
@@ -666,7 +677,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         given = self._check_pictures(batch_size, pixel_values, picture_mask, picture_index)
         if not self.config.mask_missing_pictures:
             return self._fill_missing_pictures(batch_size, given, picture_mask, picture_index)
-        if not given:
+        if not given or len(given[0]) == 0:
             return None
 
         if picture_index is None:
@@ -825,8 +836,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = BertPredictionHeadTransform(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
-        if config.text_pooler:
-            _keep_untrained(cast(nn.Module, self.mkgformer.text_model.pooler))
+        if (pooler := self.mkgformer.text_model.pooler) is not None:
+            _keep_untrained(pooler.dense, "weight", "bias")
         self.post_init()
 
     def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:

@@ -111,9 +111,7 @@ class LinkPredictor:
         Returns:
             A predictions table, see :mod:`mkgformer_kedro.evaluation.predictions`.
         """
-        order = scoring_order(
-            Queries.from_frame(queries), np.arange(len(queries)), self.prompts
-        )
+        order = scoring_order(Queries.from_frame(queries), np.arange(len(queries)), self.prompts)
         ordered = queries.iloc[order]
         scores = self._scores(ordered, with_pictures=with_pictures, progress=progress)
         return predict(ordered, scores, triples, known_offset=known_offset, top=top)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.training.parameters import ModelParameters
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.evaluation.link_prediction import LinkPredictionEvaluation
+
+logger = logging.getLogger(__name__)
+
+_CURVE_PANELS = {
+    "Training loss": "loss",
+    "Dev MRR": "dev_both.realistic.inverse_harmonic_mean_rank",
+}
 
 
 def rank_test_answers(
@@ -55,7 +68,6 @@ def rank_by_popularity(
     triples: pd.DataFrame,
     entities: pd.DataFrame,
     parameters: EvaluationParameters,
-    preset: str,
 ) -> pd.DataFrame:
     """Rank the test answers by how often train has them as answers of the relation.
 
@@ -71,39 +83,120 @@ def rank_by_popularity(
         popularity.score(test_queries.iloc[start : start + parameters.batch_size])
         for start in range(0, len(test_queries), parameters.batch_size)
     )
-    return predict(
-        test_queries, blocks, _split(triples, "test"), known_offset=parameters.offset(preset)
-    )
+    return predict(test_queries, blocks, _split(triples, "test"))
 
 
-def score_predictions(
+def report_link_prediction(
     predictions: pd.DataFrame,
     pictures_withheld: pd.DataFrame,
     popularity: pd.DataFrame,
     triples: pd.DataFrame,
-) -> dict[str, dict[str, float]]:
-    """Metrics of all predictions, keyed as PyKEEN names them.
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    visual_store: Path,
+    training_curve: pd.DataFrame,
+    ingestion_report: dict[str, Any],
+    coverage_report: dict[str, Any],
+    parameters: EvaluationParameters,
+    preset: str,
+    seed: int,
+) -> tuple[dict[str, Any], pd.DataFrame, Any, str]:
+    """Score the three predictions tables and write the report.
 
     Returns:
-        ``test`` holds every metric of the model. Beside it stand, for both directions and realistic
-        ranks: ``test_raw``, ``test_without_leaks`` (triples whose reverse is not in train; left
-        out where all have it), ``test_pictures_withheld`` and ``test_popularity``.
+        The metrics (key ``test``, with PyKEEN's keys under it, and what stands beside it), the
+        scores of all groups in one table, a figure of Hits@k, and the HTML page.
     """
-    from mkgformer_kedro.evaluation.metrics import ranking_metrics
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.evaluation.link_prediction import evaluate_link_prediction
+    from mkgformer_kedro.evaluation.link_prediction_report import (
+        Published,
+        choose_examples,
+        describe_examples,
+        render_link_prediction_report,
+    )
+    from mkgformer_kedro.evaluation.metrics import ranks_of
+    from mkgformer_kedro.evaluation.report import hits_figure
 
-    def headline(table: pd.DataFrame) -> dict[str, float]:
-        metrics = ranking_metrics(table)
+    store = VisualStore(visual_store)
+    evaluation = evaluate_link_prediction(
+        predictions,
+        pictures_withheld,
+        popularity,
+        _split(triples, "train"),
+        leak=_split(triples, "test")["leak"].to_numpy(),
+        has_pictures=store.has_pictures,
+        seed=seed,
+        resamples=parameters.resamples,
+    )
+    for verdict in (evaluation.popularity_verdict, evaluation.pictures_verdict):
+        logger.info(verdict.text)
+
+    chosen = choose_examples(
+        predictions,
+        store.has_pictures,
+        right=parameters.examples,
+        wrong=parameters.examples,
+        seed=seed,
+    )
+    texts = relations["text"].tolist()
+    page = render_link_prediction_report(
+        evaluation,
+        data_set=parameters.title,
+        relations=texts,
+        published=[Published(**result.model_dump()) for result in parameters.published],
+        curve=training_curve,
+        curve_panels=_CURVE_PANELS,
+        examples=describe_examples(chosen, entities, texts, store.pictures),
+        facts={
+            "Data": ingestion_report,
+            "Pictures": coverage_report,
+            "Run": {"preset": preset, "seed": seed},
+        },
+    )
+    figure = hits_figure(
+        {
+            "model": ranks_of(predictions),
+            "pictures withheld": ranks_of(pictures_withheld),
+            "popularity": ranks_of(popularity),
+        }
+    )
+    groups = pd.concat(
+        [_long(cut, table, relations) for cut, table in evaluation.groups.items()],
+        ignore_index=True,
+    )
+    return _metrics(evaluation), groups, figure, page
+
+
+def _metrics(evaluation: LinkPredictionEvaluation) -> dict[str, Any]:
+    def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in metrics.items() if key.startswith("both.realistic.")}
 
-    raw = predictions.drop(columns=["rank_optimistic", "rank_pessimistic", "candidates"])
-    leak = _split(triples, "test")["leak"].to_numpy()[predictions["triple"].to_numpy()]
-    metrics = {"test": ranking_metrics(predictions)}
-    metrics["test_raw"] = headline(raw.rename(columns=lambda name: name.removeprefix("raw_")))
-    if not leak.all():
-        metrics["test_without_leaks"] = headline(predictions[~leak])
-    metrics["test_pictures_withheld"] = headline(pictures_withheld)
-    metrics["test_popularity"] = headline(popularity)
+    model = evaluation.model
+    metrics = {
+        "test": model.scores.metrics,
+        "test_interval": {
+            key: interval._asdict() for key, interval in headline(model.scores.intervals).items()
+        },
+        "test_raw": headline(evaluation.raw),
+        "test_pictures_withheld": headline(evaluation.without_pictures.scores.metrics),
+        "test_popularity": headline(evaluation.popularity.scores.metrics),
+    }
+    if model.without_leaks is not None:
+        metrics["test_without_leaks"] = headline(model.without_leaks.metrics)
     return metrics
+
+
+def _long(cut: str, table: pd.DataFrame, relations: pd.DataFrame) -> pd.DataFrame:
+    """A table of groups with the group's name in one column, whatever it is cut by."""
+    if cut == "relation":
+        group = table["relation"].map(relations["relation"])
+    elif cut == "category":
+        group = table["category"].astype(str) + " " + table["direction"]
+    else:
+        group = table[cut].astype(str)
+    scores = table.loc[:, "count":]
+    return pd.concat([pd.DataFrame({"cut": cut, "group": group}), scores], axis=1)
 
 
 def _split(table: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from mkgformer_kedro.parameters import Parameters
@@ -15,12 +13,14 @@ class PublishedResult(Parameters):
     name: str
     metrics: dict[str, float]
     source: str
+    url: str = ""
     note: str = ""
 
 
 class EvaluationParameters(Parameters):
     """How test answers are ranked and reported."""
 
+    title: str
     batch_size: int = Field(ge=1)
     known_offset: float | None
     resamples: int = Field(ge=100)
@@ -32,7 +32,3 @@ class EvaluationParameters(Parameters):
         if self.known_offset is not None:
             return self.known_offset
         return -100.0 if preset == "faithful" else float("-inf")
-
-    def published_rows(self) -> list[dict[str, Any]]:
-        """Published results as plain values."""
-        return [result.model_dump() for result in self.published]

