@@ -1,4 +1,8 @@
-"""Kedro's project settings: how configuration of the environments is merged."""
+"""Kedro's project settings: what every run does, and how environments are merged."""
+
+from mkgformer_kedro.hooks import BadInputHooks
+
+HOOKS = (BadInputHooks(),)
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

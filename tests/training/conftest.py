@@ -1,4 +1,4 @@
-"""A world small enough to train on in seconds: 12 entities, 2 relations, pictures for half of them."""
+"""A world small enough to train on in seconds: 12 entities, half of them with pictures."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def model_parameters(text_tower) -> dict:
 
 @pytest.fixture(scope="session")
 def tables() -> dict[str, pd.DataFrame]:
-    """Entities, relations, triples and queries of a ring: ``next`` goes round, ``mirror`` across."""
+    """Tables of a ring of entities: ``next`` goes round, ``mirror`` across."""
     entities = pd.DataFrame(
         {
             "entity": [f"e{i}" for i in range(_ENTITIES)],

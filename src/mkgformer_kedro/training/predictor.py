@@ -48,7 +48,8 @@ class LinkPredictor:
                 Problem(
                     str(store_folder),
                     None,
-                    f"the store has {len(self.store)} owners, the model {len(self.entities)} entities",
+                    f"the store has {len(self.store)} owners, "
+                    f"the model {len(self.entities)} entities",
                     "Give the visual store that the model was trained with.",
                 )
             )

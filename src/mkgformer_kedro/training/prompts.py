@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 PromptForm = Literal["paper", "authors"]
 
-# {entity} is the entity's own token, {text} its description, {relation} the relation's text followed
-# by the relation's own token. "paper" is section 3 of arXiv:2205.02357; "authors" is what the
-# released code feeds, needed for its checkpoints.
+# {entity} is the entity's own token, {text} its description, {relation} the relation's text
+# followed by the relation's own token. "paper" is section 3 of arXiv:2205.02357; "authors" is what
+# the released code feeds, needed for its checkpoints.
 PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
     "paper": {
         "tail": ("[CLS]", "{entity}", "{text}", "[SEP]", "{relation}", "[SEP]", "[MASK]", "[SEP]"),
