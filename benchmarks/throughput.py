@@ -1,14 +1,14 @@
 """How fast link prediction trains and ranks, beside the same model run the authors' way.
 
-    python benchmarks/throughput.py                                     # the embedded sample
-    python benchmarks/throughput.py --env wn18_img --towers paper       # a benchmark, BERT-base and ViT-B/32
+    python benchmarks/throughput.py                                  # the embedded sample
+    python benchmarks/throughput.py --env wn18_img --towers paper    # BERT-base and ViT-B/32
 
 Both ways share one process, one set of weights and one data set, and take turns, so that whatever
 else the machine does meets both. They compute the same losses and the same ranks, which is checked
 before anything is timed; what differs is how much is computed to get there. ``README.md`` beside
 this file says what is measured and shows results.
 
-Letters in shapes: ``B`` examples, ``T`` text tokens, ``N`` entities, ``V`` tokens of the vocabulary.
+Letters in shapes: ``B`` examples, ``T`` text tokens, ``N`` entities, ``V`` words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), pictures_of_zeros=False)
 
 
 def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
-    """The ways that are timed in training, by name: both wholes, and each cause switched on alone."""
+    """The ways that training is timed in, by name: both wholes, and each cause alone."""
     ways = {"this project": OURS, "authors' way": AUTHORS}
     for field in fields(Way):
         if field.name != "single_precision" or mixed_precision:
@@ -226,7 +226,7 @@ def open_world(
         towers: ``trained`` takes the model of stage 1; ``paper`` makes an untrained one of the
             paper's size (BERT-base, ViT-B/32), since speed does not depend on weights.
         device: Where the model runs.
-        batch_size: Items per training batch; None for that of the environment.
+        batch_size: Items per batch in training and ranking; None for those of the environment.
         seed: Seed of everything random.
 
     Raises:
@@ -241,9 +241,12 @@ def open_world(
     catalog, parameters, name = conf["catalog"], conf["parameters"], conf["globals"]["dataset"]
 
     needed = ["entities", "relations", "queries", "pictures", "visual_store", "raw_pictures"]
-    needed += ["entity_model"] if towers == "trained" else []
+    stages = "ingestion,image_association"
+    if towers == "trained":
+        needed.append("entity_model")
+        stages += ",entity_modeling"
     paths = {entry: project / catalog[entry]["filepath"] for entry in needed}
-    command = "kedro run --pipeline link_prediction" + (f" --env {env}" if env else "")
+    command = f"kedro run --pipelines {stages}" + (f" --env {env}" if env else "")
     problems = [
         Problem(str(path), None, f"{entry} of {name} is missing", f"Run `{command}` first.")
         for entry, path in paths.items()
@@ -255,7 +258,9 @@ def open_world(
     finetuning = FinetuningParameters.model_validate(parameters["finetuning"])
     finetuning = finetuning.with_preset("finetuning", parameters["preset"])
     if batch_size is not None:
-        finetuning = finetuning.model_copy(update={"batch_size": batch_size})
+        finetuning = finetuning.model_copy(
+            update=dict.fromkeys(("batch_size", "dev_batch_size"), batch_size)
+        )
     store = VisualStore(paths["visual_store"])
     entities, relations = pd.read_parquet(paths["entities"]), pd.read_parquet(paths["relations"])
     torch.manual_seed(seed)
@@ -263,7 +268,7 @@ def open_world(
         model, tokenizer, _ = load_model_folder(paths["entity_model"])
     else:
         model, tokenizer = untrained_model(store, len(entities), len(relations))
-    # Untrained, the fusion adds nothing to the text; ways that differ in their pictures would agree.
+    # Untrained, the fusion adds nothing to the text, and no difference in pictures would show.
     for layer in model.mkgformer.fusion_layers:
         nn.init.normal_(layer.fusion_dense.weight, std=0.02)
     vocabulary = GraphVocabulary(entities, relations, finetuning.prompt, finetuning.max_length)
@@ -313,18 +318,27 @@ def items_per_epoch(world: World, way: Way) -> np.ndarray:
 
 
 def draw_batches(world: World, way: Way, epoch: int, count: int) -> list[np.ndarray]:
-    """The first batches of an epoch, which are a random sample of all."""
+    """Some batches of an epoch, spread evenly over its short and long prompts."""
+    lengths = world.prompts.query_lengths(world.queries.entity, world.queries.relation)
     sampler = QueryBatchSampler(
         items_per_epoch(world, way),
         world.queries.entity,
-        world.prompts.query_lengths(world.queries.entity, world.queries.relation),
+        lengths,
         batch_size=world.parameters.batch_size,
         queries_per_entity=1 if way.pictures_per_query else world.parameters.queries_per_entity,
         shuffle=True,
         seed=world.seed,
     )
     sampler.set_epoch(epoch)
-    return [np.array(batch) for batch in itertools.islice(sampler, count)]
+    batches = sorted(map(np.array, sampler), key=lambda batch: lengths[batch].max())
+    rng = np.random.default_rng([world.seed, epoch])
+    return [batches[place] for place in _spread(count, len(batches), rng)]
+
+
+def _spread(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` places out of ``size`` (or all of them) at equal distances from a random start."""
+    count = min(count, size)
+    return ((np.arange(count) + rng.random()) * size / count).astype(int)
 
 
 def collate(world: World, way: Way, rows: np.ndarray) -> dict[str, Tensor]:
@@ -428,9 +442,9 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
     ranks = []
     for start in range(0, len(answers), size):
         numbers, wanted = rows[positions[start : start + size]], answers[start : start + size]
-        inputs = on_device(collate(world, way, numbers), world.model.device)
-        inputs.pop("labels")
-        scores = entity_logits(world.model, inputs, way)
+        inputs = collate(world, way, numbers)
+        del inputs["labels"]
+        scores = entity_logits(world.model, on_device(inputs, world.model.device), way)
         for row, (number, answer) in enumerate(zip(numbers, wanted, strict=True)):
             others = [other for other in world.queries.known[number].tolist() if other != answer]
             scores[row, others] = -torch.inf
@@ -539,17 +553,18 @@ def measure(
     """Time jobs that take turns: A B C A B C.
 
     Args:
-        jobs: By name, a function that prepares the job of a round (unmeasured) and returns how many
-            items it handles and the call to time. The first is the one others are compared with.
+        jobs: By name, a function that prepares the job of a round (unmeasured; round 0 warms up)
+            and returns how many items it handles and the call to time. The first is the one that
+            others are compared with.
         totals: Items of the whole of each job.
         answers: Triples and directions that the whole answers.
-        rounds: Measured rounds; one more goes before them to warm up.
+        rounds: Measured rounds.
         device: Device to wait for.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     peaks: dict[str, list[int | None]] = {name: [] for name in jobs}
     turns = list(itertools.product(range(rounds + 1), jobs))
-    for number, name in tqdm(turns, unit="run", disable=not sys.stderr.isatty()):
+    for number, name in tqdm(turns, unit="run"):
         items, job = jobs[name](number)
         with _PeakMemory(device) as memory:
             _synchronize(device)
@@ -583,7 +598,7 @@ def measure_training(
 
     def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
         set_up(model, way)
-        batches = draw_batches(world, way, number, steps)
+        batches = draw_batches(world, way, number, steps if number else 1)
         items = sum(len(batch) for batch in batches)
         return items, lambda: train(world, way, batches, optimizer, mixed_precision)
 
@@ -600,7 +615,9 @@ def measure_evaluation(world: World, rounds: int, blocks: int) -> dict[str, Meas
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
     model = world.model.eval()
     rng = np.random.default_rng(world.seed)
-    samples = [sample_test_blocks(world, blocks, rng) for _ in range(rounds + 1)]
+    samples = [
+        sample_test_blocks(world, blocks if number else 1, rng) for number in range(rounds + 1)
+    ]
 
     def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
         set_up(model, way)
@@ -620,11 +637,10 @@ def measure_evaluation(world: World, rounds: int, blocks: int) -> dict[str, Meas
 
 
 def sample_test_blocks(world: World, blocks: int, rng: np.random.Generator) -> np.ndarray:
-    """Query numbers of some blocks of the test split, drawn at random."""
+    """Query numbers of some blocks of the test split, spread evenly over it."""
     size = world.parameters.dev_batch_size
-    starts = np.arange(0, len(world.test_rows), size)
-    chosen = rng.choice(starts, min(blocks, len(starts)), replace=False)
-    return np.concatenate([world.test_rows[start : start + size] for start in chosen])
+    parts = np.split(world.test_rows, np.arange(size, len(world.test_rows), size))
+    return np.concatenate([parts[place] for place in _spread(blocks, len(parts), rng)])
 
 
 class _PeakMemory:
@@ -744,9 +760,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
     )
-    parser.add_argument("--batch-size", type=int, help="where not that of the environment")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
-    parser.add_argument("--steps", type=int, default=3, help="batches per round (default: 3)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="in training and in ranking; the environment's where left out",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
+    parser.add_argument("--steps", type=int, default=2, help="batches per round (default: 2)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
     parser.add_argument(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from hypothesis import settings
 # No test depends on how fast the machine is.
 settings.register_profile("mkgformer_kedro", deadline=None)
 settings.load_profile("mkgformer_kedro")
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
 
 GRAPH_FILES = {
     "train": "train.tsv",
@@ -63,3 +69,100 @@ def benchmarks() -> Path:
     if not folder:
         pytest.skip("MKGFORMER_BENCHMARKS does not name the folder of the benchmark files")
     return Path(folder)
+
+
+class Project:
+    """A copy of this project in a folder of its own, driven as a person drives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            # Where the copy's code, Kedro's environment and DVC's remote come from is under test.
+            if not name.startswith(("PYTHONPATH", "KEDRO_", "DVC_", "GIT_"))
+        } | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "OMP_NUM_THREADS": "1",
+            "DO_NOT_TRACK": "true",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc_site_cache"),
+            "DVC_GLOBAL_CONFIG_DIR": str(folder.parent / "no_dvc_config"),
+            "DVC_SYSTEM_CONFIG_DIR": str(folder.parent / "no_dvc_config"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
+            **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@example.org"),
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in the project; its output, errors included, is on ``stdout``."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command in the project, and see to it that it succeeds (or ``fails``)."""
+        process = self.start(*command)
+        output, _ = process.communicate()
+        assert bool(process.returncode) == fails, output
+        return output
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Replace a text that stands in a file exactly once."""
+        file = self.folder / path
+        text = file.read_text()
+        assert text.count(old) == 1, f"{old!r} is not exactly once in {path}"
+        file.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="session")
+def copy_project() -> Callable[[Path], Project]:
+    """Copy the project to a folder, its sample cut down to a graph that is learned in seconds."""
+
+    def copy(folder: Path) -> Project:
+        files = [".dvcignore", ".gitignore", ".telemetry", "dvc.yaml", "pyproject.toml"]
+        folders = ["conf", "scripts", "src", "data/01_raw/wordnet_emoji"]
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local", "images")
+        for name in folders:
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        for name in [*files, ".dvc/config", ".dvc/.gitignore"]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        for readme in (ROOT / "data/01_raw").glob("*/README.md"):
+            (folder / readme.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+            shutil.copy(readme, folder / readme.relative_to(ROOT))
+        _cut_sample(folder / "data/01_raw/wordnet_emoji")
+        project = Project(folder)
+        reduced = "conf/wordnet_emoji_ci/parameters_finetuning.yml"
+        project.replace(reduced, "max_steps: 12", "max_steps: 4")
+        project.replace(reduced, "log_every: 4", "log_every: 2")
+        return project
+
+    return copy
+
+
+def _cut_sample(folder: Path, triples: int = 20) -> None:
+    """Keep the first test and dev triples, and of the rest what touches their entities."""
+
+    def read(name: str) -> list[list[str]]:
+        return [line.split("\t") for line in (folder / name).read_text().splitlines()]
+
+    splits = {split: read(f"{split}.tsv")[:triples] for split in ("dev", "test")}
+    asked = {
+        entity for rows in splits.values() for head, _, tail in rows for entity in (head, tail)
+    }
+    splits["train"] = [row for row in read("train.tsv") if asked & {row[0], row[2]}]
+    kept = {entity for rows in splits.values() for head, _, tail in rows for entity in (head, tail)}
+    tables = {f"{split}.tsv": rows for split, rows in splits.items()}
+    for name in ("entities.txt", "entity2text.txt"):
+        tables[name] = [row for row in read(name) if row[0] in kept]
+    for name, rows in tables.items():
+        (folder / name).write_text("".join("\t".join(row) + "\n" for row in rows))
+    for pictures in (SAMPLE / "images").iterdir():
+        if pictures.name.removeprefix("n") in kept:
+            shutil.copytree(pictures, folder / "images" / pictures.name)

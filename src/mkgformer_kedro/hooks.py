@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import sys
+from pathlib import Path
 from types import TracebackType
 
-from kedro.config import OmegaConfigLoader
+import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.validation import ParameterValidationError
@@ -24,11 +25,13 @@ class BadInputHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Check the names of the parameters, which Kedro does only inside typed groups."""
         sys.excepthook = show_plainly
-        base = OmegaConfigLoader(
-            conf_source=context.config_loader.conf_source, base_env="base", default_run_env="base"
-        )
-        known = [*base["parameters"], *CATALOG_PARAMETERS]
-        unknown = [name for name in context.config_loader["parameters"] if name not in known]
+        loader = context.config_loader
+        # Every parameter stands in the base environment. (Plain YAML: a second config loader would
+        # take the place of the first behind ${globals:...}.)
+        base = (Path(loader.conf_source) / loader.base_env).glob("parameters*.yml")
+        known = [name for path in sorted(base) for name in yaml.safe_load(path.read_text()) or ()]
+        known += CATALOG_PARAMETERS
+        unknown = [name for name in loader["parameters"] if name not in known]
         if unknown:
             raise ParameterValidationError(
                 "\n".join(_unknown_parameter(name, known) for name in unknown)

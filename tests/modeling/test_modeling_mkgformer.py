@@ -570,7 +570,7 @@ def test_auto_classes(tiny, tmp_path):
 
 def test_weights_missing_from_a_checkpoint_are_initialised(tiny, tmp_path):
     """`from_pretrained` builds on the meta device: what `_init_weights` forgets is garbage."""
-    config = tiny.config(vision=OTHER_TOWER)
+    config = tiny.config(vision=OTHER_TOWER, fusion_init="zero")
     BertModel(config.text_config).save_pretrained(tmp_path)
 
     model = MKGformerForLinkPrediction.from_pretrained(tmp_path, config=config)
@@ -579,6 +579,11 @@ def test_weights_missing_from_a_checkpoint_are_initialised(tiny, tmp_path):
         assert tensor.device.type == "cpu", name
         assert tensor.is_floating_point() is False or tensor.abs().max() <= 5, name
     assert not model.entity_bias.any()
+    assert not any(layer.fusion_dense.weight.any() for layer in model.mkgformer.fusion_layers)
+    close(model.transform.dense.weight, 0.1 * torch.eye(32))
+    # CLIP's own rule: 24 ** -0.5
+    attention = model.mkgformer.vision_model.encoder.layers[0].self_attn
+    assert attention.out_proj.weight.std().item() == pytest.approx(0.204, rel=0.1)
     assert model(**tiny.texts(), **tiny.pictures(4)).logits.isfinite().all()
 
 

@@ -401,7 +401,7 @@ class MKGformerPreTrainedModel(PreTrainedModel):
             attn_implementation (`str`, *optional*):
                 `"sdpa"`, `"eager"` or `"flex_attention"`.
             overrides:
-                Further fields of [`MKGformerConfig`]; they go before the preset.
+                Further fields of [`MKGformerConfig`]; each overrides the preset.
 
         Raises:
             ValueError: A checkpoint is of another architecture or incomplete, a field does not

@@ -103,8 +103,8 @@ def build_model(
     tokenizer = AutoTokenizer.from_pretrained(text_tower)
     model = MKGformerForLinkPrediction.from_text_vision_pretrained(
         text_tower,
-        None if parameters.vision_tower is None else resolve_tower(parameters.vision_tower),
-        vision_config=parameters.vision_config,
+        parameters.vision_tower and resolve_tower(parameters.vision_tower),
+        vision_config=None if parameters.vision_tower else parameters.vision_config,
         preset=preset,
         attn_implementation=parameters.attention,
         picture_sizes={role: layout.size for role, layout in store.roles.items()},

@@ -44,7 +44,7 @@ class ModelParameters(Parameters):
 
     text_tower: str
     vision_tower: str | None
-    vision_config: dict[str, Any] | None
+    vision_config: dict[str, Any]
     attention: Literal["sdpa", "eager", "flex_attention"]
     config: dict[str, Any]
 

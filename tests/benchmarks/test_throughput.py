@@ -1,0 +1,331 @@
+"""Both ways of the benchmark compute the same; how long they take is not tested."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import BertTokenizer
+
+from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
+from mkgformer_kedro.datasets.visual_store import RoleLayout
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
+from mkgformer_kedro.pipelines.image_association.nodes import store_pictures
+from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
+from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
+from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
+
+PROJECT = Path(__file__).parents[2]
+SCRIPT = PROJECT / "benchmarks/throughput.py"
+ENTITIES = 12
+
+
+def load_script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[SCRIPT.stem] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+throughput = load_script()
+CAUSES = [name for name in throughput.LABELS if name != "pictures_of_zeros"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """What the stages leave of a graph of 12 entities, every second one with pictures."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(PROJECT / "conf/base", root / "conf/base")
+    environment = root / "conf/tiny"
+    environment.mkdir()
+    (environment / "globals.yml").write_text("dataset: tiny\nimages: data/01_raw/tiny/images\n")
+    (environment / "parameters_finetuning.yml").write_text(
+        "finetuning: {batch_size: 8, dev_batch_size: 5, max_length: 24, queries_per_entity: 4}\n"
+    )
+    tables, models = root / "data/02_intermediate/tiny", root / "data/06_models/tiny"
+    for folder in (tables, models, root / "data/05_model_input/tiny"):
+        folder.mkdir(parents=True)
+
+    texts = ["a " * (i % 5) + f"word{i}" for i in range(ENTITIES)]
+    ids = [f"e{i}" for i in range(ENTITIES)]
+    entities = pd.DataFrame({"entity": ids, "name": ids, "text": texts, "text_source": "short"})
+    relations = pd.DataFrame({"relation": ["next", "mirror"], "text": ["next", "mirror"]})
+    ring = np.arange(ENTITIES)
+    triples = pd.DataFrame(
+        {
+            "head": np.tile(ring, 3),
+            "relation": np.repeat([0, 0, 1], ENTITIES),
+            "tail": np.concatenate([(ring + 1) % 12, (ring + 2) % 12, 11 - ring]),
+            "split": np.tile(["train", "train", "test", "train", "train", "dev"], 6),
+        }
+    ).astype({"head": "int32", "relation": "int32", "tail": "int32"})
+    for name, table in (("entities", entities), ("relations", relations), ("triples", triples)):
+        table.to_parquet(tables / f"{name}.parquet", index=False)
+    group_queries(triples).to_parquet(root / "data/05_model_input/tiny/queries.parquet")
+
+    rng = np.random.default_rng(0)
+    for number in range(0, ENTITIES, 2):
+        folder = root / f"data/01_raw/tiny/images/e{number}"
+        folder.mkdir(parents=True)
+        for picture in range(1 + number % 3):
+            colours = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(colours).save(folder / f"{picture}.png")
+    parameters = ImageAssociationParameters(
+        slots={"full": {"size": 16, "count": 2}, "detection": {"size": 8, "count": 1}},
+        order="name",
+        owner_pattern="(.*)",
+        owner_replacement=r"\1",
+        borrow=None,
+        min_side=1,
+        max_pixels=10_000,
+        workers=1,
+    )
+    listing = PictureFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
+    pictures, store = store_pictures(
+        listing, entities, relations, triples, root / "work", parameters
+    )
+    pictures.to_parquet(tables / "pictures.parquet", index=False)
+    shutil.copytree(store, root / "data/04_feature/tiny/visual_store")
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = root / "vocab.txt"
+    words.write_text("\n".join([*special, "a", "next", "mirror", *(t.split()[-1] for t in texts)]))
+    tokenizer = BertTokenizer(str(words))
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = MKGformerForLinkPrediction(
+        MKGformerConfig(
+            text_config={
+                **sizes,
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": 32,
+                "initializer_range": 0.5,
+            },
+            vision_config={
+                **sizes,
+                "hidden_size": 8,
+                "intermediate_size": 16,
+                "image_size": 16,
+                "patch_size": 8,
+            },
+            num_fusion_layers=2,
+            picture_sizes={"full": 16, "detection": 8},
+            picture_counts={"full": 2, "detection": 1},
+            mask_token_id=tokenizer.mask_token_id,
+        )
+    )
+    model.add_graph_tokens(ENTITIES, len(relations))
+    torch.nn.init.normal_(model.entity_bias)
+    vocabulary = GraphVocabulary(entities, relations, "paper", 24)
+    save_model_folder(models / "entity_modeling", model, tokenizer, vocabulary)
+    return root
+
+
+@pytest.fixture(scope="module")
+def world(project):
+    return throughput.open_world(project, "tiny")
+
+
+def loss_and_gradients(world, way, rows):
+    world.model.eval().zero_grad()
+    throughput.set_up(world.model, way)
+    loss = throughput.batch_loss(world.model, throughput.collate(world, way, rows), way)
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in world.model.named_parameters()}
+
+
+class TestBothWaysAgree:
+    @pytest.mark.parametrize(
+        "way",
+        [*(throughput.Way(**{cause: True}) for cause in CAUSES), throughput.AUTHORS],
+        ids=[*CAUSES, "authors"],
+    )
+    def test_loss_and_gradients(self, world, way):
+        rows = throughput.draw_batches(world, way, 0, 1)[0]
+        ours, our_gradients = loss_and_gradients(world, throughput.OURS, rows)
+        loss, gradients = loss_and_gradients(world, way, rows)
+        torch.testing.assert_close(loss, ours)
+        torch.testing.assert_close(gradients, our_gradients, rtol=1e-4, atol=1e-6)
+
+    def test_ranks(self, world):
+        rows = world.test_rows
+        throughput.set_up(world.model.eval(), throughput.OURS)
+        ours = throughput.rank(world, throughput.OURS, rows)
+        throughput.set_up(world.model, throughput.AUTHORS)
+        authors = throughput.rank(world, throughput.AUTHORS, rows)
+        assert len(ours) == world.answers(rows) == 12
+        assert ours["rank_optimistic"].nunique() > 3
+        pd.testing.assert_series_equal(
+            ours["rank_optimistic"], authors["rank_optimistic"], check_dtype=False
+        )
+
+    def test_the_check_passes_and_counts(self, world):
+        agreement = throughput.check_agreement(world, world.test_rows)
+        assert agreement["ranks"] == agreement["ranks_equal"] == 12
+        assert len(agreement["loss_difference"]) == len(CAUSES) + 1  # fp32: one cause fewer
+
+    def test_the_check_notices_other_pictures(self, world, project):
+        pictures = pd.read_parquet(project / "data/02_intermediate/tiny/pictures.parquet")
+        pictures["path"] = pictures["path"].to_numpy()[::-1]
+        entities = pd.read_parquet(project / "data/02_intermediate/tiny/entities.parquet")["entity"]
+        images = project / "data/01_raw/tiny/images"
+        swapped = throughput.PictureFiles(
+            world.store, pictures, entities, images, world.model.config
+        )
+        with pytest.raises(AssertionError, match="authors' way: the loss differs"):
+            throughput.check_agreement(replace(world, files=swapped), world.test_rows)
+
+    def test_the_check_notices_other_ranks(self, world, monkeypatch):
+        right = throughput.rank
+
+        def rank(world, way, rows):
+            ranks = right(world, way, rows)[["rank_optimistic", "rank_pessimistic"]]
+            return ranks + (4 if way.item_per_triple else 0)
+
+        monkeypatch.setattr(throughput, "rank", rank)
+        with pytest.raises(AssertionError, match="a rank differs by 4"):
+            throughput.check_agreement(world, world.test_rows)
+
+    def test_pictures_of_zeros_are_another_model(self, world):
+        rows = world.train_rows[:8]
+        zeros = throughput.Way(pictures_of_zeros=True)
+        ours, _ = loss_and_gradients(world, throughput.OURS, rows)
+        other, _ = loss_and_gradients(world, zeros, rows)
+        everything = replace(throughput.AUTHORS, pictures_of_zeros=True)
+        authors, _ = loss_and_gradients(world, everything, rows)
+        assert not torch.isclose(ours, other)
+        torch.testing.assert_close(authors, other)
+
+
+class TestPictureFiles:
+    def test_they_hold_what_the_store_holds(self, world):
+        owners = np.arange(ENTITIES)
+        stored, decoded = world.store.read(owners), world.files.read(owners)
+        assert stored.keys() == decoded.keys()
+        np.testing.assert_array_equal(stored.pop("picture_mask"), decoded.pop("picture_mask"))
+        for name, pixels in stored.items():
+            restored = decoded[name] * world.files._std + world.files._mean
+            present = pixels.any(axis=(2, 3, 4))
+            assert present.any()
+            np.testing.assert_allclose(restored[present] * 255, pixels[present], atol=1e-3)
+            assert not decoded[name][~present].any()
+
+    def test_a_missing_file_is_named(self, project, tmp_path):
+        world = throughput.open_world(project, "tiny", images=tmp_path)
+        with pytest.raises(DataError, match=r"e0/0\.png.*--images"):
+            world.files.read([0])
+
+
+class TestBatches:
+    def test_an_epoch_answers_every_triple_once(self, world):
+        for way in (throughput.OURS, throughput.AUTHORS):
+            batches = throughput.draw_batches(world, way, 0, 1000)
+            seen = np.sort(np.concatenate(batches))
+            np.testing.assert_array_equal(seen, np.sort(throughput.items_per_epoch(world, way)))
+        assert len(throughput.items_per_epoch(world, throughput.AUTHORS)) == 48
+        assert world.answers(world.train_rows) == 48
+        assert len(world.train_rows) < 48
+
+    @pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 9), (9, 9), (20, 9)])
+    def test_places_are_distinct_and_evenly_spread(self, count, size):
+        for seed in range(20):
+            places = throughput._spread(count, size, np.random.default_rng(seed))
+            assert len(places) == min(count, size)
+            assert places[0] >= 0
+            assert places[-1] < size
+            assert (np.diff(places) >= size // min(count, size)).all()
+
+    def test_training_leaves_the_weights_as_they_are(self, world):
+        before = {name: p.detach().clone() for name, p in world.model.named_parameters()}
+        ways = throughput.ways_to_train(mixed_precision=True)
+        throughput.measure_training(world, ways, 1, 1, mixed_precision=True)
+        for name, parameter in world.model.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+
+
+class TestMeasure:
+    def test_rounds_take_turns_and_are_extrapolated(self, monkeypatch):
+        # Each reading of the clock is one second later, and "slow" reads it once more.
+        clock = itertools.count()
+        monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+        order = []
+
+        def job(name, items, reads):
+            def prepare(number):
+                order.append((number, name))
+                return items, lambda: [next(clock) for _ in range(reads)]
+
+            return prepare
+
+        result = throughput.measure(
+            {"quick": job("quick", 10, 0), "slow": job("slow", 4, 1)},
+            {"quick": 100, "slow": 200},
+            answers=200,
+            rounds=2,
+            device=torch.device("cpu"),
+        )
+        assert order == [(n, name) for n in range(3) for name in ("quick", "slow")]
+        assert result["quick"].seconds == [10.0, 10.0]
+        assert result["slow"].seconds == [100.0, 100.0]
+        summary = result["slow"].summary()
+        assert summary["ratio"] == 10.0
+        assert summary["items_per_second"] == summary["answers_per_second"] == 2.0
+        assert result["quick"].summary()["answers_per_second"] == 20.0
+
+    def test_precision_is_a_cause_only_where_it_differs(self):
+        label = f"+ {throughput.LABELS['single_precision']}"
+        assert label in throughput.ways_to_train(mixed_precision=True)
+        assert label not in throughput.ways_to_train(mixed_precision=False)
+
+
+class TestOpenWorld:
+    def test_missing_stages_are_named_with_the_command(self, project, tmp_path):
+        shutil.copytree(project / "conf", tmp_path / "conf")
+        with pytest.raises(DataError, match="--env tiny` first") as caught:
+            throughput.open_world(tmp_path, "tiny")
+        assert len(caught.value.problems) == 7
+
+    def test_the_untrained_model_has_the_papers_size(self):
+        store = SimpleNamespace(roles={"full": RoleLayout(64, 2), "detection": RoleLayout(32, 1)})
+        with torch.device("meta"):  # sizes without weights
+            model, tokenizer = throughput.untrained_model(store, 7, 2)
+        config = model.config
+        assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
+        assert (config.vision_config.patch_size, config.vision_config.hidden_size) == (32, 768)
+        assert config.picture_roles == ("full", "detection")
+        assert config.text_config.vocab_size == len(tokenizer) + 9
+
+
+def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
+    output = tmp_path / "speed.json"
+    options = ["--env", "tiny", "--project", str(project), "--device", "cpu", "--rounds", "1"]
+    throughput.main([*options, "--steps", "1", "--precision", "bf16", "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "tiny: 12 entities, 48 triples and directions" in printed
+    for label in throughput.LABELS.values():
+        assert label in printed
+    results = json.loads(output.read_text())
+    assert results["training"]["authors' way"]["items"] == 48
+    assert set(results["evaluation"]) == {"this project", "authors' way"}
+    assert results["settings"]["precision"].startswith("bfloat16")
+
+
+def test_the_command_says_what_to_run_first(project, tmp_path):
+    shutil.copytree(project / "conf", tmp_path / "conf")
+    with pytest.raises(SystemExit, match="entity_model of tiny is missing"):
+        throughput.main(["--env", "tiny", "--project", str(tmp_path)])

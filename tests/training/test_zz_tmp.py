@@ -1,0 +1,197 @@
+"""Stage 2 learns, is exact when resumed, and gives the same on two processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mkgformer_kedro.training.link_prediction import finetune, train_worker
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.predictor import LinkPredictor
+
+MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
+
+# A child process that dies of SIGKILL at a chosen moment of training.
+KILLED = """
+import json, os, signal, sys
+from mkgformer_kedro.training import link_prediction
+job, moment = json.load(open(sys.argv[1])), sys.argv[2]
+Trainer = link_prediction.LinkPredictionTrainer
+def die_when(due, name):
+    original = getattr(Trainer, name)
+    def method(self, *args, **kwargs):
+        if due(self.state.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+    setattr(Trainer, name, method)
+if moment == "step":
+    die_when(lambda step: step == 8, "training_step")
+elif moment == "checkpoint":
+    die_when(lambda step: step > 6, "_save_rng_state")
+elif moment == "evaluation":
+    die_when(lambda step: step > 6, "evaluate")
+link_prediction.train_worker(job)
+"""
+
+
+def job_of(work, tables, entity_model, store_folder, values):
+    work.mkdir(parents=True, exist_ok=True)
+    tables["queries"].to_parquet(work / "queries.parquet")
+    parameters = FinetuningParameters(**values).with_preset("finetuning", "corrected")
+    return {
+        "entity_model": str(entity_model),
+        "queries": str(work / "queries.parquet"),
+        "visual_store": str(store_folder),
+        "work_folder": str(work),
+        "parameters": parameters.model_dump(),
+        "attention": "sdpa",
+        "seed": 0,
+    }
+
+
+def weights_of(work):
+    return load_file(Path(work) / "model" / "model.safetensors")
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def run(tmp_path, tables, entity_model, store_folder, finetuning_values):
+    """Fine-tune with changed parameters; gives the work folder and the curve."""
+
+    def start(name="work", preset="corrected", **changes):
+        parameters = FinetuningParameters(**(finetuning_values | changes))
+        folder, curve = finetune(
+            entity_model,
+            tables["queries"],
+            store_folder,
+            tmp_path / name,
+            parameters,
+            "sdpa",
+            preset,
+            seed=0,
+        )
+        return folder.parent, curve
+
+    return start
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_it_learns(run, loss):
+    work, curve = run(epochs=25, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
+    losses = curve["loss"].dropna()
+    assert losses.iloc[-1] < 0.75 * losses.iloc[0]
+    assert not (work / "checkpoints").exists()
+
+
+def test_the_curve_has_losses_dev_scores_and_speed(run):
+    _, curve = run()
+    assert curve["step"].is_monotonic_increasing
+    logged = curve.dropna(subset=["loss"])
+    assert (logged["examples_per_second"] > 0).all()
+    assert logged["data_wait_share"].between(0, 1).all()
+    evaluated = curve.dropna(subset=[MRR])
+    assert len(evaluated) == 6
+    assert evaluated[MRR].between(0, 1).all()
+
+
+def test_the_last_step_is_evaluated_wherever_it_falls(run):
+    _, curve = run(max_steps=5, evaluations_per_epoch=2)
+    assert curve.dropna(subset=[MRR])["step"].tolist()[-1] == 5
+
+
+def test_the_best_dev_model_is_kept(run, tables, store_folder):
+    work, curve = run(epochs=6, learning_rates={"": 0.05})
+    dev = tables["queries"].query("split == 'dev'").drop(columns="split")
+    triples = tables["triples"].query("split == 'dev'").reset_index(drop=True)
+    ranks = LinkPredictor(work / "model", store_folder).rank(dev, triples)
+    mrr = (1 / ranks[["rank_optimistic", "rank_pessimistic"]].mean(axis=1)).mean()
+    assert mrr == pytest.approx(curve[MRR].max(), abs=1e-6)
+
+
+def test_patience_stops(run):
+    _, curve = run(epochs=30, learning_rates={"": 0.0}, patience=2)
+    assert curve[MRR].notna().sum() == 3
+
+
+def test_same_seed_same_weights_and_other_settings_start_anew(run):
+    first, _ = run("first")
+    again, _ = run("again")
+    assert_same_weights(weights_of(first), weights_of(again))
+    other, _ = run("first", epochs=1)
+    assert not torch.equal(
+        weights_of(other)["transform.dense.weight"], weights_of(again)["transform.dense.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"item": "triple"},
+        {"shuffle": False},
+        {"prompt": "authors"},
+        {"gradient_checkpointing": True},
+        {"gradient_accumulation": 2},
+        {"loader_workers": 1},
+        {"precision": "bf16"},
+        {"dev_queries": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_setting_trains(run, changes):
+    _, curve = run(epochs=1, **changes)
+    assert curve["loss"].notna().any()
+
+
+def test_faithful_preset_repeats_queries(run):
+    _, faithful = run("faithful", "faithful", epochs=1, log_every=1)
+    assert faithful["step"].max() == pytest.approx(len(faithful["step"].unique()))
+
+
+@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation"])
+def test_killed_and_run_again_it_ends_with_the_same_weights(
+    tmp_path, tables, entity_model, store_folder, finetuning_values, moment
+):
+    def job(name):
+        return job_of(tmp_path / name, tables, entity_model, store_folder, finetuning_values)
+
+    whole_curve = pd.DataFrame(train_worker(job("whole")))
+    killed = job("killed")
+    (tmp_path / "job.json").write_text(json.dumps(killed))
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "job.json"), moment],
+        capture_output=True,
+        check=False,
+    )
+    assert child.returncode == -9, child.stderr.decode()
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    assert list(checkpoints.glob("checkpoint-*/complete"))
+    assert not (tmp_path / "killed" / "model").exists()
+
+    curve = pd.DataFrame(train_worker(killed))
+    assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
+    pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
+    pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
+
+
+def test_two_processes_do_the_work_of_one(run, finetuning_values):
+    one, curve = run("one", batch_size=4, epochs=2, shuffle=False)
+    two, curve_of_two = run(
+        "two",
+        batch_size=2,
+        epochs=2,
+        shuffle=False,
+        launch=finetuning_values["launch"] | {"processes": 2},
+    )
+    assert curve_of_two["step"].max() == curve["step"].max()
+    pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR], atol=0.05)
+    for name, weight in weights_of(one).items():
+        print("DIFF", name, (weights_of(two)[name]-weight).abs().max().item())
