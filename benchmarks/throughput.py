@@ -245,7 +245,7 @@ def open_world(
     if towers == "trained":
         needed.append("entity_model")
         stages += ",entity_modeling"
-    paths = {entry: project / catalog[entry]["filepath"] for entry in needed}
+    paths = {entry: project / (catalog[entry]["filepath"] or ".") for entry in needed}
     command = f"kedro run --pipelines {stages}" + (f" --env {env}" if env else "")
     problems = [
         Problem(str(path), None, f"{entry} of {name} is missing", f"Run `{command}` first.")

@@ -80,7 +80,7 @@ class Project:
             name: value
             for name, value in os.environ.items()
             # Where the copy's code, Kedro's environment and DVC's remote come from is under test.
-            if not name.startswith(("PYTHONPATH", "KEDRO_", "DVC_", "GIT_"))
+            if not name.startswith(("PYTHON", "KEDRO_", "DVC_", "GIT_"))
         } | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",

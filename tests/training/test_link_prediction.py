@@ -109,7 +109,7 @@ def test_the_last_step_is_evaluated_wherever_it_falls(run):
 
 
 def test_the_best_dev_model_is_kept(run, tables, store_folder):
-    work, curve = run(epochs=6, learning_rates={"": 0.05})
+    work, curve = run(epochs=6, learning_rates={"default": 0.05})
     dev = tables["queries"].query("split == 'dev'").drop(columns="split")
     triples = tables["triples"].query("split == 'dev'").reset_index(drop=True)
     ranks = LinkPredictor(work / "model", store_folder).rank(dev, triples)
@@ -118,7 +118,7 @@ def test_the_best_dev_model_is_kept(run, tables, store_folder):
 
 
 def test_patience_stops(run):
-    _, curve = run(epochs=30, learning_rates={"": 0.0}, patience=2)
+    _, curve = run(epochs=30, learning_rates={"default": 0.0}, patience=2)
     assert curve[MRR].notna().sum() == 3
 
 

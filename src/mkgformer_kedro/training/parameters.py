@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -76,6 +76,13 @@ class OptimizationParameters(PresetParameters):
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
     prompt: Literal["paper", "authors"] | None
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _has_default(cls, rates: dict[str, float]) -> dict[str, float]:
+        if "default" not in rates:
+            raise ValueError("learning_rates needs the key 'default'")
+        return rates
 
 
 class EntityModelingParameters(OptimizationParameters):

@@ -37,8 +37,7 @@ class StageTrainer(Trainer):
 
     Args:
         batch_sampler: Gives lists of item numbers; has ``set_epoch``.
-        learning_rates: Learning rate by part of a parameter's name; the longest matching part
-            decides, the empty name matches all.
+        learning_rates: Learning rate by part of a parameter's name, see :func:`learning_rate_of`.
         **kwargs: As for :class:`transformers.Trainer`.
     """
 
@@ -182,17 +181,9 @@ class _ProgressLines(TrainerCallback):
 
 
 def learning_rate_of(name: str, learning_rates: dict[str, float]) -> float:
-    """Learning rate of the parameter ``name``: that of the longest key its name contains.
-
-    Raises:
-        ValueError: No key matches.
-    """
+    """Learning rate of a parameter: that of the longest key its name contains, or ``default``."""
     matching = [key for key in learning_rates if key in name]
-    if not matching:
-        raise ValueError(
-            f"No learning rate for the parameter {name}. Give one under the empty name ''."
-        )
-    return learning_rates[max(matching, key=len)]
+    return learning_rates[max(matching, key=len, default="default")]
 
 
 def training_arguments(
