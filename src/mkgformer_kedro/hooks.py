@@ -1,4 +1,4 @@
-"""What is added to every run: bad input ends it with its message, not with a page of traceback."""
+"""What is added to every run: bad input ends it with a message, an evaluation with its scores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,55 @@ from types import TracebackType
 import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.errors import DataError
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
+
+_COLUMNS = {
+    "MRR": "both.realistic.inverse_harmonic_mean_rank",
+    "Hits@1": "both.realistic.hits_at_1",
+    "Hits@3": "both.realistic.hits_at_3",
+    "Hits@10": "both.realistic.hits_at_10",
+    "mean rank": "both.realistic.arithmetic_mean_rank",
+}
+_ROWS = {
+    "model": "test",
+    "pictures withheld": "test_pictures_withheld",
+    "popularity baseline": "test_popularity",
+    "model, without leaking triples": "test_without_leaks",
+}
+
+
+class ScoreSummaryHooks:
+    """Ends a run that evaluated with a short table of scores and where the results lie."""
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Print the table."""
+        if not {"metrics", "report"} <= pipeline.all_outputs():
+            return
+        metrics = catalog.load("metrics")
+        width = max(len(label) for label, key in _ROWS.items() if key in metrics)
+        lines = ["Test scores (filtered, both directions)"]
+        lines.append(" " * width + "".join(f"{name:>11}" for name in _COLUMNS))
+        for label, key in _ROWS.items():
+            if key in metrics:
+                values = [metrics[key][column] for column in _COLUMNS.values()]
+                digits = [3] * (len(values) - 1) + [1]
+                lines.append(
+                    label.ljust(width)
+                    + "".join(f"{value:11.{n}f}" for value, n in zip(values, digits, strict=True))
+                )
+        report = Path(catalog["report"]._filepath)
+        if report.is_relative_to(Path.cwd()):
+            report = report.relative_to(Path.cwd())
+        lines.append(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
+        print("\n" + "\n".join(lines))
 
 
 class BadInputHooks:

@@ -1,8 +1,8 @@
 """Kedro's project settings: what every run does, and how environments are merged."""
 
-from mkgformer_kedro.hooks import BadInputHooks
+from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
 
-HOOKS = (BadInputHooks(),)
+HOOKS = (BadInputHooks(), ScoreSummaryHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -592,7 +592,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 attention_mask = torch.ones_like(input_ids)
             text_states = self._encode_fused(text_states, attention_mask, text_mask, pictures)
         else:
-            if self.training and torch.distributed.is_available():
+            if self.training:
                 text_states = self._reach_visual_parameters(text_states)
             for layer in self.text_model.encoder.layer:
                 text_states = layer(text_states, text_mask)
@@ -805,15 +805,14 @@ class MKGformerModel(MKGformerPreTrainedModel):
         return hidden_states, visual_mask
 
     def _reach_visual_parameters(self, text_states: Tensor) -> Tensor:
-        """Give visual parameters a gradient of zero in a batch without pictures.
+        """Make the gradient of visual parameters zero, not None, in a batch without pictures.
 
-        Processes that train together wait for the gradient of every parameter, and one of them may
-        meet a batch without any picture.
+        Processes that train together wait for the gradient of every parameter, and only one of
+        them may meet such a batch. Doing so in a single process too keeps the optimiser's steps
+        the same however many processes share a batch.
         """
-        if not torch.distributed.is_initialized():
-            return text_states
-        unused = [*self.vision_model.parameters(), *self.fusion_layers.parameters()]
-        reached = [parameter.flatten()[0] for parameter in unused if parameter.requires_grad]
+        visual = [*self.vision_model.parameters(), *self.fusion_layers.parameters()]
+        reached = [parameter.flatten()[0] for parameter in visual if parameter.requires_grad]
         return text_states + 0.0 * sum(reached)
 
 
