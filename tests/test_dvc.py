@@ -240,7 +240,7 @@ def test_a_changed_finetuning_parameter_runs_finetuning_and_what_follows(project
 
 
 @pytest.mark.whole_run
-def test_a_clone_that_pulls_rebuilds_nothing(project, copy_project):
+def test_a_clone_that_pulls_rebuilds_nothing(project):
     remote, clone = project.folder.parent / "remote", project.folder.parent / "clone"
     project.run("dvc", "remote", "add", "--default", "store", str(remote))
     project.run("dvc", "push")

@@ -162,6 +162,17 @@ class TestBothWaysAgree:
         torch.testing.assert_close(loss, ours)
         torch.testing.assert_close(gradients, our_gradients, rtol=1e-4, atol=1e-6)
 
+    def test_eager_attention_reaches_both_towers(self, world):
+        for way, kernel in ((throughput.AUTHORS, "eager"), (throughput.OURS, "sdpa")):
+            throughput.set_up(world.model, way)
+            base = world.model.mkgformer
+            for tower in (base.text_model, base.vision_model):
+                assert tower.config._attn_implementation == kernel
+                assert all(
+                    getattr(module, "config", tower.config)._attn_implementation == kernel
+                    for module in tower.modules()
+                )
+
     def test_ranks(self, world):
         rows = world.test_rows
         throughput.set_up(world.model.eval(), throughput.OURS)

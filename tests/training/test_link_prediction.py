@@ -1,6 +1,7 @@
 """Stage 2 learns, is exact when resumed, and gives the same on two processes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,10 +68,10 @@ def assert_same_weights(one, other):
 def run(tmp_path, tables, entity_model, store_folder, finetuning_values):
     """Fine-tune with changed parameters; gives the work folder and the curve."""
 
-    def start(name="work", preset="corrected", **changes):
+    def start(name="work", preset="corrected", model=entity_model, **changes):
         parameters = FinetuningParameters(**(finetuning_values | changes))
         folder, curve = finetune(
-            entity_model,
+            model,
             tables["queries"],
             store_folder,
             tmp_path / name,
@@ -182,16 +183,28 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
 
 
-def test_two_processes_do_the_work_of_one(run, finetuning_values):
-    one, curve = run("one", batch_size=4, epochs=2, shuffle=False)
+@pytest.fixture
+def without_dropout(tmp_path, entity_model):
+    """The model of stage 1 without dropout, whose masks differ between processes."""
+    folder = tmp_path / "without_dropout"
+    shutil.copytree(entity_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_two_processes_do_the_work_of_one(run, finetuning_values, without_dropout):
+    one, curve = run("one", model=without_dropout, batch_size=4, epochs=2, shuffle=False)
     two, curve_of_two = run(
         "two",
+        model=without_dropout,
         batch_size=2,
         epochs=2,
         shuffle=False,
         launch=finetuning_values["launch"] | {"processes": 2},
     )
     assert curve_of_two["step"].max() == curve["step"].max()
-    pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR], atol=0.05)
+    pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])
     for name, weight in weights_of(one).items():
-        torch.testing.assert_close(weights_of(two)[name], weight, atol=5e-3, rtol=0.05)
+        torch.testing.assert_close(weights_of(two)[name], weight, atol=1e-4, rtol=1e-3)

@@ -121,7 +121,17 @@ def add_graph_tokens(
     num_entities: int,
     num_relations: int,
 ) -> None:
-    """Append one token per entity, then one per relation, to tokenizer and model."""
+    """Append one token per entity, then one per relation, to tokenizer and model.
+
+    Raises:
+        ValueError: The text tower's vocabulary is not its tokenizer's.
+    """
+    vocab_size = model.config.text_config.vocab_size
+    if len(tokenizer) != vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size} embeddings. "
+            "Use a text tower whose vocabulary is that of its tokenizer."
+        )
     names = [f"[ENTITY_{i}]" for i in range(num_entities)]
     names += [f"[RELATION_{i}]" for i in range(num_relations)]
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])

@@ -52,7 +52,7 @@ class StageTrainer(Trainer):
         self._logged_at = time.perf_counter()
         self.remove_callback(PrinterCallback)
         self.add_callback(_EpochOrder(batch_sampler))
-        self.add_callback(_EvaluateAtEnd())
+        self.add_callback(_Milestones())
         if self.args.disable_tqdm:
             self.add_callback(_ProgressLines())
 
@@ -137,14 +137,18 @@ class _EpochOrder(TrainerCallback):
         self.batch_sampler.set_epoch(int(state.epoch))
 
 
-class _EvaluateAtEnd(TrainerCallback):
-    """Evaluate and save at the last step, wherever it falls."""
+class _Milestones(TrainerCallback):
+    """Evaluate and save at the last step, wherever it falls; log whenever a checkpoint is made.
+
+    A checkpoint does not hold the losses since the last line of the log, so a line must end there
+    for a resumed run to log what an uninterrupted one does.
+    """
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_log = True
             control.should_evaluate = args.eval_strategy != "no"
             control.should_save = True
+        control.should_log |= control.should_save
 
 
 class _ProgressLines(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -13,9 +13,6 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, reporting
 from mkgformer_kedro.pipelines.image_association.decoding import BROKEN
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +85,10 @@ def report_coverage(
     return report
 
 
-def draw_contact_sheet(
-    pictures: pd.DataFrame, visual_store: Path, entities: pd.DataFrame
-) -> Figure:
-    """Draw a sample of the store's pictures with the names of their entities."""
+def draw_contact_sheet(pictures: pd.DataFrame, visual_store: Path, entities: pd.DataFrame) -> Any:
+    """Draw a sample of the store's pictures with the names of their entities.
+
+    Returns:
+        A matplotlib figure. (Kedro resolves the annotations of nodes, and matplotlib is slow.)
+    """
     return reporting.contact_sheet(pictures, VisualStore(visual_store), entities)

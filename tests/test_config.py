@@ -1,0 +1,117 @@
+"""The configuration of every environment: complete, used, and checked before anything runs."""
+
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from kedro.framework.project import pipelines
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from mkgformer_kedro.hooks import CATALOG_PARAMETERS
+from mkgformer_kedro.parameters import Parameters
+
+CONF = Path(__file__).parents[1] / "conf"
+ENVIRONMENTS = sorted(path.name for path in CONF.iterdir() if path.name not in ("local",))
+ENVIRONMENTS = [name for name in ENVIRONMENTS if (CONF / name).is_dir()]
+LAYERS = {
+    "raw",
+    "intermediate",
+    "primary",
+    "feature",
+    "model_input",
+    "models",
+    "model_output",
+    "reporting",
+}
+
+
+def read(pattern, environment="base"):
+    """The YAML files of an environment that fit a pattern, by name."""
+    files = sorted((CONF / environment).glob(pattern))
+    return {path.name: yaml.safe_load(path.read_text()) or {} for path in files}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bootstrapped():
+    bootstrap_project(CONF.parent)
+
+
+@pytest.fixture(scope="module")
+def nodes(bootstrapped):
+    return [node for pipeline in pipelines.values() for node in pipeline.nodes]
+
+
+@pytest.fixture(scope="module")
+def names(nodes):
+    """Every dataset and parameter that some pipeline takes or makes."""
+    return {name for node in nodes for name in [*node.inputs, *node.outputs]}
+
+
+def test_every_dataset_is_in_the_catalog_and_every_entry_is_used(names):
+    entries = {name for file in read("catalog*.yml").values() for name in file}
+    datasets = {name for name in names if not name.startswith("param")}
+    assert {name for name in entries if not name.startswith("_")} == datasets
+
+
+def test_every_entry_has_a_known_layer():
+    for entries in read("catalog*.yml").values():
+        for name, entry in entries.items():
+            if not name.startswith("_"):
+                assert entry["metadata"]["kedro-viz"]["layer"] in LAYERS, name
+
+
+def test_every_parameter_stands_once_in_base_and_is_taken_by_a_node(names):
+    groups = [group for file in read("parameters*.yml").values() for group in file]
+    assert len(groups) == len(set(groups))
+    assert {f"params:{group}" for group in groups} == {n for n in names if n.startswith("params:")}
+
+
+def test_catalog_parameters_are_those_of_the_catalog():
+    text = "".join(path.read_text() for path in (CONF / "base").glob("catalog*.yml"))
+    assert all(f"${{runtime_params:{name}," in text for name in CATALOG_PARAMETERS)
+    assert text.count("${runtime_params:") == len(CATALOG_PARAMETERS)
+
+
+def test_every_group_of_parameters_is_typed(nodes):
+    """So that an unknown key stops the run before it begins, in whatever group it stands."""
+    groups = {
+        f"params:{name}"
+        for file in read("parameters*.yml").values()
+        for name, value in file.items()
+        if isinstance(value, dict)
+    }
+    for node in nodes:
+        hints = typing.get_type_hints(node.func)
+        arguments = zip(inspect.signature(node.func).parameters, node.inputs, strict=True)
+        for argument, name in arguments:
+            if name in groups:
+                assert issubclass(hints[argument], Parameters), f"{node.name}: {argument}"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_parameter_files_hold_no_interpolation(environment):
+    """``dvc exp run --set-param`` rewrites these files and would resolve it."""
+    for name in read("parameters*.yml", environment) | read("globals.yml", environment):
+        assert "${" not in (CONF / environment / name).read_text(), name
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_names_only_what_base_has(environment):
+    base = read("parameters*.yml")
+    for name, groups in read("parameters*.yml", environment).items():
+        assert groups.keys() <= base[name].keys(), name
+    assert (
+        read("globals.yml", environment)["globals.yml"].keys()
+        <= read("globals.yml")["globals.yml"].keys()
+    )
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_parameters_of_every_environment_are_valid(environment):
+    with KedroSession.create(project_path=CONF.parent, env=environment) as session:
+        context = session.load_context()
+        assert isinstance(context.params["finetuning"], Parameters)
+        assert {entry for entry in context.catalog.keys() if entry.startswith("_")} == set()

@@ -1,0 +1,151 @@
+"""Whole runs as a person starts them, on a copy of the project."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.whole_run
+
+CI = "wordnet_emoji_ci"
+RUN = (
+    "kedro", "run", "--pipelines", "link_prediction", "--env", CI, "--params",
+    "finetuning.max_steps=12,finetuning.batch_size=8,finetuning.evaluations_per_epoch=6",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, copy_project):
+    """A copy in which the whole pipeline has run once, uninterrupted."""
+    project = copy_project(tmp_path_factory.mktemp("runs") / "project")
+    project.run(*RUN)
+    return project
+
+
+def weights_of(project):
+    return (project.folder / f"data/06_models/{CI}/link_prediction/model.safetensors").read_bytes()
+
+
+def last_line(output):
+    return output.rstrip().splitlines()[-1]
+
+
+def test_a_run_leaves_scores_predictions_and_a_report(project):
+    reporting = project.folder / f"data/08_reporting/{CI}/link_prediction"
+    metrics = json.loads((reporting / "metrics.json").read_text())
+    assert metrics["test"]["both.realistic.count"] == 40
+    assert 0 < metrics["test"]["both.realistic.hits_at_10"] <= 1
+    assert {"test_popularity", "test_pictures_withheld"} <= metrics.keys()
+    assert "</html>" in (reporting / "index.html").read_text()
+    output = project.folder / f"data/07_model_output/{CI}/link_prediction"
+    assert len(pd.read_parquet(output / "predictions.parquet")) == 40
+    assert not list(project.folder.glob("data/**/*.tmp")), "half-written files are left behind"
+
+
+def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(project, tmp_path):
+    killed = type(project)(tmp_path / "project")
+    shutil.copytree(project.folder, killed.folder, ignore=shutil.ignore_patterns("0[2-8]_*"))
+    process = killed.start(*RUN)
+    for line in process.stdout:
+        if " step 6/12," in line:
+            process.kill()
+            break
+    process.communicate()
+    assert process.returncode < 0, "the run was over before it could be killed"
+    assert not (killed.folder / f"data/06_models/{CI}/link_prediction").exists()
+    assert "Going on from checkpoint-4" in killed.run(*RUN)
+    assert weights_of(killed) == weights_of(project)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
+        ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_and_the_near_miss_named(project, parameter, message):
+    output = project.run("kedro", "run", "--params", parameter, fails=True)
+    assert message in output
+    assert "Traceback" not in output
+    assert "Running node" not in output
+
+
+def test_a_benchmark_without_its_files_ends_with_one_message(project):
+    output = project.run("kedro", "run", "--env", "wn18_img", fails=True)
+    assert "data/01_raw/wn18_img/WN18: no such folder" in last_line(output)
+    assert "docs/data.md" in last_line(output)
+    assert "Traceback" not in output
+
+
+def test_the_pipelines_are_listed_without_torch(project):
+    listing = (
+        "import sys; from kedro.framework.cli.cli import main\n"
+        "try: main(['registry', 'list'])\n"
+        "finally: print(sorted({'torch', 'transformers', 'matplotlib', 'PIL'} & {*sys.modules}))"
+    )
+    output = project.run("python", "-c", listing)
+    assert "link_prediction" in output
+    assert last_line(output) == "[]"
+
+
+@pytest.fixture(scope="module")
+def own_data(project):
+    """The data set of docs/own_data.md: its YAML as printed there, and files as it says."""
+    page = (Path(__file__).parents[1] / "docs/own_data.md").read_text()
+    for file, text in re.findall(r"```yaml\n# (\S+)\n(.+?)```", page, flags=re.DOTALL):
+        (project.folder / file).parent.mkdir(exist_ok=True)
+        (project.folder / file).write_text(text)
+    folder = project.folder / "data/01_raw/my_graph"
+    cities = ["Oslo", "Bergen", "Lyon", "Paris", "Graz", "Wien", "Bern", "Basel"]
+    countries = ["Norway", "Norway", "France", "France", "Austria", "Austria", "Swiss", "Swiss"]
+    splits = {
+        "train": [
+            *((city, "in", country) for city, country in zip(cities, countries, strict=True)),
+            *((one, "near", other) for one, other in zip(cities[::2], cities[2::2], strict=False)),
+        ],
+        "dev": [("Bergen", "near", "Lyon"), ("Wien", "in", "Swiss")],
+        "test": [("Paris", "near", "Bergen"), ("Basel", "in", "Austria")],
+    }
+    folder.mkdir()
+    for split, triples in splits.items():
+        lines = ["\t".join(triple) for triple in triples]
+        (folder / f"{split}.tsv").write_text("\n".join(lines))
+    entities = [f"{name}\t{name}, a place" for name in [*cities, *sorted(set(countries))]]
+    (folder / "entity2text.txt").write_text("\n".join(entities))
+    (folder / "relation2text.txt").write_text("in\tlies in\nnear\tis close to\n")
+    for number, city in enumerate(cities[:5]):
+        (folder / "images" / city).mkdir(parents=True)
+        picture = Image.new("RGB", (40, 30), (50 * number, 90, 120))
+        picture.save(folder / "images" / city / "a photo.jpg")
+    return project
+
+
+OWN_RUN = (
+    "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
+    "--params", "entity_modeling.epochs=1,finetuning.epochs=1",
+)  # fmt: skip
+
+
+def own_coverage(project):
+    reporting = project.folder / "data/08_reporting/my_graph"
+    assert "</html>" in (reporting / "link_prediction/index.html").read_text()
+    coverage = json.loads((reporting / "image_association/coverage.json").read_text())
+    return coverage["owners"]["with_pictures"], coverage["owners"]["all"]
+
+
+def test_own_data_runs_as_the_documentation_says(own_data):
+    own_data.run(*OWN_RUN)
+    assert own_coverage(own_data) == (5, 12)
+
+
+def test_own_data_runs_without_any_picture(own_data):
+    own_data.replace(
+        "conf/my_graph/globals.yml", "images: data/01_raw/my_graph/images", "images: null"
+    )
+    own_data.run(*OWN_RUN)
+    assert own_coverage(own_data) == (0, 12)
