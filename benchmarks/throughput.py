@@ -93,6 +93,9 @@ LABELS = {
 }
 """What each field of :class:`Way` does, in the words of the report."""
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""CPU time leaves out what other programs on the machine take; it says nothing about a GPU."""
+
 OURS = Way()
 AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), pictures_of_zeros=False)
 
@@ -553,6 +556,7 @@ def measure(
     answers: int,
     rounds: int,
     device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Measurement]:
     """Time jobs that take turns: A B C A B C.
 
@@ -564,6 +568,7 @@ def measure(
         answers: Triples and directions that the whole answers.
         rounds: Measured rounds.
         device: Device to wait for.
+        clock: Seconds, one of :data:`CLOCKS`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     peaks: dict[str, list[int | None]] = {name: [] for name in jobs}
@@ -572,10 +577,10 @@ def measure(
         items, job = jobs[name](number)
         with _PeakMemory(device) as memory:
             _synchronize(device)
-            started = time.perf_counter()
+            started = clock()
             job()
             _synchronize(device)
-            elapsed = time.perf_counter() - started
+            elapsed = clock() - started
         if number:
             seconds[name].append(elapsed / items * totals[name])
             peaks[name].append(memory.peak)
@@ -593,7 +598,12 @@ def measure(
 
 
 def measure_training(
-    world: World, ways: dict[str, Way], rounds: int, steps: int, mixed_precision: bool
+    world: World,
+    ways: dict[str, Way],
+    rounds: int,
+    steps: int,
+    mixed_precision: bool,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Measurement]:
     """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
     model = world.model.train()
@@ -612,10 +622,13 @@ def measure_training(
         world.answers(world.train_rows),
         rounds,
         model.device,
+        clock,
     )
 
 
-def measure_evaluation(world: World, rounds: int, blocks: int) -> dict[str, Measurement]:
+def measure_evaluation(
+    world: World, rounds: int, blocks: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Measurement]:
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
     model = world.model.eval()
     rng = np.random.default_rng(world.seed)
@@ -637,6 +650,7 @@ def measure_evaluation(world: World, rounds: int, blocks: int) -> dict[str, Meas
         answers,
         rounds,
         model.device,
+        clock,
     )
 
 
@@ -679,7 +693,9 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def describe(world: World, mixed_precision: bool, rounds: int, steps: int) -> dict[str, Any]:
+def describe(
+    world: World, mixed_precision: bool, rounds: int, steps: int, clock: str
+) -> dict[str, Any]:
     """Settings and machine, as they head every report."""
     model, parameters = world.model, world.parameters
     text, vision = model.config.text_config, model.config.vision_config
@@ -700,7 +716,7 @@ def describe(world: World, mixed_precision: bool, rounds: int, steps: int) -> di
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}",
-        "measured": f"median of {rounds} rounds of {steps} batches, ways taking turns",
+        "measured": f"{clock} time, median of {rounds} rounds of {steps} batches, taking turns",
         "seed": world.seed,
     }
 
@@ -771,20 +787,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
     parser.add_argument("--steps", type=int, default=2, help="batches per round (default: 2)")
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="cpu: CPU time, for a machine that is shared; use it with OMP_NUM_THREADS=1",
+    )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
     parser.add_argument(
         "--project", type=Path, default=PROJECT, help="folder with conf/ and data/ (default: here)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "cuda" and options.clock == "cpu":
+        parser.error("CPU time says nothing about a GPU: leave --clock at wall")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the figures where asked to."""
     options = parse(arguments)
-    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     mixed_precision = options.precision == "bf16" or (
-        options.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+        options.precision == "auto" and options.device == "cuda" and torch.cuda.is_bf16_supported()
     )
     try:
         world = open_world(
@@ -792,7 +818,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.env,
             images=options.images,
             towers=options.towers,
-            device="cuda" if on_gpu else "cpu",
+            device=options.device,
             batch_size=options.batch_size,
             seed=options.seed,
         )
@@ -800,10 +826,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         agreement = check_agreement(world, sample)
     except DataError as error:
         sys.exit(str(error))
-    settings = describe(world, mixed_precision, options.rounds, options.steps)
+    rounds, steps, clock = options.rounds, options.steps, CLOCKS[options.clock]
+    settings = describe(world, mixed_precision, rounds, steps, options.clock)
     ways = ways_to_train(mixed_precision)
-    training = measure_training(world, ways, options.rounds, options.steps, mixed_precision)
-    evaluation = measure_evaluation(world, options.rounds, options.steps)
+    training = measure_training(world, ways, rounds, steps, mixed_precision, clock)
+    evaluation = measure_evaluation(world, rounds, steps, clock)
     print("\n".join(report_lines(settings, agreement, training, evaluation)))
     if options.output is not None:
         results = {

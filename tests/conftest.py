@@ -130,7 +130,7 @@ def copy_project() -> Callable[[Path], Project]:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local", "images")
         for name in folders:
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        for name in [*files, ".dvc/config", ".dvc/.gitignore"]:
+        for name in [*files, ".dvc/config", ".dvc/.gitignore", "conf/local/.gitkeep"]:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
         for readme in (ROOT / "data/01_raw").glob("*/README.md"):

@@ -270,10 +270,9 @@ class TestBatches:
 
 
 class TestMeasure:
-    def test_rounds_take_turns_and_are_extrapolated(self, monkeypatch):
+    def test_rounds_take_turns_and_are_extrapolated(self):
         # Each reading of the clock is one second later, and "slow" reads it once more.
         clock = itertools.count()
-        monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
         order = []
 
         def job(name, items, reads):
@@ -289,6 +288,7 @@ class TestMeasure:
             answers=200,
             rounds=2,
             device=torch.device("cpu"),
+            clock=lambda: next(clock),
         )
         assert order == [(n, name) for n in range(3) for name in ("quick", "slow")]
         assert result["quick"].seconds == [10.0, 10.0]
@@ -340,3 +340,9 @@ def test_the_command_says_what_to_run_first(project, tmp_path):
     shutil.copytree(project / "conf", tmp_path / "conf")
     with pytest.raises(SystemExit, match="entity_model of tiny is missing"):
         throughput.main(["--env", "tiny", "--project", str(tmp_path)])
+
+
+def test_cpu_time_is_refused_on_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        throughput.main(["--device", "cuda", "--clock", "cpu"])
+    assert "leave --clock at wall" in capsys.readouterr().err

@@ -11,19 +11,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 from transformers import AddedToken, AutoTokenizer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler
@@ -179,17 +178,14 @@ def encode_descriptions(
     """State at the mask of each entity's description, ``(entities, hidden)``, on the CPU."""
     order = np.argsort(prompts.description_lengths(), kind="stable")
     states = torch.empty(len(order), model.config.text_config.hidden_size)
-    for start in tqdm(
-        range(0, len(order), batch_size),
-        desc="Encoding descriptions",
-        unit=" batches",
-        disable=not sys.stderr.isatty(),
-    ):
-        entity = order[start : start + batch_size]
-        text = prompts.descriptions(entity)
-        inputs = {name: torch.from_numpy(array) for name, array in text.items()}
-        inputs |= picture_inputs(store, entity)
-        states[entity] = model.encode_mask(**on_device(inputs, model.device)).float().cpu()
+    with Progress("Encoding descriptions", len(order), "entities") as progress:
+        for start in range(0, len(order), batch_size):
+            entity = order[start : start + batch_size]
+            text = prompts.descriptions(entity)
+            inputs = {name: torch.from_numpy(array) for name, array in text.items()}
+            inputs |= picture_inputs(store, entity)
+            states[entity] = model.encode_mask(**on_device(inputs, model.device)).float().cpu()
+            progress.advance(len(entity))
     return states
 
 

@@ -246,7 +246,7 @@ class LinkPredictionTrainer(StageTrainer):
                 collator.prompts,
                 collator.store,
                 batch_size=self.dev_batch_size,
-                progress="Ranking dev queries",
+                what="Ranking dev queries",
             ):
                 tables.append(rank_table(collator.queries, rows, scores))
         if self.args.world_size > 1:

@@ -97,7 +97,7 @@ class LinkPredictor:
         with_pictures: bool = True,
         known_offset: float = -np.inf,
         top: int = 10,
-        progress: str | None = None,
+        what: str = "Ranking",
     ) -> pd.DataFrame:
         """Rank the answers of a table of queries.
 
@@ -107,19 +107,17 @@ class LinkPredictor:
             with_pictures: False withholds the pictures from the same model.
             known_offset: What filtering adds to the scores of other known answers.
             top: Length of the lists of best entities.
-            progress: Label of a progress bar.
+            what: What the progress bar says is done.
 
         Returns:
             A predictions table, see :mod:`mkgformer_kedro.evaluation.predictions`.
         """
         order = scoring_order(Queries.from_frame(queries), np.arange(len(queries)), self.prompts)
         ordered = queries.iloc[order]
-        scores = self._scores(ordered, with_pictures=with_pictures, progress=progress)
+        scores = self._scores(ordered, with_pictures=with_pictures, what=what)
         return predict(ordered, scores, triples, known_offset=known_offset, top=top)
 
-    def _scores(
-        self, queries: pd.DataFrame, *, with_pictures: bool = True, progress: str | None = None
-    ):
+    def _scores(self, queries: pd.DataFrame, *, with_pictures: bool = True, what: str = "Scoring"):
         blocks = score_blocks(
             self.model,
             Queries.from_frame(queries),
@@ -127,7 +125,7 @@ class LinkPredictor:
             self.prompts,
             self.store if with_pictures else None,
             batch_size=self.batch_size,
-            progress=progress,
+            what=what,
         )
         return (scores for _, scores in blocks)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.prompts import PromptBuilder
 from mkgformer_kedro.training.queries import Queries
 
 if TYPE_CHECKING:
     from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.modeling import MKGformerForLinkPrediction
-
-logger = logging.getLogger(__name__)
 
 
 def picture_inputs(store: VisualStore | None, entity: np.ndarray) -> dict[str, torch.Tensor]:
@@ -73,7 +69,7 @@ def score_blocks(
     store: VisualStore | None,
     *,
     batch_size: int,
-    progress: str | None = None,
+    what: str = "Scoring",
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Score all entities for every chosen query.
 
@@ -84,27 +80,21 @@ def score_blocks(
         prompts: Builder of the model's prompts.
         store: Visual store, or None to withhold all pictures.
         batch_size: Queries per block.
-        progress: Label of a progress bar on a terminal; None shows nothing.
+        what: What the progress bar says is done.
 
     Yields:
         ``(b,)`` query numbers and their scores ``(b, entities)``, float32 on the model's device.
     """
     was_training = model.training
     model.eval()
-    bar = tqdm(
-        total=len(rows),
-        desc=progress,
-        unit=" queries",
-        disable=progress is None or not sys.stderr.isatty(),
-    )
     try:
-        for start in range(0, len(rows), batch_size):
-            block = rows[start : start + batch_size]
-            inputs = on_device(query_inputs(queries, block, prompts, store), model.device)
-            yield block, model(**inputs).logits.float()
-            bar.update(len(block))
+        with Progress(what, len(rows), "queries") as progress:
+            for start in range(0, len(rows), batch_size):
+                block = rows[start : start + batch_size]
+                inputs = on_device(query_inputs(queries, block, prompts, store), model.device)
+                yield block, model(**inputs).logits.float()
+                progress.advance(len(block))
     finally:
-        bar.close()
         model.train(was_training)
 
 

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from mkgformer_kedro.files import sha256_of, written_atomically
+from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.parameters import OptimizationParameters
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class _ProgressLines(TrainerCallback):
                 state.epoch,
                 logs["loss"],
                 logs["examples_per_second"],
-                f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min",
+                seconds_in_words(left),
             )
         elif args.metric_for_best_model in logs:
             logger.info(

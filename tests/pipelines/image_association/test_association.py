@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mkgformer_kedro import progress
 from mkgformer_kedro.datasets.picture_folder import PictureFolder, PictureFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore, slot_roles
 from mkgformer_kedro.errors import DataError
@@ -370,7 +371,7 @@ def test_no_pictures_at_all(tmp_path: Path):
 def test_progress_is_logged_where_there_is_no_terminal(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(association, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     with caplog.at_level("INFO"):
         build(images, tmp_path / "work")
     assert "14 of 14 pictures" in caplog.text

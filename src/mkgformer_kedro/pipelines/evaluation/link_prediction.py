@@ -45,7 +45,7 @@ def rank_test_answers(
     test_queries, test_triples = _split(queries, "test"), _split(triples, "test")
     offset = parameters.offset(preset)
     predictions = predictor.rank(
-        test_queries, test_triples, known_offset=offset, progress="Ranking test queries"
+        test_queries, test_triples, known_offset=offset, what="Ranking test queries"
     )
     # Without pictures of its known entity a query is answered the same either way.
     seen = predictor.store.has_pictures[test_queries["entity"].to_numpy()]
@@ -56,7 +56,7 @@ def rank_test_answers(
         test_triples,
         with_pictures=False,
         known_offset=offset,
-        progress="Ranking with pictures withheld",
+        what="Ranking with pictures withheld",
     )
     unseen = ~predictor.store.has_pictures[predictions["entity"].to_numpy()]
     withheld = pd.concat([blind, predictions[unseen]])

@@ -7,8 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
-import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +19,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mkgformer_kedro.datasets.picture_folder import PictureFolder
 from mkgformer_kedro.datasets.visual_store import VisualStoreWriter
@@ -35,12 +32,11 @@ from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
     ImageAssociationParameters,
 )
+from mkgformer_kedro.progress import Progress
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LINES = 10
 
 
 class Picture(NamedTuple):
@@ -164,7 +160,9 @@ def store_pictures(
     with (
         _pillow_for_threads(),
         ThreadPoolExecutor(workers) as pool,
-        _Progress(sum(len(paths) for _, paths in waiting)) as progress,
+        Progress(
+            "Storing pictures", sum(len(paths) for _, paths in waiting), "pictures"
+        ) as progress,
     ):
         tasks = (
             (owner, pool.submit(associate_owner, listing.root, entities[owner], paths, parameters))
@@ -281,35 +279,3 @@ def _pillow_for_threads() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere a log line every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = tqdm(total=total, unit="picture", disable=not sys.stderr.isatty())
-        self._total = total
-        self._done = 0
-        self._start = self._last_line = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, pictures: int) -> None:
-        self._bar.update(pictures)
-        self._done += pictures
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            rate = self._done / (now - self._start)
-            left = (self._total - self._done) / rate
-            logger.info(
-                "%d of %d pictures, %.0f pictures/s, %.0f s left",
-                self._done,
-                self._total,
-                rate,
-                left,
-            )
