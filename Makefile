@@ -37,7 +37,7 @@ demo: $(VENV)/.run  ## Link prediction on the embedded sample, from raw files to
 	$(BIN)/kedro run --pipeline link_prediction
 
 test: $(VENV)/.dev lint  ## Every test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 fast-test: $(VENV)/.dev  ## The tests that take seconds
 	$(BIN)/pytest -m "not whole_run"

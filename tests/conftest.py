@@ -19,6 +19,12 @@ settings.load_profile("mkgformer_kedro")
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
 
+# A whole run with a checkpoint every four of its twelve steps.
+WHOLE_RUN = (
+    "kedro", "run", "--pipelines", "link_prediction", "--env", "wordnet_emoji_ci", "--params",
+    "finetuning.max_steps=12,finetuning.batch_size=8,finetuning.evaluations_per_epoch=6",
+)  # fmt: skip
+
 GRAPH_FILES = {
     "train": "train.tsv",
     "dev": "dev.tsv",
@@ -144,6 +150,22 @@ def copy_project() -> Callable[[Path], Project]:
         return project
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def finished_project(
+    tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Project]
+) -> Project:
+    """A copy in which the whole pipeline has run once, in the reduced environment."""
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    project.run(*WHOLE_RUN)
+    return project
+
+
+@pytest.fixture(scope="session")
+def whole_run() -> tuple[str, ...]:
+    """The command that ``finished_project`` has run."""
+    return WHOLE_RUN
 
 
 def _cut_sample(folder: Path, triples: int = 20) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,18 +11,6 @@ from PIL import Image
 pytestmark = pytest.mark.whole_run
 
 CI = "wordnet_emoji_ci"
-RUN = (
-    "kedro", "run", "--pipelines", "link_prediction", "--env", CI, "--params",
-    "finetuning.max_steps=12,finetuning.batch_size=8,finetuning.evaluations_per_epoch=6",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, copy_project):
-    """A copy in which the whole pipeline has run once, uninterrupted."""
-    project = copy_project(tmp_path_factory.mktemp("runs") / "project")
-    project.run(*RUN)
-    return project
 
 
 def weights_of(project):
@@ -34,7 +21,8 @@ def last_line(output):
     return output.rstrip().splitlines()[-1]
 
 
-def test_a_run_leaves_scores_predictions_and_a_report(project):
+def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
+    project = finished_project
     reporting = project.folder / f"data/08_reporting/{CI}/link_prediction"
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert metrics["test"]["both.realistic.count"] == 40
@@ -46,10 +34,11 @@ def test_a_run_leaves_scores_predictions_and_a_report(project):
     assert not list(project.folder.glob("data/**/*.tmp")), "half-written files are left behind"
 
 
-def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(project, tmp_path):
-    killed = type(project)(tmp_path / "project")
-    shutil.copytree(project.folder, killed.folder, ignore=shutil.ignore_patterns("0[2-8]_*"))
-    process = killed.start(*RUN)
+def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
+    finished_project, whole_run, copy_project, tmp_path
+):
+    killed = copy_project(tmp_path / "project")
+    process = killed.start(*whole_run)
     for line in process.stdout:
         if " step 6/12," in line:
             process.kill()
@@ -57,8 +46,8 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(project, tmp_
     process.communicate()
     assert process.returncode < 0, "the run was over before it could be killed"
     assert not (killed.folder / f"data/06_models/{CI}/link_prediction").exists()
-    assert "Going on from checkpoint-4" in killed.run(*RUN)
-    assert weights_of(killed) == weights_of(project)
+    assert "Going on from checkpoint-4" in killed.run(*whole_run)
+    assert weights_of(killed) == weights_of(finished_project)
 
 
 @pytest.mark.parametrize(
@@ -68,35 +57,38 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(project, tmp_
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
     ],
 )
-def test_an_unknown_parameter_is_refused_and_the_near_miss_named(project, parameter, message):
-    output = project.run("kedro", "run", "--params", parameter, fails=True)
+def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
+    finished_project, parameter, message
+):
+    output = finished_project.run("kedro", "run", "--params", parameter, fails=True)
     assert message in output
     assert "Traceback" not in output
     assert "Running node" not in output
 
 
-def test_a_benchmark_without_its_files_ends_with_one_message(project):
-    output = project.run("kedro", "run", "--env", "wn18_img", fails=True)
+def test_a_benchmark_without_its_files_ends_with_one_message(finished_project):
+    output = finished_project.run("kedro", "run", "--env", "wn18_img", fails=True)
     assert "data/01_raw/wn18_img/WN18: no such folder" in last_line(output)
     assert "docs/data.md" in last_line(output)
     assert "Traceback" not in output
 
 
-def test_the_pipelines_are_listed_without_torch(project):
+def test_the_pipelines_are_listed_without_torch(finished_project):
     listing = (
         "import sys; from kedro.framework.cli.cli import main\n"
         "sys.argv = ['kedro', 'registry', 'list']\n"
         "try: main()\n"
         "finally: print(sorted({'torch', 'transformers', 'matplotlib', 'PIL'} & {*sys.modules}))"
     )
-    output = project.run("python", "-c", listing)
+    output = finished_project.run("python", "-c", listing)
     assert "link_prediction" in output
     assert last_line(output) == "[]"
 
 
 @pytest.fixture(scope="module")
-def own_data(project):
+def own_data(tmp_path_factory, copy_project):
     """The data set of docs/own_data.md: its YAML as printed there, and files as it says."""
+    project = copy_project(tmp_path_factory.mktemp("own") / "project")
     page = (Path(__file__).parents[1] / "docs/own_data.md").read_text()
     for file, text in re.findall(r"```yaml\n# (\S+)\n(.+?)```", page, flags=re.DOTALL):
         (project.folder / file).parent.mkdir(exist_ok=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import errno
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from kedro_datasets.json import JSONDataset as _JSONDataset
 from kedro_datasets.pandas import CSVDataset as _CSVDataset
 from kedro_datasets.pandas import ParquetDataset as _ParquetDataset
@@ -19,6 +20,9 @@ from kedro_datasets.text import TextDataset as _TextDataset
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import written_atomically
+
+if TYPE_CHECKING:
+    from kedro_datasets._typing import TablePreview
 
 
 class AtomicSave:
@@ -57,6 +61,15 @@ class AtomicSave:
 
 class ParquetDataset(AtomicSave, _ParquetDataset):
     """A pandas table as Parquet."""
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """First rows of the table, for Kedro-Viz; arrays in its cells become lists."""
+        table = super().preview(nrows)
+        table["data"] = [
+            [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in row]
+            for row in table["data"]
+        ]
+        return table
 
 
 class CSVDataset(AtomicSave, _CSVDataset):

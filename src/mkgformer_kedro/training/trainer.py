@@ -50,7 +50,7 @@ class StageTrainer(Trainer):
         self.learning_rates = learning_rates
         self._examples = 0
         self._waiting = self._paused = 0.0
-        self._logged_at = time.perf_counter()
+        self._logged_at: float | None = None
         self.remove_callback(PrinterCallback)
         self.add_callback(_EpochOrder(batch_sampler))
         self.add_callback(_Milestones())
@@ -95,6 +95,8 @@ class StageTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Fetch batches, and note how long that took."""
         started = time.perf_counter()
+        if self._logged_at is None:
+            self._logged_at = started
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._waiting += time.perf_counter() - started
         self._examples += sum(len(batch["labels"]) for batch in samples)

@@ -1,0 +1,108 @@
+"""Kedro-Viz in a browser: stages that unfold, layers, and previews of what a run has made."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.whole_run
+
+SCRIPT = Path(__file__).parents[1] / "scripts/draw_dag.py"
+STAGES = ["ingestion", "image_association", "entity_modeling", "finetuning", "evaluation"]
+TABLES = [
+    "entities",
+    "relations",
+    "triples",
+    "queries",
+    "quarantine",
+    "raw_pictures",
+    "pictures",
+    "entity_modeling_curve",
+    "training_curve",
+    "predictions",
+    "predictions_pictures_withheld",
+    "predictions_popularity",
+    "drill_down",
+]
+REPORTS = ["ingestion_report", "coverage_report", "metrics"]
+PLOTS = ["contact_sheet", "rank_plot"]
+
+
+@pytest.fixture(scope="module")
+def draw_dag():
+    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    if script.find_chromium() is None:
+        message = "there is no Chromium to open Kedro-Viz with"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return script
+
+
+@pytest.fixture(scope="module")
+def build(finished_project):
+    """What ``kedro viz build`` makes of a finished run."""
+    command = ("kedro", "viz", "build", "--include-previews")
+    output = finished_project.run("env", "KEDRO_ENV=wordnet_emoji_ci", *command)
+    assert "could not be previewed" not in output
+    return finished_project.folder / "build"
+
+
+def names(page, selector=".pipeline-node__text"):
+    return set(page.locator(selector).all_text_contents())
+
+
+def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
+    with draw_dag.opened(build) as page:
+        assert set(STAGES) <= names(page)
+        assert {"raw_graph", "visual_store", "link_prediction_model", "metrics"} <= names(page)
+        assert "rank_test_answers" not in names(page)
+        page.locator(".pipeline-layer-name").first.wait_for()
+        layers = names(page, ".pipeline-layer-name")
+        assert {"raw", "intermediate", "feature", "models", "reporting"} <= layers
+
+
+def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
+    with draw_dag.opened(build, expandAllPipelines=True) as page:
+        page.locator("text=rank_test_answers").first.wait_for()
+        shown = names(page)
+        assert {"index_graph", "store_pictures", "finetune_link_prediction"} <= shown
+        assert {"pictures", "quarantine", "predictions", "predictions_popularity"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "datasets"),
+    [("TablePreview", TABLES), ("JSONPreview", REPORTS), ("ImagePreview", PLOTS)],
+)
+def test_tables_metrics_and_plots_have_previews(build, kind, datasets):
+    nodes = json.loads((build / "api/main").read_text())["nodes"]
+    ids = {node["name"]: node["id"] for node in nodes}
+    for name in datasets:
+        details = json.loads((build / "api/nodes" / ids[name]).read_text())
+        assert details["preview_type"] == kind, name
+        assert details["preview"], name
+
+
+def test_a_clicked_table_and_plot_are_shown(draw_dag, build):
+    with draw_dag.opened(build) as page:
+        page.locator(".pipeline-node", has_text="training_curve").click()
+        page.locator(".preview-table", has_text="learning_rate").first.wait_for()
+        page.locator(".pipeline-node", has_text="rank_plot").click()
+        page.locator(
+            "img.pipeline-metadata__plot-image, .pipeline-matplotlib-chart img"
+        ).first.wait_for()
+
+
+def test_the_page_calls_nobody(draw_dag, build):
+    with draw_dag.opened(build) as page:
+        called = []
+        page.on("request", lambda request: called.append(request.url))
+        page.reload()
+        page.locator(".pipeline-node").first.wait_for()
+        address = page.url.split("/?")[0]
+        assert called
+        assert [url for url in called if not url.startswith((address, "data:", "blob:"))] == []
