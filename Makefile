@@ -51,6 +51,6 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 viz: $(VENV)/.dev  ## See the DAG in the browser
 	$(BIN)/kedro viz run
 
-clean:  ## Remove all results (the embedded sample stays) and the environment
+clean:  ## Remove all results and the environment; raw files stay
 	rm -rf $(VENV) .viz build
-	git clean -qfdX data
+	git clean -qfdX data ':!data/01_raw'

@@ -250,8 +250,14 @@ def open_world(
         stages += ",entity_modeling"
     paths = {entry: project / (catalog[entry]["filepath"] or ".") for entry in needed}
     command = f"kedro run --pipelines {stages}" + (f" --env {env}" if env else "")
+    remedies = {"raw_pictures": "Name the image folder with --images, or see docs/data.md."}
     problems = [
-        Problem(str(path), None, f"{entry} of {name} is missing", f"Run `{command}` first.")
+        Problem(
+            str(path),
+            None,
+            f"{entry} of {name} is missing",
+            remedies.get(entry, f"Run `{command}` first."),
+        )
         for entry, path in paths.items()
         if not path.exists()
     ]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro_telemetry import plugin as telemetry
 
 from mkgformer_kedro.hooks import CATALOG_PARAMETERS
 from mkgformer_kedro.parameters import Parameters
@@ -55,10 +57,11 @@ def test_every_dataset_is_in_the_catalog_and_every_entry_is_used(names):
     assert {name for name in entries if not name.startswith("_")} == datasets
 
 
-def test_every_entry_has_a_known_layer():
+def test_every_entry_but_work_folders_has_a_known_layer():
+    """Work folders stand outside: in a layer of theirs they would close a circle of layers."""
     for entries in read("catalog*.yml").values():
         for name, entry in entries.items():
-            if not name.startswith("_"):
+            if not name.startswith("_") and not name.endswith("_work"):
                 assert entry["metadata"]["kedro-viz"]["layer"] in LAYERS, name
 
 
@@ -112,3 +115,12 @@ def test_an_environment_names_only_what_base_has(environment):
 def test_parameters_of_every_environment_are_valid(environment):
     with KedroSession.create(project_path=CONF.parent, env=environment) as session:
         assert isinstance(session.load_context().params["finetuning"], Parameters)
+
+
+def test_no_tool_sends_usage_data(monkeypatch):
+    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"):
+        monkeypatch.delenv(name, raising=False)
+    assert telemetry._check_for_telemetry_consent(CONF.parent) is False
+    core = Repo(CONF.parent).config["core"]
+    assert core["analytics"] is False
+    assert core["check_update"] is False

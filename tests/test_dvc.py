@@ -27,9 +27,9 @@ STAGES = {
 DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DATA_SETS = DVC_YAML["stages"]["evaluate"]["foreach"]
 PACKAGE = ROOT / "src/mkgformer_kedro"
-# How errors are worded and files are named is no part of any result.
+# How errors are worded, files are named and progress is shown is no part of any result.
 NO_RESULT_DEPENDS_ON = {
-    PACKAGE / name for name in ("__init__.py", "errors.py", "files.py", "parameters.py")
+    PACKAGE / f"{name}.py" for name in ("__init__", "errors", "files", "parameters", "progress")
 } | set(PACKAGE.glob("*/__init__.py"))
 CASES = [(stage, data_set) for stage in STAGES for data_set in DATA_SETS]
 

@@ -310,6 +310,9 @@ class TestOpenWorld:
         with pytest.raises(DataError, match="--env tiny` first") as caught:
             throughput.open_world(tmp_path, "tiny")
         assert len(caught.value.problems) == 7
+        assert (
+            "--images" in next(each for each in caught.value.problems if "raw" in each.what).remedy
+        )
 
     def test_the_untrained_model_has_the_papers_size(self):
         store = SimpleNamespace(roles={"full": RoleLayout(64, 2), "detection": RoleLayout(32, 1)})
