@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Parameters(BaseModel):
     """Typed, frozen parameters. An unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     @model_validator(mode="before")
     @classmethod
