@@ -319,9 +319,9 @@ def _discard_unusable(folder: Path, fingerprint: str) -> None:
                 if not (checkpoint / _COMPLETE).exists():
                     shutil.rmtree(checkpoint)
             return
-    if folder.exists():
-        logger.info("Starting anew: %s holds nothing of this job", folder)
-        shutil.rmtree(folder)
+    if any(folder.glob("checkpoint-*")):
+        logger.info("Data or settings differ from the interrupted run: starting over.")
+    shutil.rmtree(folder, ignore_errors=True)
     with written_atomically(job) as temporary:
         temporary.write_text(json.dumps({"fingerprint": fingerprint}))
 
