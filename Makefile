@@ -51,6 +51,6 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 viz: $(VENV)/.dev  ## See the DAG in the browser
 	$(BIN)/kedro viz run
 
-clean:  ## Remove all results and the environment; raw files stay
+clean:  ## Remove the results in data/ and the environment; raw files and DVC's cache stay
 	rm -rf $(VENV) .viz build
 	git clean -qfdX data ':!data/01_raw'

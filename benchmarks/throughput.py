@@ -265,7 +265,7 @@ def open_world(
         raise DataError(problems)
 
     finetuning = FinetuningParameters.model_validate(parameters["finetuning"])
-    finetuning = finetuning.with_preset("finetuning", parameters["preset"])
+    finetuning = finetuning.with_preset(parameters["preset"])
     if batch_size is not None:
         finetuning = finetuning.model_copy(
             update=dict.fromkeys(("batch_size", "dev_batch_size"), batch_size)

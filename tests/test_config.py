@@ -124,3 +124,10 @@ def test_no_tool_sends_usage_data(monkeypatch):
     core = Repo(CONF.parent).config["core"]
     assert core["analytics"] is False
     assert core["check_update"] is False
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_only_the_reduced_run_sets_what_the_preset_decides(environment):
+    with KedroSession.create(project_path=CONF.parent, env=environment) as session:
+        fields = session.load_context().params["model"].config
+    assert set(fields) <= ({"num_fusion_layers"} if environment == "wordnet_emoji_ci" else set())

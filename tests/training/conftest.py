@@ -61,7 +61,7 @@ _FINETUNING = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "loader_workers": 0,
-    "launch": {"processes": 1, "nodes": 1, "rendezvous": "localhost:0"},
+    "launch": {"processes": 1},
 }
 
 

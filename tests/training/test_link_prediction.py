@@ -19,7 +19,7 @@ MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 
 # A child process that dies of SIGKILL at a chosen moment of training.
 KILLED = """
-import json, os, signal, sys
+import json, os, signal, sys, types
 from mkgformer_kedro.training import link_prediction
 job, moment = json.load(open(sys.argv[1])), sys.argv[2]
 Trainer = link_prediction.LinkPredictionTrainer
@@ -36,6 +36,15 @@ elif moment == "checkpoint":
     die_when(lambda step: step > 6, "_save_rng_state")
 elif moment == "evaluation":
     die_when(lambda step: step > 6, "evaluate")
+elif moment == "rotation":
+    def die_half_way(folder, ignore_errors=False):
+        if folder.name.startswith("checkpoint-"):
+            os.unlink(folder / "model.safetensors")
+            os.kill(os.getpid(), signal.SIGKILL)
+    from mkgformer_kedro.training import trainer
+    trainer.shutil = types.SimpleNamespace(rmtree=die_half_way)
+elif moment == "end":
+    link_prediction.save_model_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 link_prediction.train_worker(job)
 """
 
@@ -43,7 +52,7 @@ link_prediction.train_worker(job)
 def job_of(work, tables, entity_model, store_folder, values):
     work.mkdir(parents=True, exist_ok=True)
     tables["queries"].to_parquet(work / "queries.parquet")
-    parameters = FinetuningParameters(**values).with_preset("finetuning", "corrected")
+    parameters = FinetuningParameters(**values).with_preset("corrected")
     return {
         "entity_model": str(entity_model),
         "queries": str(work / "queries.parquet"),
@@ -157,7 +166,7 @@ def test_faithful_preset_repeats_queries(run):
     assert faithful["step"].max() == pytest.approx(len(faithful["step"].unique()))
 
 
-@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation"])
+@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation", "rotation", "end"])
 def test_killed_and_run_again_it_ends_with_the_same_weights(
     tmp_path, tables, entity_model, store_folder, finetuning_values, moment
 ):
@@ -194,7 +203,7 @@ def without_dropout(tmp_path, entity_model):
     return folder
 
 
-def test_two_processes_do_the_work_of_one(run, finetuning_values, without_dropout):
+def test_two_processes_do_the_work_of_one(run, without_dropout):
     one, curve = run("one", model=without_dropout, batch_size=4, epochs=2, shuffle=False)
     two, curve_of_two = run(
         "two",
@@ -202,7 +211,7 @@ def test_two_processes_do_the_work_of_one(run, finetuning_values, without_dropou
         batch_size=2,
         epochs=2,
         shuffle=False,
-        launch=finetuning_values["launch"] | {"processes": 2},
+        launch={"processes": 2},
     )
     assert curve_of_two["step"].max() == curve["step"].max()
     pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])

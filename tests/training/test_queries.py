@@ -65,6 +65,16 @@ def test_an_epoch_sees_every_query_once(entity, seed, epoch, run):
     assert all(len(batch) <= 4 for batch in seen)
 
 
+@given(count=st.integers(1, 60), processes=st.integers(1, 4), seed=st.integers(0, 9))
+def test_processes_together_see_every_query(count, processes, seed):
+    from accelerate.data_loader import BatchSamplerShard
+
+    batches = sampler(np.arange(count) % 7, [9] * count, seed=seed)
+    shards = [list(BatchSamplerShard(batches, processes, rank)) for rank in range(processes)]
+    assert {len(shard) for shard in shards} == {-(-len(batches) // processes)}
+    assert {number for shard in shards for batch in shard for number in batch} == set(range(count))
+
+
 def test_an_item_that_stands_twice_is_seen_twice():
     batches = sampler([0, 1, 2], [5, 5, 5], items=np.array([0, 0, 2]))
     assert sorted(number for batch in batches for number in batch) == [0, 0, 2]

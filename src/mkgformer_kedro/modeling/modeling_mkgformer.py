@@ -898,7 +898,11 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         start = cast(int, config.entity_token_start)
         embeddings = cast(Tensor, self.get_input_embeddings().weight)
         embeddings = embeddings[start : start + config.num_entities]
-        return nn.functional.linear(states, embeddings, self.entity_bias)
+        # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
+        with torch.autocast(states.device.type, enabled=False):
+            return nn.functional.linear(
+                states.float(), embeddings.float(), self.entity_bias.float()
+            )
 
     @can_return_tuple
     def forward(

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AddedToken, AutoTokenizer, set_seed
+from transformers import AddedToken, AutoTokenizer, CLIPVisionConfig, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
@@ -30,6 +29,7 @@ from mkgformer_kedro.training.scoring import on_device, picture_inputs
 from mkgformer_kedro.training.towers import resolve_tower
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
+    discard_checkpoints,
     fingerprint_of,
     train_to_end,
     training_arguments,
@@ -68,7 +68,7 @@ def model_entities(
     Returns:
         The finished model folder and the training curve.
     """
-    parameters = parameters.with_preset("entity_modeling", preset)
+    parameters = parameters.with_preset(preset)
     set_seed(seed)
     store = VisualStore(store_folder)
     model, tokenizer = build_model(model_parameters, preset, store)
@@ -89,7 +89,7 @@ def model_entities(
     with torch.no_grad():
         embeddings[start : start + count] = fitted.to(device)
     folder = save_model_folder(work_folder / "model", model, tokenizer, vocabulary)
-    shutil.rmtree(work_folder / "checkpoints", ignore_errors=True)
+    discard_checkpoints(work_folder / "checkpoints")
     return folder, curve
 
 
@@ -98,6 +98,8 @@ def build_model(
 ) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
     """Join the towers; picture sizes and counts are those of the visual store."""
     disable_progress_bar()
+    if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
+        raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
     text_tower = resolve_tower(parameters.text_tower)
     tokenizer = AutoTokenizer.from_pretrained(text_tower)
     model = MKGformerForLinkPrediction.from_text_vision_pretrained(
@@ -242,7 +244,8 @@ def _fit(
     )
     # The states sum up model, texts and pictures: a change of any of them makes it another job.
     digest = hashlib.sha256(states.numpy().tobytes()).hexdigest()
-    fingerprint = fingerprint_of({**parameters.model_dump(), "seed": seed, "states": digest})
+    settings = parameters.model_dump(exclude={"log_every"})
+    fingerprint = fingerprint_of({**settings, "seed": seed, "states": digest})
     curve = train_to_end(trainer, fingerprint)
     return module.embeddings.detach().cpu(), curve
 

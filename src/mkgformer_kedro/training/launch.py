@@ -1,4 +1,4 @@
-"""Run a training worker here, or on several devices and machines."""
+"""Run a training worker here, or in one process per device."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Job = dict[str, Any]
 def launch(worker: Callable[[Job], Any], job: Job, parameters: LaunchParameters) -> Any:
     """Call ``worker(job)`` in every training process and return what rank 0 returns.
 
-    One process runs in place. Several are started by torch's elastic launcher; with more than one
-    node, the same command is given on each of them and ``rendezvous`` names the meeting point.
+    One process runs in place; several are started by torch's elastic launcher on this machine.
 
     Args:
         worker: Top-level function; rebuilds all it needs from ``job``.
         job: Paths and plain values only, since it crosses process boundaries.
-        parameters: Processes per node, nodes, and where they meet.
+        parameters: Number of processes.
     """
-    if parameters.processes == 1 and parameters.nodes == 1:
+    if parameters.processes == 1:
         return worker(job)
     import torch
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -32,11 +31,11 @@ def launch(worker: Callable[[Job], Any], job: Job, parameters: LaunchParameters)
             "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parameters.processes))
         )
     config = LaunchConfig(
-        min_nodes=parameters.nodes,
-        max_nodes=parameters.nodes,
+        min_nodes=1,
+        max_nodes=1,
         nproc_per_node=parameters.processes,
         rdzv_backend="c10d",
-        rdzv_endpoint=parameters.rendezvous,
+        rdzv_endpoint="localhost:0",
         run_id="mkgformer",
         max_restarts=0,
     )

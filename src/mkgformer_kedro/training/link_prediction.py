@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged
 from mkgformer_kedro.training.scoring import query_inputs, score_blocks, scoring_order
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
+    discard_checkpoints,
     fingerprint_of,
     train_to_end,
     training_arguments,
@@ -66,7 +66,7 @@ def finetune(
     Returns:
         The finished model folder and the training curve.
     """
-    parameters = parameters.with_preset("finetuning", preset)
+    parameters = parameters.with_preset(preset)
     table = work_folder / "queries.parquet"
     with written_atomically(table) as temporary:
         queries[queries["split"] != "test"].to_parquet(temporary, index=False)
@@ -80,7 +80,7 @@ def finetune(
         "seed": seed,
     }
     curve = pd.DataFrame(launch(train_worker, job, parameters.launch))
-    shutil.rmtree(work_folder / "checkpoints", ignore_errors=True)
+    discard_checkpoints(work_folder / "checkpoints")
     table.unlink()
     return work_folder / "model", curve
 
@@ -115,7 +115,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     arguments = training_arguments(
         work_folder / "checkpoints",
         parameters,
-        batches_per_epoch=-(-len(sampler) // parameters.launch.world_size),
+        batches_per_epoch=-(-len(sampler) // parameters.launch.processes),
         seed=job["seed"],
         metric=DEV_METRIC,
         precision=parameters.precision,
@@ -131,7 +131,11 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         data_collator=QueryCollator(queries, prompts, store),
         dev_batch_size=parameters.dev_batch_size,
     )
-    settings = {key: job[key] for key in ("parameters", "attention", "seed")}
+    settings = {
+        "parameters": parameters.model_dump(exclude={"log_every", "loader_workers"}),
+        "attention": job["attention"],
+        "seed": job["seed"],
+    }
     files = [
         Path(job["queries"]),
         Path(job["visual_store"]) / "store.json",

@@ -54,6 +54,7 @@ class GraphVocabulary:
             relation_token_start=model.config.relation_token_start,
             form=self.prompt,
             max_length=self.max_length,
+            pad_to_max_length=not model.config.mask_prefix_padding,
         )
 
 

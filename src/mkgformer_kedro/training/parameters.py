@@ -6,7 +6,7 @@ the paper describes (``corrected``) or what the authors' code computes (``faithf
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -28,12 +28,29 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# Fields of MKGformerConfig that have a place of their own.
+_SET_ELSEWHERE = {
+    "loss": "finetuning.loss",
+    "label_smoothing": "finetuning.label_smoothing",
+    "picture_sizes": "image_association.slots",
+    "picture_counts": "image_association.slots",
+    "mask_token_id": "the tokenizer",
+    "text_config": "model.text_tower",
+    "vision_config": "model.vision_config",
+    "num_entities": "the graph",
+    "num_relations": "the graph",
+    "entity_token_start": "the graph",
+}
+
+
 class PresetParameters(Parameters):
     """Parameters some of whose fields may be left to the preset."""
 
-    def with_preset(self, stage: str, preset: Preset) -> Self:
+    stage: ClassVar[str]
+
+    def with_preset(self, preset: Preset) -> Self:
         """Return a copy in which every open field has the preset's value."""
-        values = PRESETS[preset][stage]
+        values = PRESETS[preset][self.stage]
         return self.model_copy(
             update={key: value for key, value in values.items() if getattr(self, key) is None}
         )
@@ -48,18 +65,19 @@ class ModelParameters(Parameters):
     attention: Literal["sdpa", "eager", "flex_attention"]
     config: dict[str, Any]
 
+    @field_validator("config")
+    @classmethod
+    def _only_free_fields(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if taken := set(config) & _SET_ELSEWHERE.keys():
+            places = ", ".join(f"{name} ({_SET_ELSEWHERE[name]})" for name in sorted(taken))
+            raise ValueError(f"set elsewhere: {places}")
+        return config
+
 
 class LaunchParameters(Parameters):
-    """How many training processes run, and where they meet."""
+    """How many training processes run on this machine."""
 
     processes: int = Field(ge=1)
-    nodes: int = Field(ge=1)
-    rendezvous: str
-
-    @property
-    def world_size(self) -> int:
-        """Training processes on all nodes together."""
-        return self.processes * self.nodes
 
 
 class OptimizationParameters(PresetParameters):
@@ -88,12 +106,16 @@ class OptimizationParameters(PresetParameters):
 class EntityModelingParameters(OptimizationParameters):
     """Stage 1: learn one embedding per entity from its description and pictures."""
 
+    stage: ClassVar[str] = "entity_modeling"
+
     initialization: Literal["text", "normal"] | None
     encoding_batch_size: int = Field(ge=1)
 
 
 class FinetuningParameters(OptimizationParameters):
     """Stage 2: predict the missing entity of a query."""
+
+    stage: ClassVar[str] = "finetuning"
 
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.training.queries import Ragged
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ class PromptBuilder:
         relation_token_start: Token number of relation 0; the others follow.
         form: Which prompts are built.
         max_length: Longest prompt in tokens; descriptions are cut to fit.
+        pad_to_max_length: Pad every batch to ``max_length`` instead of to its longest prompt, for
+            a model that attends to padding.
 
     Raises:
-        ValueError: A relation's text leaves no room for a description within ``max_length``.
+        DataError: A relation's text leaves no room for a description within ``max_length``.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class PromptBuilder:
         relation_token_start: int,
         form: PromptForm,
         max_length: int,
+        pad_to_max_length: bool = False,
     ) -> None:
         self.max_length = max_length
+        self._pad_to_max_length = pad_to_max_length
         self.pad_token_id: int = tokenizer.pad_token_id
         self._entity_token_start = entity_token_start
         self._special = {
@@ -94,9 +99,14 @@ class PromptBuilder:
         self._literals = {part: np.array(tokens([part])[0]) for part in sorted(literals)}
         longest = self._fixed_length("tail") + int(self._relations.lengths.max(initial=0))
         if longest >= max_length:
-            raise ValueError(
-                f"A prompt takes up to {longest} tokens without its description, but max_length is "
-                f"{max_length}. Raise max_length above {longest} or shorten the relation texts."
+            raise DataError(
+                Problem(
+                    "relation texts",
+                    None,
+                    f"a prompt takes up to {longest} tokens without its description, but "
+                    f"max_length is {max_length}",
+                    f"Raise max_length above {longest} or shorten the relation texts.",
+                )
             )
 
     def query_lengths(self, entity: np.ndarray, relation: np.ndarray) -> np.ndarray:
@@ -165,7 +175,8 @@ class PromptBuilder:
 
     def _pad(self, prompts: list[np.ndarray]) -> dict[str, np.ndarray]:
         lengths = np.array([len(prompt) for prompt in prompts])
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        width = self.max_length if self._pad_to_max_length else lengths.max()
+        mask = np.arange(width) < lengths[:, None]
         input_ids = np.full(mask.shape, self.pad_token_id, dtype=np.int64)
         input_ids[mask] = np.concatenate(prompts)
         return {"input_ids": input_ids, "attention_mask": mask.astype(np.int64)}

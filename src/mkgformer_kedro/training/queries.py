@@ -152,7 +152,9 @@ class QueryBatchSampler:
         order = self._shuffled(rng) if self.shuffle else self.items
         starts = np.arange(0, len(order), self.batch_size)
         if self.shuffle:
-            rng.shuffle(starts)
+            # A short last batch stays last: spread over processes, batches are dealt out in rounds,
+            # and a round ends at the first short one.
+            rng.shuffle(starts[: len(order) // self.batch_size])
         for start in starts:
             yield order[start : start + self.batch_size].tolist()
 

@@ -20,8 +20,10 @@ from transformers import (
     EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from mkgformer_kedro.files import sha256_of, written_atomically
@@ -31,6 +33,7 @@ from mkgformer_kedro.training.parameters import OptimizationParameters
 logger = logging.getLogger(__name__)
 
 _COMPLETE = "complete"
+_JOB = "job.json"
 
 
 class StageTrainer(Trainer):
@@ -82,6 +85,18 @@ class StageTrainer(Trainer):
                         self.args.weight_decay if name in decayed else 0.0,
                     )
                     groups.setdefault(key, []).append(parameter)
+            unused = (
+                set(self.learning_rates)
+                - {"default"}
+                - {
+                    key
+                    for key in self.learning_rates
+                    for name, _ in model.named_parameters()
+                    if key in name
+                }
+            )
+            if unused:
+                raise ValueError(f"learning_rates names no parameter: {', '.join(sorted(unused))}")
             optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer(
                 [
@@ -126,8 +141,14 @@ class StageTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (folder / _COMPLETE).touch()
+            newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (newest / _COMPLETE).touch()
+            kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name}
+            for folder in newest.parent.glob("checkpoint-*"):
+                if folder.name not in kept:
+                    # The mark goes first: a kill in between leaves nothing that looks complete.
+                    (folder / _COMPLETE).unlink(missing_ok=True)
+                    shutil.rmtree(folder)
 
 
 class _EpochOrder(TrainerCallback):
@@ -220,7 +241,9 @@ def training_arguments(
     every = max(1, min(steps, math.ceil(steps_per_epoch / parameters.evaluations_per_epoch)))
     if precision == "auto":
         precision = (
-            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+            "bf16"
+            if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "fp32"
         )
     distributed = torch.distributed.is_torchelastic_launched()
     arguments = TrainingArguments(
@@ -237,7 +260,6 @@ def training_arguments(
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,
         load_best_model_at_end=metric is not None,
         metric_for_best_model=metric,
         greater_is_better=True if metric else None,
@@ -286,8 +308,19 @@ def train_to_end(
     checkpoint = _newest_checkpoint(folder)
     if checkpoint is not None:
         logger.info("Going on from %s", checkpoint.name)
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            # Killed between the last checkpoint and the end: there is nothing left to learn.
+            trainer._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+            return training_curve(state.log_history)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return training_curve(trainer.state.log_history)
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a job that is done; killed half-way, they are no job's."""
+    (folder / _JOB).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def training_curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
@@ -312,7 +345,7 @@ def fingerprint_of(settings: dict[str, Any], files: Sequence[Path] = ()) -> str:
 
 def _discard_unusable(folder: Path, fingerprint: str) -> None:
     """Remove checkpoints of another job, and those that a killed run left unfinished."""
-    job = folder / "job.json"
+    job = folder / _JOB
     with contextlib.suppress(OSError, ValueError):
         if json.loads(job.read_text())["fingerprint"] == fingerprint:
             for checkpoint in folder.glob("checkpoint-*"):

@@ -142,7 +142,7 @@ def report_link_prediction(
     texts = relations["text"].tolist()
     page = render_link_prediction_report(
         evaluation,
-        data_set=parameters.title,
+        data_set=parameters.title or ingestion_report["graph"],
         relations=texts,
         published=[Published(**result.model_dump()) for result in parameters.published],
         curve=training_curve,

@@ -20,9 +20,9 @@ class PublishedResult(Parameters):
 class EvaluationParameters(Parameters):
     """How test answers are ranked and reported."""
 
-    title: str
+    title: str | None
     batch_size: int = Field(ge=1)
-    known_offset: float | None
+    known_offset: float | None = Field(lt=0)
     resamples: int = Field(ge=100)
     examples: int = Field(ge=0)
     published: list[PublishedResult]

@@ -132,6 +132,7 @@ def report_ingestion(
     repeated = raw.triples.duplicated(["split", *columns])
     sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
     report = {
+        "graph": raw.folder.name,
         "counts": counts,
         "published_counts": parameters.expected_counts.model_dump(exclude_none=True),
         "unexpected_counts": _unexpected(counts, parameters),
