@@ -5,23 +5,32 @@ import pytest
 import torch
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training.entity_modeling import (
     EntityEmbeddings,
     add_graph_tokens,
-    build_model,
     encode_descriptions,
     initialize_graph_tokens,
     model_entities,
 )
 from mkgformer_kedro.training.model_folder import GraphVocabulary, load_model_folder
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters
+from mkgformer_kedro.training.towers import build_model, load_tokenizer
 
 
 @pytest.fixture
 def built(model_parameters, store_folder, tables):
     torch.manual_seed(0)
     store = VisualStore(store_folder)
-    model, tokenizer = build_model(ModelParameters(**model_parameters), "corrected", store)
+    parameters = ModelParameters(**model_parameters)
+    tokenizer = load_tokenizer(parameters)
+    model = build_model(
+        MKGformerForLinkPrediction,
+        parameters,
+        "corrected",
+        store,
+        mask_token_id=tokenizer.mask_token_id,
+    )
     add_graph_tokens(model, tokenizer, 12, 2)
     vocabulary = GraphVocabulary(tables["entities"], tables["relations"], "paper", 16)
     return model.eval(), tokenizer, vocabulary.prompt_builder(tokenizer, model), store

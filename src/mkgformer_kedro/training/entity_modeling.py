@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AddedToken, AutoTokenizer, CLIPVisionConfig, set_seed
-from transformers.utils.logging import disable_progress_bar
+from transformers import AddedToken, set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
@@ -26,7 +25,7 @@ from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_fo
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler
 from mkgformer_kedro.training.scoring import on_device, picture_inputs
-from mkgformer_kedro.training.towers import resolve_tower
+from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     discard_checkpoints,
@@ -71,7 +70,14 @@ def model_entities(
     parameters = parameters.with_preset(preset)
     set_seed(seed)
     store = VisualStore(store_folder)
-    model, tokenizer = build_model(model_parameters, preset, store)
+    tokenizer = load_tokenizer(model_parameters)
+    model = build_model(
+        MKGformerForLinkPrediction,
+        model_parameters,
+        preset,
+        store,
+        mask_token_id=tokenizer.mask_token_id,
+    )
     add_graph_tokens(model, tokenizer, len(entities), len(relations))
     vocabulary = GraphVocabulary(entities, relations, parameters.prompt, parameters.max_length)
     prompts = vocabulary.prompt_builder(tokenizer, model)
@@ -93,29 +99,6 @@ def model_entities(
     return folder, curve
 
 
-def build_model(
-    parameters: ModelParameters, preset: Preset, store: VisualStore
-) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
-    """Join the towers; picture sizes and counts are those of the visual store."""
-    disable_progress_bar()
-    if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
-        raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
-    text_tower = resolve_tower(parameters.text_tower)
-    tokenizer = AutoTokenizer.from_pretrained(text_tower)
-    model = MKGformerForLinkPrediction.from_text_vision_pretrained(
-        text_tower,
-        parameters.vision_tower and resolve_tower(parameters.vision_tower),
-        vision_config=None if parameters.vision_tower else parameters.vision_config,
-        preset=preset,
-        attn_implementation=parameters.attention,
-        picture_sizes={role: layout.size for role, layout in store.roles.items()},
-        picture_counts={role: layout.count for role, layout in store.roles.items()},
-        mask_token_id=tokenizer.mask_token_id,
-        **parameters.config,
-    )
-    return model, tokenizer
-
-
 def add_graph_tokens(
     model: MKGformerForLinkPrediction,
     tokenizer: PreTrainedTokenizerBase,
@@ -127,12 +110,7 @@ def add_graph_tokens(
     Raises:
         ValueError: The text tower's vocabulary is not its tokenizer's.
     """
-    vocab_size = model.config.text_config.vocab_size
-    if len(tokenizer) != vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size} embeddings. "
-            "Use a text tower whose vocabulary is that of its tokenizer."
-        )
+    check_vocabulary(model, tokenizer)
     names = [f"[ENTITY_{i}]" for i in range(num_entities)]
     names += [f"[RELATION_{i}]" for i in range(num_relations)]
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])

@@ -253,21 +253,11 @@ class LinkPredictionTrainer(StageTrainer):
                 what="Ranking dev queries",
             ):
                 tables.append(rank_table(collator.queries, rows, scores))
-        if self.args.world_size > 1:
-            gathered: list[list[pd.DataFrame]] = [[] for _ in range(self.args.world_size)]
-            torch.distributed.all_gather_object(gathered, tables)
-            tables = [table for part in gathered for table in part]
-        ranks = pd.concat(tables, ignore_index=True)
-        metrics = {
-            f"eval_{key}": value
-            for key, value in ranking_metrics(ranks).items()
-            if key.startswith("both.realistic.")
-        }
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
+        ranks = pd.concat(self.gather(tables), ignore_index=True)
+        scores = ranking_metrics(ranks)
+        return self.log_dev_scores(
+            {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
         )
-        return metrics
 
 
 def _sample(rows: np.ndarray, size: int | None, seed: int) -> np.ndarray:

@@ -1,17 +1,18 @@
 """A model folder: all that is needed to ask a trained model, in one place.
 
-It holds what ``save_pretrained`` writes for model and tokenizer, and beside it the graph's
-vocabulary: which entity and relation each token stands for, their texts, and the prompt the model
-was trained on.
+It holds what ``save_pretrained`` writes for model and tokenizer, and beside it what the task needs.
+For link prediction that is the graph's vocabulary: which entity and relation each token stands for,
+their texts, and the prompt the model was trained on.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -58,43 +59,33 @@ class GraphVocabulary:
         )
 
 
-def save_model_folder(
-    folder: Path,
-    model: MKGformerForLinkPrediction,
-    tokenizer: PreTrainedTokenizerBase,
-    vocabulary: GraphVocabulary,
-) -> Path:
-    """Write a model folder, replacing one that a killed run left behind."""
+def write_model_folder(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write what every model folder holds, replacing one that a killed run left behind."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    vocabulary.entities.to_parquet(folder / _ENTITIES, index=False)
-    vocabulary.relations.to_parquet(folder / _RELATIONS, index=False)
-    settings = {"prompt": vocabulary.prompt, "max_length": vocabulary.max_length}
-    (folder / _PROMPTS).write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
 
 
-def load_model_folder(
-    folder: Path, attention: str = "sdpa"
-) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase, GraphVocabulary]:
-    """Read a model folder.
+def read_model_folder(
+    folder: Path, model_class: Any, needed: Sequence[str], attention: str
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Read what every model folder holds.
 
     Args:
-        folder: What :func:`save_model_folder` wrote.
+        folder: The folder.
+        model_class: Class of the model.
+        needed: Further files that must be there.
         attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
 
     Raises:
-        DataError: The folder is no model folder.
+        DataError: The folder is no model folder, or one of another task.
     """
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
-
     disable_progress_bar()
     folder = Path(folder)
-    needed = ("config.json", "model.safetensors", "tokenizer.json", _ENTITIES, _RELATIONS, _PROMPTS)
+    needed = ("config.json", "model.safetensors", "tokenizer.json", *needed)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -105,10 +96,46 @@ def load_model_folder(
                 "Run the stage that makes it again.",
             )
         )
-    model = MKGformerForLinkPrediction.from_pretrained(folder, attn_implementation=attention)
+    model = model_class.from_pretrained(folder, attn_implementation=attention)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def save_model_folder(
+    folder: Path,
+    model: MKGformerForLinkPrediction,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: GraphVocabulary,
+) -> Path:
+    """Write a model folder of link prediction."""
+    write_model_folder(folder, model, tokenizer)
+    vocabulary.entities.to_parquet(folder / _ENTITIES, index=False)
+    vocabulary.relations.to_parquet(folder / _RELATIONS, index=False)
+    settings = {"prompt": vocabulary.prompt, "max_length": vocabulary.max_length}
+    (folder / _PROMPTS).write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def load_model_folder(
+    folder: Path, attention: str = "sdpa"
+) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase, GraphVocabulary]:
+    """Read a model folder of link prediction.
+
+    Args:
+        folder: What :func:`save_model_folder` wrote.
+        attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+
+    Raises:
+        DataError: The folder is no model folder.
+    """
+    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+
+    folder = Path(folder)
+    model, tokenizer = read_model_folder(
+        folder, MKGformerForLinkPrediction, (_ENTITIES, _RELATIONS, _PROMPTS), attention
+    )
     vocabulary = GraphVocabulary(
         pd.read_parquet(folder / _ENTITIES),
         pd.read_parquet(folder / _RELATIONS),
         **json.loads((folder / _PROMPTS).read_text()),
     )
-    return model, AutoTokenizer.from_pretrained(folder), vocabulary
+    return model, tokenizer, vocabulary

@@ -20,10 +20,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {
         "entity_modeling": {"prompt": "paper", "initialization": "text"},
         "finetuning": {"prompt": "paper", "item": "query", "shuffle": True},
+        "relation_extraction": {"classifier_dropout": 0.1},
+        "entity_recognition": {"classifier_dropout": 0.1, "units": "words"},
     },
     "faithful": {
         "entity_modeling": {"prompt": "authors", "initialization": "normal"},
         "finetuning": {"prompt": "authors", "item": "triple", "shuffle": False},
+        "relation_extraction": {"classifier_dropout": 0.5},
+        "entity_recognition": {"classifier_dropout": 0.1, "units": "tokens"},
     },
 }
 
@@ -32,6 +36,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 _SET_ELSEWHERE = {
     "loss": "finetuning.loss",
     "label_smoothing": "finetuning.label_smoothing",
+    "representation": "relation_extraction.finetuning.representation",
+    "classifier_dropout": "finetuning.classifier_dropout of the task",
     "picture_sizes": "image_association.slots",
     "picture_counts": "image_association.slots",
     "mask_token_id": "the tokenizer",
@@ -81,7 +87,7 @@ class LaunchParameters(Parameters):
 
 
 class OptimizationParameters(PresetParameters):
-    """What both training stages share."""
+    """What every training stage shares."""
 
     epochs: float = Field(gt=0)
     max_steps: int | None = Field(ge=1)
@@ -93,7 +99,6 @@ class OptimizationParameters(PresetParameters):
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
-    prompt: Literal["paper", "authors"] | None
 
     @field_validator("learning_rates")
     @classmethod
@@ -108,24 +113,61 @@ class EntityModelingParameters(OptimizationParameters):
 
     stage: ClassVar[str] = "entity_modeling"
 
+    prompt: Literal["paper", "authors"] | None
     initialization: Literal["text", "normal"] | None
     encoding_batch_size: int = Field(ge=1)
 
 
-class FinetuningParameters(OptimizationParameters):
-    """Stage 2: predict the missing entity of a query."""
-
-    stage: ClassVar[str] = "finetuning"
+class SupervisedParameters(OptimizationParameters):
+    """What fine-tuning for any of the three tasks shares: a dev set picks the model."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
+    patience: int | None = Field(ge=1)
+    dev_batch_size: int = Field(ge=1)
+    loader_workers: int = Field(ge=0)
+    launch: LaunchParameters
+
+
+class FinetuningParameters(SupervisedParameters):
+    """Stage 2 of link prediction: predict the missing entity of a query."""
+
+    stage: ClassVar[str] = "finetuning"
+
+    prompt: Literal["paper", "authors"] | None
     loss: Literal["binary_cross_entropy", "cross_entropy"]
     label_smoothing: float = Field(ge=0, lt=1)
     item: Literal["query", "triple"] | None
     shuffle: bool | None
     queries_per_entity: int = Field(ge=1)
-    patience: int | None = Field(ge=1)
     dev_queries: int | None = Field(ge=1)
-    dev_batch_size: int = Field(ge=1)
-    loader_workers: int = Field(ge=0)
-    launch: LaunchParameters
+
+
+class PostsParameters(SupervisedParameters):
+    """What the two tasks on posts share."""
+
+    seeds: list[int] | None
+    classifier_dropout: float | None = Field(ge=0, lt=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
+        return seeds
+
+
+class RelationExtractionParameters(PostsParameters):
+    """Which relation do the two mentions of a post stand in?"""
+
+    stage: ClassVar[str] = "relation_extraction"
+
+    representation: Literal["markers", "cls"]
+
+
+class EntityRecognitionParameters(PostsParameters):
+    """Which words of a post name which type of entity?"""
+
+    stage: ClassVar[str] = "entity_recognition"
+
+    units: Literal["words", "tokens"] | None

@@ -1,4 +1,4 @@
-"""Where a pretrained tower's files lie: a folder, an installed wheel, or a model hub."""
+"""Join two towers; their files lie in a folder, an installed wheel, or on a model hub."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.training.parameters import ModelParameters, Preset
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +80,61 @@ def resolve_tower(name: str) -> str:
         )
     logger.info("Text tower %s comes from the installed package %s", name, packaged.package)
     return str(folder)
+
+
+def load_tokenizer(parameters: ModelParameters) -> PreTrainedTokenizerBase:
+    """The text tower's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve_tower(parameters.text_tower))
+
+
+def build_model(
+    model_class: Any,
+    parameters: ModelParameters,
+    preset: Preset,
+    store: VisualStore,
+    **overrides: Any,
+) -> Any:
+    """Join the towers; picture sizes and counts are those of the visual store.
+
+    Args:
+        model_class: Class of the model, for one of the tasks.
+        parameters: Towers and fusion.
+        preset: Decides the fields that nothing else sets.
+        store: Visual store that the model will read.
+        **overrides: Further fields of the configuration.
+
+    Raises:
+        ValueError: A field of ``vision_config`` does not exist.
+    """
+    from transformers import CLIPVisionConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
+        raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
+    return model_class.from_text_vision_pretrained(
+        resolve_tower(parameters.text_tower),
+        parameters.vision_tower and resolve_tower(parameters.vision_tower),
+        vision_config=None if parameters.vision_tower else parameters.vision_config,
+        preset=preset,
+        attn_implementation=parameters.attention,
+        picture_sizes={role: layout.size for role, layout in store.roles.items()},
+        picture_counts={role: layout.count for role, layout in store.roles.items()},
+        **{**overrides, **parameters.config},
+    )
+
+
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See to it that new tokens get the same numbers in model and tokenizer.
+
+    Raises:
+        ValueError: The text tower's vocabulary is not its tokenizer's.
+    """
+    vocab_size = model.config.text_config.vocab_size
+    if len(tokenizer) != vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size} embeddings. "
+            "Use a text tower whose vocabulary is that of its tokenizer."
+        )

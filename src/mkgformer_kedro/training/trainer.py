@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,23 @@ class StageTrainer(Trainer):
             self._examples = 0
             self._waiting = self._paused = 0.0
         super().log(logs, start_time)
+
+    def gather(self, parts: list[Any]) -> list[Any]:
+        """The parts that all processes made of the dev set, one process after the other."""
+        if self.args.world_size == 1:
+            return parts
+        gathered: list[list[Any]] = [[] for _ in range(self.args.world_size)]
+        torch.distributed.all_gather_object(gathered, parts)
+        return [part for every in gathered for part in every]
+
+    def log_dev_scores(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Log dev scores under the prefix ``eval_`` and let the callbacks pick a model by them."""
+        metrics = {f"eval_{key}": value for key, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # Logging reads the clock inside; evaluation and saving must not count as training time.

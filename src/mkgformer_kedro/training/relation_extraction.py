@@ -1,0 +1,162 @@
+"""Relation extraction: which relation do the two mentions of a post stand in?
+
+The mentions stand between markers, ``<s> head </s> ... <o> tail </o>``, as the authors' code has
+them (section 3 of arXiv:2205.02357).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.training.parameters import PostsParameters, RelationExtractionParameters
+from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
+from mkgformer_kedro.training.queries import Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MARKERS = ("<s>", "</s>", "<o>", "</o>")
+NEGATIVE = "None"
+
+
+@dataclass(frozen=True)
+class RelationExtraction(PostsTask):
+    """The task and how a model was trained for it.
+
+    Attributes:
+        representation: What is classified: the states of both opening markers (``markers``) or
+            that of ``[CLS]`` (``cls``).
+    """
+
+    name: ClassVar[str] = "relation_extraction"
+    parameters_class: ClassVar[type[PostsParameters]] = RelationExtractionParameters
+    new_tokens: ClassVar[tuple[str, ...]] = MARKERS
+
+    representation: str
+
+    @classmethod
+    def from_parameters(
+        cls, labels: pd.DataFrame, parameters: RelationExtractionParameters
+    ) -> Self:
+        """The task as the parameters describe it."""
+        return cls(labels, parameters.max_length, parameters.representation)
+
+    @classmethod
+    def model_class(cls) -> Any:
+        """``MKGformerForRelationExtraction``."""
+        from mkgformer_kedro.modeling import MKGformerForRelationExtraction
+
+        return MKGformerForRelationExtraction
+
+    @property
+    def class_names(self) -> list[str]:
+        """The relations."""
+        return self.labels["label"].tolist()
+
+    def configuration(self) -> dict[str, Any]:
+        """How mentions are represented."""
+        return {"representation": self.representation}
+
+    def encode(
+        self, posts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, width: int | None
+    ) -> EncodedPosts:
+        """Mark the mentions, and cut what is too long at the tokens farthest from them."""
+        pieces = WordPieces(tokenizer, posts)
+        markers = tokenizer.convert_tokens_to_ids(list(MARKERS))
+        rows, heads, tails = [], [], []
+        num_cut = num_mentions_cut = 0
+        for post in posts.itertuples():
+            tokens, distance = _marked(post, pieces, markers)
+            kept = _nearest(distance, self.max_length - 2)
+            num_cut += len(kept) < len(tokens)
+            num_mentions_cut += len(kept) < (distance <= 0).sum()
+            row = np.concatenate([[tokenizer.cls_token_id], tokens[kept], [tokenizer.sep_token_id]])
+            rows.append(row)
+            heads.append(int((row == markers[0]).argmax()))
+            tails.append(int((row == markers[2]).argmax()))
+        if num_cut:
+            logger.info(
+                "%d of %d posts are longer than %d tokens and were cut around their mentions%s",
+                num_cut,
+                len(posts),
+                self.max_length,
+                f"; in {num_mentions_cut} of them the mentions alone are longer"
+                if num_mentions_cut
+                else "",
+            )
+        indices = {"head_index": np.array(heads), "tail_index": np.array(tails)}
+        if "relation" in posts:
+            indices["labels"] = posts["relation"].to_numpy(np.int64)
+        return EncodedPosts(Ragged.from_rows(rows), indices, {}, tokenizer.pad_token_id, width)
+
+    def decode(
+        self, model: Any, outputs: Any, encoded: EncodedPosts, rows: np.ndarray, posts: pd.DataFrame
+    ) -> pd.DataFrame:
+        """``predicted`` (row of ``labels``) and ``score`` (its probability)."""
+        score, predicted = outputs.logits.float().softmax(dim=1).max(dim=1)
+        return pd.DataFrame(
+            {
+                "predicted": predicted.cpu().numpy().astype(np.int32),
+                "score": score.cpu().numpy(),
+            }
+        )
+
+    def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
+        """Micro precision, recall and F1 without the negative class."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        positive = [i for i, name in enumerate(self.class_names) if name != NEGATIVE]
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            posts["relation"],
+            predicted["predicted"],
+            labels=positive,
+            average="micro",
+            zero_division=0,
+        )
+        return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+
+
+TASK = RelationExtraction
+
+
+def _marked(post: Any, pieces: WordPieces, markers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of a post with its markers, and how far each is from the nearest mention.
+
+    The distance is negative for markers, 0 inside a mention, else counted in tokens.
+    """
+    head, tail = (post.head_start, post.head_end), (post.tail_start, post.tail_end)
+    # Of mentions that begin together the longer one opens first, of those that end together the
+    # shorter one closes first, so that one stands inside the other.
+    opening = sorted([(*head, markers[0]), (*tail, markers[2])], key=lambda m: m[0] - m[1])
+    closing = sorted([(*head, markers[1]), (*tail, markers[3])], key=lambda m: m[1] - m[0])
+    tokens: list[int] = []
+    kind: list[int] = []
+    for position in range(len(post.words) + 1):
+        found = [marker for _, end, marker in closing if end == position]
+        found += [marker for start, _, marker in opening if start == position]
+        tokens += found
+        kind += [-1] * len(found)
+        if position < len(post.words):
+            of_word = pieces[post.words[position]]
+            inside = any(start <= position < end for start, end in (head, tail))
+            tokens += of_word
+            kind += [0 if inside else 1] * len(of_word)
+    kinds = np.array(kind)
+    mentions = np.flatnonzero(kinds <= 0)
+    place = np.arange(len(kinds))
+    after = np.searchsorted(mentions, place).clip(max=len(mentions) - 1)
+    before = (np.searchsorted(mentions, place, side="right") - 1).clip(min=0)
+    distance = np.minimum(abs(place - mentions[after]), abs(place - mentions[before]))
+    return np.array(tokens, dtype=np.int64), np.where(kinds < 0, -1, distance)
+
+
+def _nearest(distance: np.ndarray, size: int) -> np.ndarray:
+    """Places of the ``size`` smallest distances, in order; of equal ones the earlier are kept."""
+    return np.sort(np.argsort(distance, kind="stable")[:size])
