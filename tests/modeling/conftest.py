@@ -17,16 +17,19 @@ class Tiny:
     vocabulary = words + entities + relations
     sizes = {"full": 24, "grounding": 16, "detection": 8}  # noqa: RUF012
     counts = {"full": 1, "grounding": 2, "detection": 1}  # noqa: RUF012
+    crops = {"grounding": 2, "detection": 1}  # noqa: RUF012
     slots = sum(counts.values())
+    tags = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
     def config(
         self,
         preset: str = "corrected",
+        task: str = "link_prediction",
         text: dict[str, Any] | None = None,
         vision: dict[str, Any] | None = None,
         **fields: Any,
     ) -> MKGformerConfig:
-        """Two fused layers of four, and pictures of all roles."""
+        """Two fused layers of four, and pictures of all roles that the task has."""
         text_config = {
             "vocab_size": self.vocabulary,
             "hidden_size": 32,
@@ -44,17 +47,19 @@ class Tiny:
             "patch_size": 8,
         }
         values = {
-            **MKGformerConfig.preset(preset),
+            **MKGformerConfig.preset(preset, task),
             "num_fusion_layers": 2,
             "fusion_init": "normal",
             "picture_sizes": self.sizes,
-            "picture_counts": self.counts,
             "num_entities": self.entities,
             "num_relations": self.relations,
             "entity_token_start": self.words,
             "mask_token_id": self.mask,
             **fields,
         }
+        if "picture_counts" not in fields:
+            crops_only = values["visual_embeddings"] == "class_and_crops"
+            values["picture_counts"] = self.crops if crops_only else self.counts
         return MKGformerConfig(
             text_config={**text_config, **(text or {})},
             vision_config={**vision_config, **(vision or {})},
@@ -62,12 +67,16 @@ class Tiny:
         )
 
     def model(
-        self, *args: Any, attention: str = "sdpa", **kwargs: Any
-    ) -> MKGformerForLinkPrediction:
+        self,
+        *args: Any,
+        attention: str = "sdpa",
+        model_class: Any = MKGformerForLinkPrediction,
+        **kwargs: Any,
+    ) -> Any:
         """A model in evaluation mode with weights so large that every part matters."""
         torch.manual_seed(0)
-        config = self.config(*args, **kwargs)
-        model = MKGformerForLinkPrediction._from_config(config, attn_implementation=attention)
+        config = self.config(*args, **{"task": model_class.task, **kwargs})
+        model = model_class._from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "fusion_dense" not in name:
@@ -91,7 +100,7 @@ class Tiny:
             "token_type_ids": segments * attention_mask,
         }
 
-    def pictures(self, rows: int) -> dict[str, torch.Tensor]:
+    def pictures(self, rows: int, crops_only: bool = False) -> dict[str, torch.Tensor]:
         """Random uint8 pictures in every slot."""
         generator = torch.Generator().manual_seed(2)
         return {
@@ -103,6 +112,7 @@ class Tiny:
                 self.sizes.items(),
                 strict=True,
             )
+            if role != "full" or not crops_only
         }
 
 

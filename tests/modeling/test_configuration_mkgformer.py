@@ -17,15 +17,43 @@ def test_default_is_corrected_preset():
     assert config.num_picture_slots == 7
 
 
-def test_presets_differ_in_every_field():
-    corrected, faithful = MKGformerConfig.preset("corrected"), MKGformerConfig.preset("faithful")
+@pytest.mark.parametrize("task", ["link_prediction", "relation_extraction", "entity_recognition"])
+def test_presets_differ_in_every_field(task):
+    corrected = MKGformerConfig.preset("corrected", task)
+    faithful = MKGformerConfig.preset("faithful", task)
 
     assert corrected.keys() == faithful.keys()
     assert all(corrected[name] != faithful[name] for name in corrected)
 
 
+def test_faithful_presets_of_the_tasks():
+    link_prediction = MKGformerConfig.preset("faithful")
+    relations = MKGformerConfig.preset("faithful", "relation_extraction")
+    entities = MKGformerConfig.preset("faithful", "entity_recognition")
+
+    assert link_prediction["visual_embeddings"] == "patches"
+    assert "picture_counts" not in link_prediction
+    for preset in (relations, entities):
+        assert preset["visual_embeddings"] == "class_and_crops"
+        assert MKGformerConfig(**preset).picture_roles == ("grounding", "detection")
+    assert relations["classifier_dropout"] == 0.5
+    assert entities["constrain_transitions"] is False
+
+
+def test_presets_are_copies():
+    MKGformerConfig.preset("faithful", "relation_extraction")["picture_counts"]["full"] = 1
+
+    assert "full" not in MKGformerConfig.preset("faithful", "relation_extraction")["picture_counts"]
+
+
 def test_round_trip(tiny, tmp_path):
-    config = tiny.config("faithful", label_smoothing=0.1)
+    config = tiny.config(
+        "faithful",
+        "entity_recognition",
+        label_smoothing=0.1,
+        representation="cls",
+        id2label=dict(enumerate(tiny.tags)),
+    )
     config.save_pretrained(tmp_path)
 
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -34,6 +62,7 @@ def test_round_trip(tiny, tmp_path):
     for name in MKGformerConfig.__annotations__:
         if not name.endswith("_config"):
             assert getattr(loaded, name) == getattr(config, name), name
+    assert loaded.id2label == dict(enumerate(tiny.tags))
     assert loaded.text_config.hidden_size == config.text_config.hidden_size
     assert loaded.vision_config.patch_size == config.vision_config.patch_size
 
@@ -69,7 +98,10 @@ def test_role_without_slots_is_absent(tiny):
         ({"picture_sizes": {"crop": 8}}, "picture_sizes names crop"),
         ({"picture_counts": {"full": 0}}, "At least one role"),
         ({"picture_counts": {"full": 1, "detection": -1}}, "negative"),
+        ({"visual_embeddings": "class_and_crops", "picture_counts": {"full": 1}}, "no place"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"classifier_dropout": 1.0}, "classifier_dropout is 1.0"),
+        ({"representation": "mean"}, "representation is 'mean'. Use 'markers' or 'cls'"),
         ({"entity_token_start": None}, "without entity_token_start"),
         ({"num_relations": 4}, "tokens up to 51"),
         ({"image_mean": (0.5,)}, "3 channels"),
@@ -83,6 +115,14 @@ def test_bad_value_is_named(tiny, fields, message):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="Unknown preset 'paper'"):
         MKGformerConfig.preset("paper")
+    with pytest.raises(ValueError, match="Unknown task 'captioning'"):
+        MKGformerConfig.preset("faithful", "captioning")
+
+
+def test_labels_are_names_too():
+    MKGformerConfig.check_names({"id2label": {}, "label2id": {}, "num_labels": 2})
+    with pytest.raises(ValueError, match="has no labels"):
+        MKGformerConfig.check_names({"labels": []})
 
 
 def test_importing_the_package_is_light():

@@ -6,9 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mkgformer_kedro.modeling import load_reference_checkpoint
+from mkgformer_kedro.modeling import (
+    MKGformerForRelationExtraction,
+    MKGformerForTokenClassification,
+    load_reference_checkpoint,
+)
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "link_prediction"
+GOLDENS = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = GOLDENS / "link_prediction"
 WEIGHTS, CONFIG = GOLDEN / "weights.safetensors", GOLDEN / "config.json"
 
 
@@ -107,13 +112,20 @@ def test_misfits_are_listed(tmp_path):
 
 
 def test_unsupported_task():
-    with pytest.raises(ValueError, match=r"'entity_recognition'.*'link_prediction'"):
-        load_reference_checkpoint(WEIGHTS, {"task": "entity_recognition"})
+    with pytest.raises(ValueError, match=r"'captioning'.*'link_prediction' or"):
+        load_reference_checkpoint(WEIGHTS, {"task": "captioning"})
 
 
 def test_incomplete_config():
     with pytest.raises(ValueError, match="lacks num_attention_heads, intermediate_size"):
         load_reference_checkpoint(WEIGHTS, {"task": "link_prediction", "hidden_size": 32})
+
+
+def test_incomplete_config_of_posts():
+    config = json.loads(CONFIG.read_text()) | {"task": "relation_extraction"}
+
+    with pytest.raises(ValueError, match=r"lacks num_labels\."):
+        load_reference_checkpoint(WEIGHTS, config)
 
 
 def test_unknown_kind_of_file():
@@ -123,3 +135,90 @@ def test_unknown_kind_of_file():
 
 def test_mask_token_is_known_for_bert_words_only():
     assert load_reference_checkpoint(WEIGHTS, CONFIG).config.mask_token_id is None
+
+
+# Relation extraction and entity recognition
+
+POSTS = {
+    "relation_extraction": MKGformerForRelationExtraction,
+    "entity_recognition": MKGformerForTokenClassification,
+}
+
+
+def load_posts(task, weights="weights.safetensors"):
+    return load_reference_checkpoint(GOLDENS / task / weights, GOLDENS / task / "config.json")
+
+
+@torch.no_grad()
+def assert_matches_posts(model, task):
+    golden = load_file(GOLDENS / task / "tensors.safetensors")
+    names = ("input_ids", "attention_mask", "token_type_ids", "head_index", "tail_index")
+    inputs = {name: golden[name] for name in names if name in golden}
+    # Stored as float16. The authors' code decodes full pictures for these tasks, and ignores them.
+    inputs["grounding_pixel_values"] = golden["aux_values"]
+    inputs["detection_pixel_values"] = golden["rcnn_values"]
+    of_base = {name: value for name, value in inputs.items() if not name.endswith("_index")}
+
+    base = model.mkgformer(**of_base)
+    output = model(**inputs, labels=golden["labels"])
+
+    logits = "out.logits" if task == "relation_extraction" else "out.emissions"
+    for actual, name in (
+        (base.last_hidden_state, "out.last_hidden_state"),
+        (base.pooler_output, "out.pooler_output"),
+        (output.logits, logits),
+        (output.loss[None], "out.loss"),
+    ):
+        torch.testing.assert_close(actual, golden[name], atol=1e-5, rtol=1e-6)
+    if task == "entity_recognition":
+        assert torch.equal(
+            model.decode(output.logits, golden["attention_mask"]), golden["out.decoded"]
+        )
+
+
+@pytest.mark.parametrize("task", POSTS)
+def test_golden_vectors_of_posts(task):
+    model = load_posts(task)
+
+    assert isinstance(model, POSTS[task])
+    assert not model.training
+    assert_matches_posts(model, task)
+
+
+@pytest.mark.parametrize("task", POSTS)
+def test_saved_model_of_posts_still_matches(task, tmp_path):
+    load_posts(task).save_pretrained(tmp_path)
+
+    assert_matches_posts(POSTS[task].from_pretrained(tmp_path), task)
+
+
+@pytest.mark.parametrize("task", POSTS)
+def test_torch_checkpoint_of_posts(task, tmp_path):
+    """Here `model.` is a part of the network, not the Lightning module's name for it."""
+    torch.save(load_file(GOLDENS / task / "weights.safetensors"), tmp_path / "best.pth")
+
+    assert_matches_posts(load_posts(task, tmp_path / "best.pth"), task)
+
+
+@pytest.mark.parametrize(
+    ("task", "head"), [("relation_extraction", "classifier"), ("entity_recognition", "fc")]
+)
+def test_misfits_of_posts_are_listed(task, head, tmp_path):
+    state = load_file(GOLDENS / task / "weights.safetensors")
+    del state[f"{head}.bias"]
+    del state["model.vision_embeddings.aux_position_embedding.weight"]
+    state["model.vision_embeddings.rcnn_position_embedding.weight"] = torch.zeros(4, 32)
+    state["model.vision_embeddings.other.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "weights.safetensors")
+
+    with pytest.raises(ValueError, match="does not fit the model") as error:
+        load_posts(task, tmp_path / "weights.safetensors")
+
+    missing, unknown, misshapen = str(error.value).split("; ")
+    assert f"{head}.bias" in missing
+    assert "model.vision_embeddings.aux_position_embedding.weight" in missing
+    assert unknown == "unknown: model.vision_embeddings.other.weight"
+    assert misshapen == (
+        "misshapen: model.vision_embeddings.rcnn_position_embedding.weight (4, 32) instead of "
+        "(12, 32)"
+    )

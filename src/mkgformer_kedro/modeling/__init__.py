@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .configuration_mkgformer import MKGformerConfig
     from .modeling_mkgformer import (
         MKGformerForLinkPrediction,
+        MKGformerForRelationExtraction,
+        MKGformerForTokenClassification,
         MKGformerLinkPredictionOutput,
         MKGformerModel,
         MKGformerPreTrainedModel,
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MKGformerConfig",
     "MKGformerForLinkPrediction",
+    "MKGformerForRelationExtraction",
+    "MKGformerForTokenClassification",
     "MKGformerLinkPredictionOutput",
     "MKGformerModel",
     "MKGformerPreTrainedModel",

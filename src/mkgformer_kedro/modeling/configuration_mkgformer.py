@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from copy import deepcopy
+from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -15,11 +16,15 @@ PICTURE_ROLES = ("full", "grounding", "detection")
 region a phrase was grounded in, and the crop of a detected object."""
 
 _CHOICES = {
-    "visual_embeddings": ("class_and_position", "patches"),
+    "visual_embeddings": ("class_and_position", "patches", "class_and_crops"),
     "prefix_source": ("same_layer", "previous_layer"),
     "fusion_init": ("zero", "normal"),
     "loss": ("binary_cross_entropy", "cross_entropy"),
+    "representation": ("markers", "cls"),
 }
+
+# Fields of `PreTrainedConfig` that say what the classes of a classifier are.
+_LABELS = {"id2label", "label2id", "num_labels"}
 
 # What the authors' released code computes, field by field, where it differs from this project's
 # defaults. The defaults of `MKGformerConfig` are the preset "corrected".
@@ -38,6 +43,22 @@ _FAITHFUL: dict[str, Any] = {
     "scale_similarity": False,
     # The fusion's weights start at random and disturb the pretrained text tower from step one.
     "fusion_init": "normal",
+}
+
+# The authors' relation extraction and entity recognition have a visual input of their own.
+_FAITHFUL_POSTS: dict[str, Any] = {
+    **_FAITHFUL,
+    # One class token without its position, then crops with positions of their own.
+    "visual_embeddings": "class_and_crops",
+    # The whole picture is decoded, and then not used.
+    "picture_counts": {"grounding": 3, "detection": 3},
+}
+
+_FAITHFUL_BY_TASK: dict[str, dict[str, Any]] = {
+    "link_prediction": _FAITHFUL,
+    "relation_extraction": {**_FAITHFUL_POSTS, "classifier_dropout": 0.5},
+    # Among the authors' states are those of special tokens, so that every transition is possible.
+    "entity_recognition": {**_FAITHFUL_POSTS, "constrain_transitions": False},
 }
 
 
@@ -73,7 +94,9 @@ class MKGformerConfig(PreTrainedConfig):
         visual_embeddings (`str`, *optional*, defaults to `"class_and_position"`):
             Visual tokens of one picture: class token and patches with CLIP's position embeddings,
             interpolated to the picture's grid (`"class_and_position"`), or patch embeddings alone
-            (`"patches"`).
+            (`"patches"`). `"class_and_crops"` has one class token, without a position, for all
+            pictures of an example, and then patches: those of a role's pictures, side by side, have
+            a table of learned positions. It has no place for the role `full`.
         picture_sizes (`dict[str, int]`, *optional*, defaults to 224, 128 and 64):
             Edge length in pixels of the pictures of the roles `full`, `grounding` and `detection`.
         picture_counts (`dict[str, int]`, *optional*, defaults to 1, 3 and 3):
@@ -95,6 +118,14 @@ class MKGformerConfig(PreTrainedConfig):
             `"cross_entropy"` against the uniform distribution over the answers.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target mass that is spread evenly over all entities.
+        representation (`str`, *optional*, defaults to `"markers"`):
+            What relation extraction classifies: the states of the markers that open the two
+            mentions, side by side (`"markers"`), or the state of the first token (`"cls"`).
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the states that relation extraction and entity recognition classify.
+        constrain_transitions (`bool`, *optional*, defaults to `True`):
+            Whether entity recognition rules out what IOB2 does: a tag `I-x` that follows neither
+            `B-x` nor `I-x`. The names in `id2label` must then be IOB2 tags.
     """
 
     model_type = "mkgformer"
@@ -127,6 +158,9 @@ class MKGformerConfig(PreTrainedConfig):
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0
+    representation: str = "markers"
+    classifier_dropout: float = 0.1
+    constrain_transitions: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
@@ -151,26 +185,37 @@ class MKGformerConfig(PreTrainedConfig):
         return sum(self.picture_counts[role] for role in self.picture_roles)
 
     @staticmethod
-    def preset(name: str) -> dict[str, Any]:
+    def preset(name: str, task: str = "link_prediction") -> dict[str, Any]:
         """Values of the fields in which the paper and the authors' code part.
 
         Args:
             name: `corrected` (what the paper says) or `faithful` (what the authors' code computes,
                 so that their checkpoints give their scores).
+            task: `link_prediction`, `relation_extraction` or `entity_recognition`; the authors'
+                code is not the same for all of them.
 
         Raises:
-            ValueError: There is no preset of that name.
+            ValueError: There is no preset or no task of that name.
         """
+        if task not in _FAITHFUL_BY_TASK:
+            raise ValueError(
+                f"Unknown task {task!r}. Use {' or '.join(map(repr, _FAITHFUL_BY_TASK))}."
+            )
+        faithful = _FAITHFUL_BY_TASK[task]
         if name == "faithful":
-            return dict(_FAITHFUL)
+            return deepcopy(faithful)
         if name == "corrected":
-            return {f.name: f.default for f in fields(MKGformerConfig) if f.name in _FAITHFUL}
+            return {
+                f.name: f.default if f.default_factory is MISSING else f.default_factory()
+                for f in fields(MKGformerConfig)
+                if f.name in faithful
+            }
         raise ValueError(f"Unknown preset {name!r}. Use 'corrected' or 'faithful'.")
 
     @staticmethod
     def check_names(values: Mapping[str, Any]) -> None:
         """Raise a ValueError if `values` names something that is no field of the configuration."""
-        known = set(MKGformerConfig.__annotations__)
+        known = set(MKGformerConfig.__annotations__) | _LABELS
         if unknown := sorted(set(values) - known):
             raise ValueError(
                 f"MKGformerConfig has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}."
@@ -184,8 +229,9 @@ class MKGformerConfig(PreTrainedConfig):
                 )
         self._check_fusion()
         self._check_pictures()
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}. Use a value in [0, 1).")
+        for name in ("label_smoothing", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}. Use a value in [0, 1).")
         if self.num_entities and self.entity_token_start is None:
             raise ValueError("num_entities is given without entity_token_start. Set both.")
         vocab_size = self.text_config.vocab_size
@@ -220,6 +266,11 @@ class MKGformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"picture_counts is {self.picture_counts}. At least one role needs a slot, and no "
                 "role may have a negative count."
+            )
+        if self.visual_embeddings == "class_and_crops" and "full" in self.picture_roles:
+            raise ValueError(
+                "visual_embeddings 'class_and_crops' has no place for full pictures. Leave full "
+                "out of picture_counts."
             )
         patch_size = self.vision_config.patch_size
         for role in self.picture_roles:

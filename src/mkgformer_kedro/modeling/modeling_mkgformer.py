@@ -5,18 +5,24 @@ with Multi-level Fusion for Multimodal Knowledge Graph Completion"
 (https://arxiv.org/abs/2205.02357).
 
 Letters in shapes: `B` examples (text), `T` text tokens, `G` distinct sets of pictures, `P` examples
-that have pictures, `V` visual tokens, `N` entities, `A` answers, `d` a hidden size.
+that have pictures, `V` visual tokens, `N` entities, `A` answers, `W` words, `C` labels, `d` a
+hidden size.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torchcrf import CRF
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForPreTraining,
     BertModel,
@@ -29,7 +35,11 @@ from transformers import (
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
@@ -39,6 +49,10 @@ from .configuration_mkgformer import PICTURE_ROLES, MKGformerConfig
 
 # An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
 _HEAD_INIT_SCALE = 0.1
+
+# Score of a forbidden transition. An infinite one would turn into NaN behind the end of a row,
+# where torchcrf multiplies it by 0.
+_FORBIDDEN = -1e6
 
 
 @dataclass
@@ -191,6 +205,39 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
         module.register_buffer(name, value)
 
 
+def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Score classes in float32, whatever the model computes in."""
+    with torch.autocast(states.device.type, enabled=False):
+        return nn.functional.linear(states.float(), weight.float(), bias.float())
+
+
+def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What IOB2 forbids: at the start of a text `(C,)`, and from one label to the next `(C, C)`.
+
+    Raises:
+        ValueError: A label is no IOB2 tag, or `I-x` has no `B-x`.
+    """
+    known = set(labels)
+    if wrong := [
+        label
+        for label in labels
+        if label != "O"
+        and (label[:2] not in ("B-", "I-") or not label[2:] or f"B-{label[2:]}" not in known)
+    ]:
+        raise ValueError(
+            f"Labels {', '.join(map(repr, wrong))} cannot be tags of IOB2. These are 'O', 'B-x' "
+            "and, where there is 'B-x', 'I-x'. Name the labels in config.id2label, or set "
+            "config.constrain_transitions to False."
+        )
+
+    def forbidden(label: str, before: str) -> bool:
+        return label.startswith("I-") and (before == "O" or before[2:] != label[2:])
+
+    start = torch.tensor([forbidden(label, "O") for label in labels])
+    pairs = [[forbidden(label, before) for label in labels] for before in labels]
+    return start, torch.tensor(pairs)
+
+
 class MKGformerFusionLayer(GradientCheckpointingLayer):
     """What joins one pair of layers of the two towers; the layers themselves stay in the towers.
 
@@ -339,6 +386,7 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     """Base class: initialisation of weights, and models made of two pretrained towers."""
 
     config: MKGformerConfig
+    task: ClassVar[str] = "link_prediction"  # names the presets, see `MKGformerConfig.preset`
     base_model_prefix = "mkgformer"
     input_modalities = ["text", "image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
@@ -373,6 +421,13 @@ class MKGformerPreTrainedModel(PreTrainedModel):
             init.copy_(module.dense.weight, _HEAD_INIT_SCALE * identity)
         elif isinstance(module, MKGformerForLinkPrediction):
             init.zeros_(module.entity_bias)
+        elif isinstance(module, CRF):
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -0.1, 0.1)  # as torchcrf does
+        elif isinstance(module, MKGformerForTokenClassification):
+            start, transitions = module.forbidden_labels()
+            init.copy_(module.forbidden_start, start)
+            init.copy_(module.forbidden_transitions, transitions)
 
     @classmethod
     def from_text_vision_pretrained(
@@ -395,13 +450,14 @@ class MKGformerPreTrainedModel(PreTrainedModel):
                 Hub name or folder of a CLIP or of its vision tower. None learns the tower of
                 `vision_config` from scratch.
             preset (`str`, *optional*, defaults to `"corrected"`):
-                See [`MKGformerConfig.preset`].
+                See [`MKGformerConfig.preset`]; it is that of the task of this class.
             vision_config (`CLIPVisionConfig` or `dict`, *optional*):
                 Sizes of the vision tower where `vision` is None.
             attn_implementation (`str`, *optional*):
                 `"sdpa"`, `"eager"` or `"flex_attention"`.
             overrides:
-                Further fields of [`MKGformerConfig`]; each overrides the preset.
+                Further fields of [`MKGformerConfig`]; each overrides the preset. `id2label`,
+                `label2id` and `num_labels` are allowed too.
 
         Raises:
             ValueError: A checkpoint is of another architecture or incomplete, a field does not
@@ -417,7 +473,7 @@ class MKGformerPreTrainedModel(PreTrainedModel):
         config = MKGformerConfig(
             text_config=text_tower.config,
             vision_config=vision_config if vision_tower is None else vision_tower.config,
-            **{**MKGformerConfig.preset(preset), **overrides},
+            **{**MKGformerConfig.preset(preset, cls.task), **overrides},
         )
         model = cls._from_config(config, attn_implementation=attn_implementation)
         base = cast(MKGformerModel, model.base_model)
@@ -509,6 +565,14 @@ class MKGformerModel(MKGformerPreTrainedModel):
         self.fusion_layers = nn.ModuleList(
             MKGformerFusionLayer(config) for _ in range(config.num_fusion_layers)
         )
+        self.crop_position_embeddings = nn.ModuleDict()
+        if config.visual_embeddings == "class_and_crops":
+            for role in config.picture_roles:
+                count, size = self._count_and_size(role)
+                num_patches = count * (size // config.vision_config.patch_size) ** 2
+                self.crop_position_embeddings[role] = nn.Embedding(
+                    num_patches, config.vision_config.hidden_size
+                )
         scale, shift = self.picture_normalization()
         self.register_buffer("picture_scale", scale, persistent=False)
         self.register_buffer("picture_shift", shift, persistent=False)
@@ -517,6 +581,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         _keep_untrained(self.vision_model.post_layernorm, "weight", "bias")
         if config.visual_embeddings == "patches":
             _keep_untrained(self.vision_model.embeddings, "class_embedding")
+        if config.visual_embeddings != "class_and_position":
             _keep_untrained(self.vision_model.embeddings.position_embedding, "weight")
 
         self.post_init()
@@ -528,6 +593,11 @@ class MKGformerModel(MKGformerPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embeddings of the text tower."""
         self.text_model.set_input_embeddings(value)
+
+    def keep_pooler_untrained(self) -> None:
+        """For heads that do not use BERT's pooler: no loss reaches it."""
+        if (pooler := self.text_model.pooler) is not None:
+            _keep_untrained(pooler.dense, "weight", "bias")
 
     def picture_normalization(self) -> tuple[Tensor, Tensor]:
         """Scale and shift `(channels, 1, 1)` that make CLIP's inputs of colours from 0 to 255."""
@@ -780,29 +850,33 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
     def _embed_pictures(self, pictures: _Pictures) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all pictures of a row side by side: `(G, V, d_v)` and `(G, V)`."""
-        embeddings = self.vision_model.embeddings
+        embeddings, kind = self.vision_model.embeddings, self.config.visual_embeddings
         states, lengths = [], []
-        for pixels in pictures.pixel_values:
+        for role, pixels in zip(self.config.picture_roles, pictures.pixel_values, strict=True):
             flat = pixels.flatten(0, 1)
-            if self.config.visual_embeddings == "patches":
-                tokens = embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
-            else:
+            if kind == "class_and_position":
                 # The position table is interpolated once per call, that is once per picture size.
                 tokens = embeddings(flat, interpolate_pos_encoding=True)
-            states.append(tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2))
+            else:
+                tokens = embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
             lengths.append(tokens.shape[1])
+            tokens = tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2)
+            if kind == "class_and_crops":
+                tokens = tokens + cast(nn.Embedding, self.crop_position_embeddings[role]).weight
+            states.append(tokens)
+        if kind == "class_and_crops":
+            states.insert(0, embeddings.class_embedding.expand(len(states[0]), 1, -1))
         hidden_states = self.vision_model.pre_layrnorm(torch.cat(states, dim=1))
         if pictures.mask is None:
             return hidden_states, None
-        masks = pictures.mask.split([pixels.shape[1] for pixels in pictures.pixel_values], dim=1)
-        visual_mask = torch.cat(
-            [
-                mask[:, :, None].expand(-1, -1, length).flatten(1)
-                for mask, length in zip(masks, lengths, strict=True)
-            ],
-            dim=1,
-        )
-        return hidden_states, visual_mask
+        roles = pictures.mask.split([pixels.shape[1] for pixels in pictures.pixel_values], dim=1)
+        masks = [
+            mask[:, :, None].expand(-1, -1, length).flatten(1)
+            for mask, length in zip(roles, lengths, strict=True)
+        ]
+        if kind == "class_and_crops":
+            masks.insert(0, pictures.mask.any(dim=1, keepdim=True))
+        return hidden_states, torch.cat(masks, dim=1)
 
     def _reach_visual_parameters(self, text_states: Tensor) -> Tensor:
         """Make the gradient of visual parameters zero, not None, in a batch without pictures.
@@ -811,7 +885,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
         them may meet such a batch. Doing so in a single process too keeps the optimiser's steps
         the same however many processes share a batch.
         """
-        visual = [*self.vision_model.parameters(), *self.fusion_layers.parameters()]
+        modules = (self.vision_model, self.fusion_layers, self.crop_position_embeddings)
+        visual = [parameter for module in modules for parameter in module.parameters()]
         reached = [parameter.flatten()[0] for parameter in visual if parameter.requires_grad]
         return text_states + 0.0 * sum(reached)
 
@@ -835,8 +910,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = BertPredictionHeadTransform(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
-        if (pooler := self.mkgformer.text_model.pooler) is not None:
-            _keep_untrained(pooler.dense, "weight", "bias")
+        self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
     def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:
@@ -899,10 +973,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         embeddings = cast(Tensor, self.get_input_embeddings().weight)
         embeddings = embeddings[start : start + config.num_entities]
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
-        with torch.autocast(states.device.type, enabled=False):
-            return nn.functional.linear(
-                states.float(), embeddings.float(), self.entity_bias.float()
-            )
+        return _linear_in_float32(states, embeddings, self.entity_bias)
 
     @can_return_tuple
     def forward(
@@ -963,13 +1034,315 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         return MKGformerLinkPredictionOutput(loss=loss, logits=logits)
 
 
+class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
+    """The model with a classifier of the relation between two mentions of a text.
+
+    Args:
+        config ([`MKGformerConfig`]):
+            Configuration of the model.
+    """
+
+    task = "relation_extraction"
+    # The loss is a mean over the batch: the Trainer must not divide it once more.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__(config)
+        self.mkgformer = MKGformerModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        width = config.text_config.hidden_size
+        if config.representation == "markers":
+            width = 2 * width
+        self.classifier = nn.Linear(width, cast(int, config.num_labels))
+        self.mkgformer.keep_pooler_untrained()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        detection_pixel_values: Tensor | None = None,
+        picture_mask: Tensor | None = None,
+        picture_index: Tensor | None = None,
+        head_index: Tensor | None = None,
+        tail_index: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        r"""Score every relation of the two mentions.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Token ids.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Segment ids.
+            pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
+                Full pictures, see [`MKGformerModel.forward`].
+            grounding_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `grounding`.
+            detection_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `detection`.
+            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds a picture.
+            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's pictures, -1 for none.
+            head_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Position of the token that opens the head mention. The representation `markers`
+                needs it.
+            tail_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Position of the token that opens the tail mention, likewise.
+            labels (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Relation of each example.
+
+        Returns:
+            [`SequenceClassifierOutput`] with `logits` `(B, C)` and, with `labels`, `loss`: mean
+            cross-entropy. Both are float32.
+
+        Raises:
+            ValueError: The representation needs positions that are not given, or pictures do not
+                have the shapes that the configuration gives.
+        """
+        markers = self.config.representation == "markers"
+        if markers and (head_index is None or tail_index is None):
+            raise ValueError(
+                "The representation 'markers' needs head_index and tail_index, the positions of "
+                "the tokens that open the mentions."
+            )
+        states = self.mkgformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            grounding_pixel_values=grounding_pixel_values,
+            detection_pixel_values=detection_pixel_values,
+            picture_mask=picture_mask,
+            picture_index=picture_index,
+            return_dict=True,
+        ).last_hidden_state
+        if markers:
+            batch = torch.arange(len(states), device=states.device)
+            pooled = torch.cat([states[batch, head_index], states[batch, tail_index]], dim=1)
+        else:
+            pooled = states[:, 0]
+        classifier = self.classifier
+        logits = _linear_in_float32(self.dropout(pooled), classifier.weight, classifier.bias)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class MKGformerForTokenClassification(MKGformerPreTrainedModel):
+    """The model with a linear-chain CRF over the words of a text, for entity recognition.
+
+    A word is represented by its first token. With `config.constrain_transitions` label sequences
+    that IOB2 forbids are never decoded and have no probability.
+
+    Args:
+        config ([`MKGformerConfig`]):
+            Configuration of the model.
+
+    Raises:
+        ValueError: Transitions are to be constrained, but the labels are no IOB2 tags.
+    """
+
+    task = "entity_recognition"
+    # The loss is a mean over the batch: the Trainer must not divide it once more.
+    accepts_loss_kwargs = False
+
+    forbidden_start: Tensor
+    forbidden_transitions: Tensor
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__(config)
+        num_labels = cast(int, config.num_labels)
+        self.mkgformer = MKGformerModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.text_config.hidden_size, num_labels)
+        self.crf = CRF(num_labels, batch_first=True)
+        start, transitions = self.forbidden_labels()
+        self.register_buffer("forbidden_start", start, persistent=False)
+        self.register_buffer("forbidden_transitions", transitions, persistent=False)
+        self.mkgformer.keep_pooler_untrained()
+        self.post_init()
+
+    def forbidden_labels(self) -> tuple[Tensor, Tensor]:
+        """True for labels `(C,)` that open no text, and where none follows another `(C, C)`."""
+        num_labels = cast(int, self.config.num_labels)
+        if not self.config.constrain_transitions:
+            shape = (num_labels, num_labels)
+            return torch.zeros(num_labels, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+        names = cast(dict[int, str], self.config.id2label)
+        return _forbidden_transitions([names[i] for i in range(num_labels)])
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        detection_pixel_values: Tensor | None = None,
+        picture_mask: Tensor | None = None,
+        picture_index: Tensor | None = None,
+        word_index: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> TokenClassifierOutput:
+        r"""Score every label of every word.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Token ids.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Segment ids.
+            pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
+                Full pictures, see [`MKGformerModel.forward`].
+            grounding_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `grounding`.
+            detection_pixel_values (`torch.Tensor`, *optional*):
+                Pictures of the role `detection`.
+            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds a picture.
+            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's pictures, -1 for none.
+            word_index (`torch.LongTensor` of shape `(B, W)`, *optional*):
+                Position of each word's first token, padded with -1. Left out: every token is a
+                word, and `attention_mask` tells which are padding.
+            labels (`torch.LongTensor` of shape `(B, W)`, *optional*):
+                Label of each word, padded with -100. Columns of padding alone may be left out.
+
+        Returns:
+            [`TokenClassifierOutput`] with `logits` `(B, W, C)`, the CRF's emissions, and, with
+            `labels`, `loss`: the mean over examples of the negative log-likelihood. Both are
+            float32. [`decode`] finds the best labels.
+
+        Raises:
+            ValueError: `labels` are given and a row has no word, words behind padding, words
+                without label, or labels that IOB2 forbids; or pictures do not have the shapes that
+                the configuration gives.
+        """
+        states = self.mkgformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            grounding_pixel_values=grounding_pixel_values,
+            detection_pixel_values=detection_pixel_values,
+            picture_mask=picture_mask,
+            picture_index=picture_index,
+            return_dict=True,
+        ).last_hidden_state
+        if word_index is not None:
+            mask = word_index >= 0
+            index = word_index.clamp(min=0)[..., None].expand(-1, -1, states.shape[-1])
+            states = states.gather(1, index)
+        elif attention_mask is not None:
+            mask = attention_mask.bool()
+        else:
+            mask = torch.ones_like(input_ids, dtype=torch.bool)
+        classifier = self.classifier
+        emissions = _linear_in_float32(self.dropout(states), classifier.weight, classifier.bias)
+        loss = None if labels is None else self._negative_log_likelihood(emissions, mask, labels)
+        return TokenClassifierOutput(loss=loss, logits=emissions)
+
+    @torch.no_grad()
+    def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """Find the most likely labels of each row by the Viterbi algorithm.
+
+        Args:
+            emissions: `(B, W, C)`, the `logits` of [`forward`].
+            mask: `(B, W)`, true for words; these come first in each row.
+
+        Returns:
+            `(B, W)` label ids on the device of `emissions`, -1 behind the last word.
+
+        Raises:
+            ValueError: A row has no word, or words behind padding.
+        """
+        self._check_words(mask)
+        # The way back is walked number by number, each of which a GPU would have to be waited for.
+        crf = deepcopy(self.crf).cpu()
+        for name, scores in self._constrained_scores().items():
+            getattr(crf, name).data = scores.cpu()
+        paths = crf.decode(emissions.float().cpu(), mask.bool().cpu())
+        decoded = torch.full(mask.shape, -1)
+        for row, path in zip(decoded, paths, strict=True):
+            row[: len(path)] = torch.tensor(path)
+        return decoded.to(emissions.device)
+
+    def _negative_log_likelihood(self, emissions: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        missing_columns = mask.shape[1] - labels.shape[1]
+        if len(labels) != len(mask) or missing_columns < 0:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}, but there are words of shape "
+                f"{tuple(mask.shape)}."
+            )
+        labels = nn.functional.pad(labels, (0, missing_columns), value=-100)
+        self._check_words(mask, labels)
+        with torch.autocast(emissions.device.type, enabled=False):
+            log_likelihood = torch.func.functional_call(
+                self.crf,
+                self._constrained_scores(),
+                (emissions, labels.clamp(min=0), mask),
+                {"reduction": "mean"},
+            )
+        return -log_likelihood
+
+    def _constrained_scores(self) -> dict[str, Tensor]:
+        """The CRF's parameters in float32, forbidden ones replaced: no gradient reaches those."""
+        crf = self.crf
+        return {
+            "start_transitions": crf.start_transitions.float().masked_fill(
+                self.forbidden_start, _FORBIDDEN
+            ),
+            "transitions": crf.transitions.float().masked_fill(
+                self.forbidden_transitions, _FORBIDDEN
+            ),
+            "end_transitions": crf.end_transitions.float(),
+        }
+
+    def _check_words(self, mask: Tensor, labels: Tensor | None = None) -> None:
+        """Check what the CRF takes for granted; on a GPU the host waits once for the answer."""
+        mask = mask.bool()
+        problems = {
+            "a row without a word": ~mask.any(dim=1),
+            "words behind padding": (mask[:, 1:] & ~mask[:, :-1]).any(dim=1),
+        }
+        if labels is not None:
+            ids = labels.clamp(min=0)
+            forbidden = torch.cat(
+                [
+                    self.forbidden_start[ids[:, :1]],
+                    self.forbidden_transitions[ids[:, :-1], ids[:, 1:]],
+                ],
+                dim=1,
+            )
+            problems["words without label"] = (mask & (labels < 0)).any(dim=1)
+            problems["labels that IOB2 forbids"] = (mask & forbidden).any(dim=1)
+        found = torch.stack(list(problems.values())).any(dim=1).tolist()
+        if any(found):
+            named = [what for what, is_there in zip(problems, found, strict=True) if is_there]
+            raise ValueError(f"The batch has {' and '.join(named)}.")
+
+
 AutoModel.register(MKGformerConfig, MKGformerModel)
 # The nearest task that has an Auto class: the mask is filled with an entity.
 AutoModelForMaskedLM.register(MKGformerConfig, MKGformerForLinkPrediction)
+# The class of a text is the relation of its two mentions.
+AutoModelForSequenceClassification.register(MKGformerConfig, MKGformerForRelationExtraction)
+AutoModelForTokenClassification.register(MKGformerConfig, MKGformerForTokenClassification)
 
 __all__ = [
     "MKGformerConfig",
     "MKGformerForLinkPrediction",
+    "MKGformerForRelationExtraction",
+    "MKGformerForTokenClassification",
     "MKGformerLinkPredictionOutput",
     "MKGformerModel",
     "MKGformerPreTrainedModel",
