@@ -129,7 +129,7 @@ class EntityRecognition(PostsTask):
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Strict precision, recall and F1 of entities."""
-        from seqeval.metrics import precision_recall_fscore_support
+        from seqeval.metrics.v1 import precision_recall_fscore_support
         from seqeval.scheme import IOB2
 
         gold = [list(tags) for tags in posts["tags"]]
@@ -137,7 +137,6 @@ class EntityRecognition(PostsTask):
             gold,
             predicted["predicted"].tolist(),
             average="micro",
-            mode="strict",
             scheme=IOB2,
             zero_division=0,
         )

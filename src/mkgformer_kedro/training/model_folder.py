@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,26 +65,17 @@ def write_model_folder(folder: Path, model: Any, tokenizer: PreTrainedTokenizerB
     tokenizer.save_pretrained(folder)
 
 
-def read_model_folder(
-    folder: Path, model_class: Any, needed: Sequence[str], attention: str
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Read what every model folder holds.
+def check_model_folder(folder: Path, *files: str) -> None:
+    """See to it that a model folder is complete.
 
     Args:
         folder: The folder.
-        model_class: Class of the model.
-        needed: Further files that must be there.
-        attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+        *files: What the task needs beside model and tokenizer.
 
     Raises:
-        DataError: The folder is no model folder, or one of another task.
+        DataError: It is no model folder, or one of another task.
     """
-    from transformers import AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    folder = Path(folder)
-    needed = ("config.json", "model.safetensors", "tokenizer.json", *needed)
+    needed = ("config.json", "model.safetensors", "tokenizer.json", *files)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -96,6 +86,22 @@ def read_model_folder(
                 "Run the stage that makes it again.",
             )
         )
+
+
+def read_model_folder(
+    folder: Path, model_class: Any, attention: str
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Read model and tokenizer.
+
+    Args:
+        folder: A complete model folder.
+        model_class: Class of the model.
+        attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     model = model_class.from_pretrained(folder, attn_implementation=attention)
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -130,9 +136,8 @@ def load_model_folder(
     from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 
     folder = Path(folder)
-    model, tokenizer = read_model_folder(
-        folder, MKGformerForLinkPrediction, (_ENTITIES, _RELATIONS, _PROMPTS), attention
-    )
+    check_model_folder(folder, _ENTITIES, _RELATIONS, _PROMPTS)
+    model, tokenizer = read_model_folder(folder, MKGformerForLinkPrediction, attention)
     vocabulary = GraphVocabulary(
         pd.read_parquet(folder / _ENTITIES),
         pd.read_parquet(folder / _RELATIONS),

@@ -20,14 +20,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {
         "entity_modeling": {"prompt": "paper", "initialization": "text"},
         "finetuning": {"prompt": "paper", "item": "query", "shuffle": True},
-        "relation_extraction": {"classifier_dropout": 0.1},
-        "entity_recognition": {"classifier_dropout": 0.1, "units": "words"},
+        "relation_extraction": {},
+        "entity_recognition": {"units": "words"},
     },
     "faithful": {
         "entity_modeling": {"prompt": "authors", "initialization": "normal"},
         "finetuning": {"prompt": "authors", "item": "triple", "shuffle": False},
-        "relation_extraction": {"classifier_dropout": 0.5},
-        "entity_recognition": {"classifier_dropout": 0.1, "units": "tokens"},
+        "relation_extraction": {},
+        "entity_recognition": {"units": "tokens"},
     },
 }
 
@@ -37,6 +37,7 @@ _SET_ELSEWHERE = {
     "loss": "finetuning.loss",
     "label_smoothing": "finetuning.label_smoothing",
     "representation": "relation_extraction.finetuning.representation",
+    "constrain_transitions": "entity_recognition.finetuning.units",
     "classifier_dropout": "finetuning.classifier_dropout of the task",
     "picture_sizes": "image_association.slots",
     "picture_counts": "image_association.slots",

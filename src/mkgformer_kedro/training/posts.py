@@ -20,11 +20,14 @@ import torch
 from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.launch import Job, launch
-from mkgformer_kedro.training.model_folder import read_model_folder, write_model_folder
+from mkgformer_kedro.training.model_folder import (
+    check_model_folder,
+    read_model_folder,
+    write_model_folder,
+)
 from mkgformer_kedro.training.parameters import ModelParameters, PostsParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler, Ragged
 from mkgformer_kedro.training.scoring import on_device, picture_inputs
@@ -244,6 +247,9 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     set_seed(job["seed"])
     posts, labels = pd.read_parquet(job["posts"]), pd.read_parquet(job["labels"])
     task = kind.from_parameters(labels, parameters)
+    configuration = task.configuration()
+    if parameters.classifier_dropout is not None:
+        configuration["classifier_dropout"] = parameters.classifier_dropout
     store = VisualStore(Path(job["visual_store"]))
     tokenizer = load_tokenizer(model_parameters)
     model = build_model(
@@ -253,8 +259,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         store,
         id2label=dict(enumerate(task.class_names)),
         label2id={name: i for i, name in enumerate(task.class_names)},
-        classifier_dropout=parameters.classifier_dropout,
-        **task.configuration(),
+        **configuration,
     )
     if task.new_tokens:
         check_vocabulary(model, tokenizer)
@@ -325,30 +330,22 @@ def save_posts_model(
 
 
 def load_posts_model(
-    folder: Path, task: str, attention: str = "sdpa"
+    folder: Path, attention: str = "sdpa"
 ) -> tuple[Any, PreTrainedTokenizerBase, PostsTask]:
     """Read a model folder.
 
     Args:
         folder: What :func:`save_posts_model` wrote.
-        task: Name of the task.
         attention: Attention implementation.
 
     Raises:
-        DataError: The folder is no model folder of that task.
+        DataError: The folder is no model folder of a task on posts.
     """
-    kind = task_class(task)
-    model, tokenizer = read_model_folder(folder, kind.model_class(), (_LABELS, _FORMAT), attention)
+    folder = Path(folder)
+    check_model_folder(folder, _LABELS, _FORMAT)
     settings = json.loads((folder / _FORMAT).read_text())
-    if (trained_for := settings.pop("task")) != task:
-        raise DataError(
-            Problem(
-                str(folder),
-                None,
-                f"a model for {trained_for}, not for {task}",
-                "Name a model folder of this task.",
-            )
-        )
+    kind = task_class(settings.pop("task"))
+    model, tokenizer = read_model_folder(folder, kind.model_class(), attention)
     return model, tokenizer, kind(labels=pd.read_parquet(folder / _LABELS), **settings)
 
 
@@ -456,29 +453,25 @@ class PostsPredictor:
     """A trained model for a task on posts, ready to be asked.
 
     Args:
-        task: ``relation_extraction`` or ``entity_recognition``.
-        model_folder: Model folder of one seed.
+        model_folder: Model folder of one seed; it says for which task it was trained.
         store_folder: Visual store of the posts that will be asked about; None predicts from text
             alone.
         attention: Attention implementation.
         batch_size: Posts predicted at a time.
 
     Raises:
-        DataError: The folder is no model folder of that task.
+        DataError: The folder is no model folder of a task on posts.
     """
 
     def __init__(
         self,
-        task: str,
         model_folder: Path,
         store_folder: Path | None = None,
         *,
         attention: str = "sdpa",
         batch_size: int = 64,
     ) -> None:
-        self.model, self.tokenizer, self.task = load_posts_model(
-            Path(model_folder), task, attention
-        )
+        self.model, self.tokenizer, self.task = load_posts_model(model_folder, attention)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.store = None if store_folder is None else VisualStore(store_folder)
         self.batch_size = batch_size
@@ -496,7 +489,15 @@ class PostsPredictor:
 
         Returns:
             The columns that the task predicts, in the order and with the index of ``posts``.
+
+        Raises:
+            ValueError: A post has no place in the visual store.
         """
+        if self.store is not None and len(posts) and posts.index.max() >= len(self.store):
+            raise ValueError(
+                f"The visual store has {len(self.store)} posts, none of number "
+                f"{posts.index.max()}. The index of posts is the number in the store."
+            )
         encoded = self.task.encode(posts, self.tokenizer, padded_width(self.task, self.model))
         store = self.store if with_pictures else None
         blocks = predict_blocks(
