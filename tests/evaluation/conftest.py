@@ -1,8 +1,9 @@
-"""A small random graph whose every part the evaluation tests can look up."""
+"""A small random graph, and random posts, whose every part the evaluation tests can look up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -69,3 +70,145 @@ def graph(request: pytest.FixtureRequest) -> Graph:
 def one_graph() -> Graph:
     """The same graph for all tests that only read what was made from it."""
     return _random_graph(seed=3, levels=50)
+
+
+@dataclass(frozen=True)
+class Posts:
+    """Posts of all splits and three predictions tables of the test posts."""
+
+    posts: pd.DataFrame
+    labels: pd.DataFrame
+    has_pictures: np.ndarray
+    model: pd.DataFrame
+    without_pictures: pd.DataFrame
+    baseline: pd.DataFrame
+
+
+GROUPS = ("ambiguous", "clear", "misleading")
+NAMES = [f"Name{i}" for i in range(12)]
+
+
+def _posts(generator: np.random.Generator, size: int) -> pd.DataFrame:
+    """The columns that both tasks have: two thirds of the posts are train's, the rest test's."""
+    split = ["train" if i < 2 * size // 3 else "test" for i in range(size)]
+    return pd.DataFrame(
+        {
+            "post": [f"{name}-{i}" for i, name in enumerate(split)],
+            "split": split,
+            "words": [
+                [str(generator.choice(NAMES)) for _ in range(generator.integers(3, 9))]
+                for _ in range(size)
+            ],
+            "image": None,
+            "line": np.arange(size, dtype=np.int32) + 1,
+            "group": [GROUPS[i % 3] for i in range(size)],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def relation_sample() -> Posts:
+    """Relation extraction: two seeds, right about 80 % with pictures and 40 % without."""
+    generator = np.random.default_rng(0)
+    posts = _posts(generator, 180)
+    labels = pd.DataFrame(
+        {"label": ["None", "/a/a/peer", "/a/b/of"], "text": ["none", "peer", "of"]}
+    )
+    posts = posts.assign(head_start=0, head_end=1, tail_start=1, tail_end=2)
+    posts["relation"] = generator.integers(3, size=len(posts)).astype(np.int32)
+    test = posts[posts["split"] == "test"]
+
+    def guesses(share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
+        tables = []
+        for seed in seeds:
+            right = generator.random(len(test)) < share
+            other = (test["relation"] + generator.integers(1, 3, size=len(test))) % 3
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "post": test["post"],
+                        "seed": seed,
+                        "relation": test["relation"],
+                        "predicted": test["relation"].where(right, other).astype(np.int32),
+                        "score": np.float32(0.75),
+                    }
+                )
+            )
+        return pd.concat(tables, ignore_index=True)
+
+    has_pictures = np.arange(len(posts)) % 4 != 0
+    return Posts(
+        posts, labels, has_pictures, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
+    )
+
+
+def random_tags(generator: np.random.Generator, length: int, types: list[str]) -> list[str]:
+    """Valid IOB2 tags."""
+    tags: list[str] = []
+    for _ in range(length):
+        kind = str(generator.choice(types))
+        continues = bool(tags) and tags[-1] != "O" and generator.random() < 0.4
+        if continues:
+            tags.append(f"I-{tags[-1][2:]}")
+        else:
+            tags.append(f"B-{kind}" if generator.random() < 0.35 else "O")
+    return tags
+
+
+@pytest.fixture(scope="session")
+def entity_sample() -> Posts:
+    """Entity recognition: two seeds whose tags are right for 80 % of the posts, 40 % without."""
+    generator = np.random.default_rng(1)
+    posts = _posts(generator, 180)
+    types = ["PER", "LOC", "ORG"]
+    labels = pd.DataFrame({"label": types, "text": ["person", "place", "organisation"]})
+    posts["tags"] = [random_tags(generator, len(words), types) for words in posts["words"]]
+    test = posts[posts["split"] == "test"]
+
+    def guesses(share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
+        rows = []
+        for seed in seeds:
+            for post in test.itertuples():
+                predicted = post.tags
+                if generator.random() > share:
+                    predicted = random_tags(generator, len(post.words), types)
+                rows.append((post.post, seed, post.tags, predicted, np.int32(0)))
+        columns = ["post", "seed", "tags", "predicted", "words_lost"]
+        return pd.DataFrame(rows, columns=columns)
+
+    has_pictures = np.arange(len(posts)) % 4 != 0
+    return Posts(
+        posts, labels, has_pictures, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
+    )
+
+
+class Collected(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags closed out of order."""
+
+    VOID = frozenset({"meta", "img", "path", "use", "rect", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="session")
+def collect() -> type[Collected]:
+    """Reads a page: ``collect(page)`` has its tags and its text."""
+    return Collected

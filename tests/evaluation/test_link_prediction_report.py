@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -85,34 +84,8 @@ def page(graph, predictions, has_pictures, evaluation) -> str:
     )
 
 
-class Collected(HTMLParser):
-    """Tags, attributes and text of a page; fails on tags closed out of order."""
-
-    VOID = frozenset({"meta", "img", "path", "use", "rect", "br"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_the_page_is_well_formed_and_says_what_it_is_about(page):
-    collected = Collected(page)
+def test_the_page_is_well_formed_and_says_what_it_is_about(page, collect):
+    collected = collect(page)
     assert collected.text.count("Link prediction on own data") == 2
     assert [tag for tag, _ in collected.tags].count("h1") == 1
     assert all(attrs.get("alt") for tag, attrs in collected.tags if tag == "img")
@@ -122,8 +95,8 @@ def test_the_page_is_well_formed_and_says_what_it_is_about(page):
     assert targets <= set(identifiers)
 
 
-def test_whatever_the_data_says_is_escaped(page):
-    collected = Collected(page)
+def test_whatever_the_data_says_is_escaped(page, collect):
+    collected = collect(page)
     assert "<script" not in page.lower()
     assert HOSTILE in collected.text
     assert RELATIONS[2] in collected.text
@@ -131,8 +104,8 @@ def test_whatever_the_data_says_is_escaped(page):
     assert "b" not in {tag for tag, _ in collected.tags}
 
 
-def test_the_page_asks_nothing_of_the_network(page):
-    collected = Collected(page)
+def test_the_page_asks_nothing_of_the_network(page, collect):
+    collected = collect(page)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in collected.tags}
     sources = [attrs["src"] for _, attrs in collected.tags if "src" in attrs]
     assert sources
@@ -143,8 +116,8 @@ def test_the_page_asks_nothing_of_the_network(page):
     assert links == ["https://example.org/paper"]
 
 
-def test_the_page_holds_the_numbers_it_was_given(page, evaluation):
-    text = " ".join(Collected(page).text.split())
+def test_the_page_holds_the_numbers_it_was_given(page, evaluation, collect):
+    text = " ".join(collect(page).text.split())
     for assessed in (evaluation.model, evaluation.without_pictures, evaluation.popularity):
         for scores in (assessed.scores, assessed.without_leaks):
             for metric in ("inverse_harmonic_mean_rank", "hits_at_1", "hits_at_10"):
@@ -159,7 +132,7 @@ def test_the_page_holds_the_numbers_it_was_given(page, evaluation):
     assert evaluation.popularity_verdict.text.replace("\u00a0", " ") in text
     assert evaluation.pictures_verdict.text.replace("\u00a0", " ") in text
     assert "TransE a paper 0.441" in text
-    assert "14\u202f541" in Collected(page).text
+    assert "14\u202f541" in collect(page).text
     for table in evaluation.groups.values():
         for mrr in table["inverse_harmonic_mean_rank"]:
             assert f"{mrr:.3f}" in text

@@ -11,6 +11,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from mkgformer_kedro.evaluation.report import (
+    confusion_figure,
     curve_figure,
     format_number,
     hits_figure,
@@ -84,3 +85,30 @@ def test_a_curve_draws_what_was_logged():
 def test_a_page_with_a_missing_variable_is_an_error():
     with pytest.raises(UndefinedError, match="data_set"):
         render_page("link_prediction.html.j2", {})
+
+
+def test_a_curve_of_several_seeds_has_a_line_each():
+    curve = pd.concat([CURVE.assign(seed=seed, loss=CURVE["loss"] * seed) for seed in (1, 2)])
+    figure = curve_figure(curve, {"Loss": "loss"}, x="step", by="seed")
+    (axis,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[0.9, 0.5, 0.4], [1.8, 1.0, 0.8]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["seed 1", "seed 2"]
+
+
+def test_a_confusion_matrix_shows_every_number_and_darker_shares():
+    matrix = pd.DataFrame([[3.0, 1.0], [0.0, 1200.0]], index=["a", "$b$"], columns=["a", "$b$"])
+    figure = confusion_figure(matrix)
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["3", "1", "1\u202f200"]
+    shades = [patch.get_alpha() for patch in axis.patches]
+    assert shades[2] > shades[0] > shades[1]
+    drawing = inline_svg(figure, "Confusion")
+    assert "$b$" in drawing
+    assert "var(--series-1)" in drawing
+    means = confusion_figure(matrix / 2)
+    assert [text.get_text() for text in means.axes[0].texts] == ["1.5", "0.5", "600.0"]
+
+
+def test_an_empty_confusion_matrix_is_drawn_empty():
+    empty = pd.DataFrame(np.zeros((2, 2)), index=["a", "b"], columns=["a", "b"])
+    assert confusion_figure(empty).axes[0].texts[:] == []

@@ -1,7 +1,7 @@
-"""95 % percentile bootstrap intervals (Efron, 1979), over triples.
+"""95 % percentile bootstrap intervals (Efron, 1979), over triples or posts.
 
-What is resampled is the test triple, with both of its directions together: they are two readings of
-one fact, and treating them as independent would make intervals too narrow.
+In link prediction what is resampled is the test triple, with both of its directions together: they
+are two readings of one fact, and treating them as independent would make intervals too narrow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one set of predictions is ahead of another on the same triples.
+    """How far one set of predictions is ahead of another on the same test set.
 
     Attributes:
         value: First minus second.
@@ -130,24 +130,44 @@ def bootstrap(
         Interval by column.
     """
     _, cluster = np.unique(triples, return_inverse=True)
-    count = int(cluster.max()) + 1
     sums = np.stack(
         [np.bincount(cluster, weights=values[name]) for name in values]
         + [np.bincount(cluster).astype(np.float64)],
         axis=1,
     )
+    totals = resampled_sums(sums, seed=seed, resamples=resamples)
+    means = totals[:, :-1] / totals[:, -1:]
+    return {
+        str(name): interval_of(column) for name, column in zip(values.columns, means.T, strict=True)
+    }
+
+
+def resampled_sums(values: np.ndarray, *, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Column sums of bootstrap samples of the rows.
+
+    Args:
+        values: ``(rows, columns)``, one row per thing that is resampled.
+        seed: Seed of the resampling; the same seed and number of rows draw the same samples.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        Array ``(resamples, columns)``.
+    """
     generator = np.random.default_rng(seed)
-    means = []
+    count = len(values)
+    totals = []
     chunk = max(1, _CELLS_PER_CHUNK // count)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = generator.integers(count, size=(size, count))
         drawn += np.arange(size)[:, None] * count
         times_drawn = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        totals = times_drawn.astype(np.float64) @ sums
-        means.append(totals[:, :-1] / totals[:, -1:])
+        totals.append(times_drawn.astype(np.float64) @ values)
+    return np.concatenate(totals)
+
+
+def interval_of(samples: np.ndarray) -> Interval:
+    """The 95 % percentile interval of bootstrap samples ``(resamples,)`` of one quantity."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return {
-        str(name): Interval(float(low[i]), float(high[i])) for i, name in enumerate(values.columns)
-    }
+    low, high = np.quantile(samples, [tail, 1 - tail])
+    return Interval(float(low), float(high))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from mkgformer_kedro.evaluation.intervals import (
 )
 from mkgformer_kedro.evaluation.metrics import ranking_metrics
 from mkgformer_kedro.evaluation.predictions import raw_view
+from mkgformer_kedro.evaluation.verdicts import Verdict, baseline_verdict, pictures_verdict
 
 MRR = "both.realistic.inverse_harmonic_mean_rank"
 
@@ -37,19 +37,6 @@ class Assessment:
     predictions: pd.DataFrame
     scores: Scores
     without_leaks: Scores | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A plain sentence about a comparison.
-
-    Attributes:
-        text: The sentence.
-        outcome: Whether it is good news, bad news, or neither.
-    """
-
-    text: str
-    outcome: Literal["good", "bad", "open"]
 
 
 @dataclass(frozen=True)
@@ -79,40 +66,22 @@ class LinkPredictionEvaluation:
     @property
     def popularity_verdict(self) -> Verdict:
         """Whether the model beats the popularity baseline on MRR."""
-        difference = self.against_popularity
-        figures = (
-            f"{self.model.scores.metrics[MRR]:.3f} against "
-            f"{self.popularity.scores.metrics[MRR]:.3f}, a difference of {_described(difference)}"
-        )
-        if difference.value <= 0:
-            return Verdict(
-                f"The model does not beat the popularity baseline on MRR: {figures}.", "bad"
-            )
-        if difference.is_clear:
-            return Verdict(f"The model beats the popularity baseline on MRR: {figures}.", "good")
-        return Verdict(
-            "The model is ahead of the popularity baseline on MRR, but not clearly: "
-            f"{figures}, which leaves room for zero.",
-            "open",
+        return baseline_verdict(
+            "MRR",
+            "the popularity baseline",
+            (self.model.scores.metrics[MRR], self.popularity.scores.metrics[MRR]),
+            self.against_popularity,
         )
 
     @property
     def pictures_verdict(self) -> Verdict:
         """Whether pictures help the model."""
-        difference = self.against_no_pictures
-        figures = (
-            f"MRR is {self.model.scores.metrics[MRR]:.3f} with them and "
-            f"{self.without_pictures.scores.metrics[MRR]:.3f} with them withheld, a difference of "
-            f"{_described(difference)}"
+        return pictures_verdict(
+            "MRR",
+            "test triples",
+            (self.model.scores.metrics[MRR], self.without_pictures.scores.metrics[MRR]),
+            self.against_no_pictures,
         )
-        if not difference.is_clear:
-            return Verdict(
-                f"These test triples do not show that pictures help: {figures}.",
-                "open",
-            )
-        if difference.value > 0:
-            return Verdict(f"Pictures help: {figures}.", "good")
-        return Verdict(f"Pictures hurt: {figures}.", "bad")
 
 
 def evaluate_link_prediction(
@@ -163,12 +132,4 @@ def evaluate_link_prediction(
         groups=drill_down(
             model, train, leak=leak, has_pictures=has_pictures, seed=seed, resamples=resamples
         ),
-    )
-
-
-def _described(difference: Difference) -> str:
-    """A difference with its interval, as part of a sentence."""
-    low, high = difference.interval
-    return f"{difference.value:+.3f} (95\u00a0% interval {low:+.3f} to {high:+.3f})".replace(
-        "-", "\u2212"
     )

@@ -23,6 +23,7 @@ from mkgformer_kedro.evaluation.report import (
     render_page,
     thumbnail,
 )
+from mkgformer_kedro.evaluation.report import Published as Published
 
 _MRR = Metric("inverse_harmonic_mean_rank", "MRR")
 _HITS = [Metric(f"hits_at_{k}", f"Hits@{k}") for k in (1, 3, 10)]
@@ -39,25 +40,6 @@ _Value = TypeVar("_Value")
 
 _PICTURES_SHOWN = 4
 _GUESSES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published result on the data set.
-
-    Attributes:
-        name: Method.
-        metrics: Values by bare metric name (``hits_at_10``).
-        source: Where the numbers stand.
-        url: Link to it.
-        note: What a reader should know before comparing.
-    """
-
-    name: str
-    metrics: Mapping[str, float]
-    source: str
-    url: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,10 +222,7 @@ def render_link_prediction_report(
             "mrr": _MRR,
             "hits": _HITS,
             "scores": both,
-            "published": [
-                ScoreRow(p.name, p.metrics, note=p.note, source=p.source, url=p.url)
-                for p in published
-            ],
+            "published": [result.row for result in published],
             "protocols": _protocol_rows(evaluation),
             "leak_share": evaluation.leak_share,
             "without_leaks": without_leaks,

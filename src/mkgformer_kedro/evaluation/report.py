@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.intervals import Interval
+from mkgformer_kedro.evaluation.intervals import Difference, Interval
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -26,9 +26,9 @@ THUMBNAIL = 96
 
 # The light palette of style.css. On a page each colour becomes the style sheet's variable, so that
 # a figure follows the page into the dark.
-_INK, _GRID = "#5a616b", "#dcdfe3"
+_TEXT, _INK, _GRID = "#1c1f24", "#5a616b", "#dcdfe3"
 _SERIES = ("#0b5cad", "#c2571a", "#6b7280", "#7b3fa0")
-_VARIABLES = {_INK: "--soft", _GRID: "--line"} | {
+_VARIABLES = {_TEXT: "--ink", _INK: "--soft", _GRID: "--line"} | {
     colour: f"--series-{i}" for i, colour in enumerate(_SERIES, start=1)
 }
 _LINES = ("-", "--", ":", "-.")
@@ -95,6 +95,30 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A published result on the data set.
+
+    Attributes:
+        name: Method.
+        metrics: Values by bare metric name (``hits_at_10``).
+        source: Where the numbers stand.
+        url: Link to it.
+        note: What a reader should know before comparing.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    source: str
+    url: str = ""
+    note: str = ""
+
+    @property
+    def row(self) -> ScoreRow:
+        """The result as a row of a score table."""
+        return ScoreRow(self.name, self.metrics, note=self.note, source=self.source, url=self.url)
+
+
+@dataclass(frozen=True)
 class GroupRow:
     """A row of a table of groups, whose main metric is drawn as a bar.
 
@@ -109,6 +133,23 @@ class GroupRow:
     count: int
     values: Mapping[str, float]
     interval: Interval
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A row of a table that compares two scores.
+
+    Attributes:
+        label: What is compared.
+        count: Number of cases.
+        scores: Both scores with their 95 % intervals.
+        difference: The first minus the second.
+    """
+
+    label: str
+    count: int
+    scores: Sequence[tuple[float, Interval]]
+    difference: Difference
 
 
 def render_page(template: str, content: Mapping[str, Any]) -> str:
@@ -130,7 +171,7 @@ def render_page(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "label": _label}
+    environment.filters |= {"number": format_number, "signed": format_signed, "label": _label}
     environment.tests["web_link"] = lambda url: url.startswith(("https://", "http://"))
     return environment.get_template(template).render(content)
 
@@ -138,6 +179,11 @@ def render_page(template: str, content: Mapping[str, Any]) -> str:
 def format_number(value: float, digits: int = 3) -> str:
     """A number with that many decimals and thousands apart; a dash for what is not a number."""
     return "–" if value != value else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def format_signed(value: float, digits: int = 3) -> str:
+    """A number with its sign, as differences are written."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _label(key: object) -> str:
@@ -163,13 +209,16 @@ def thumbnail(pixels: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def curve_figure(curve: pd.DataFrame, panels: Mapping[str, str], *, x: str) -> Figure:
+def curve_figure(
+    curve: pd.DataFrame, panels: Mapping[str, str], *, x: str, by: str | None = None
+) -> Figure:
     """Draw columns of a training curve side by side.
 
     Args:
         curve: One row per logged moment; a column that was not logged then holds NaN.
         panels: Column by panel title.
         x: Column of the horizontal axis.
+        by: Column whose values each have a line of their own, such as the seed; None: one line.
 
     Returns:
         A figure with one panel per column.
@@ -180,12 +229,23 @@ def curve_figure(curve: pd.DataFrame, panels: Mapping[str, str], *, x: str) -> F
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.2 * len(panels), 2.7), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        lines = {"": curve} if by is None else dict(list(curve.groupby(by)))
         for axis, (title, column) in zip(axes, panels.items(), strict=True):
-            logged = curve[[x, column]].dropna()
-            marker = "o" if len(logged) <= 40 else ""
-            axis.plot(logged[x], logged[column], color=_SERIES[0], marker=marker, markersize=3)
+            for number, (name, rows) in enumerate(lines.items()):
+                logged = rows[[x, column]].dropna()
+                axis.plot(
+                    logged[x],
+                    logged[column],
+                    color=_SERIES[number % len(_SERIES)],
+                    linestyle=_LINES[number // len(_SERIES) % len(_LINES)],
+                    marker="o" if len(logged) <= 40 else "",
+                    markersize=3,
+                    label=f"{by} {name}",
+                )
             axis.set_title(title, loc="left")
             axis.set_xlabel(x)
+        if len(lines) > 1:
+            axes[0].legend(loc="best")
     return figure
 
 
@@ -215,6 +275,56 @@ def hits_figure(ranks: Mapping[str, np.ndarray]) -> Figure:
         axis.set_xlabel("k")
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.legend(loc="upper left")
+    return figure
+
+
+def confusion_figure(matrix: pd.DataFrame) -> Figure:
+    """Draw a confusion matrix: darker cells hold a larger share of their row.
+
+    Args:
+        matrix: Numbers of cases by what they are (index) and what they were taken for (columns).
+
+    Returns:
+        A figure in which cells that are not empty name their number.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    rows, columns = matrix.shape
+    numbers = matrix.to_numpy(np.float64)
+    totals = numbers.sum(axis=1, keepdims=True)
+    shares = np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
+    digits = 0 if (numbers == numbers.round()).all() else 1
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 1.6 + 0.26 * rows), layout="constrained")
+        axis = figure.subplots()
+        for row, column in zip(*np.nonzero(numbers), strict=True):
+            # Light enough for the number to be read on it, in the page's light and dark.
+            shade = 0.08 + 0.42 * shares[row, column]
+            corner = (column - 0.5, row - 0.5)
+            axis.add_patch(Rectangle(corner, 1, 1, facecolor=_SERIES[0], alpha=shade, linewidth=0))
+            axis.text(
+                column,
+                row,
+                format_number(numbers[row, column], digits),
+                ha="center",
+                va="center",
+                color=_TEXT,
+                fontsize=8 if columns <= 16 else 6,
+            )
+        axis.set_xlim(-0.5, columns - 0.5)
+        axis.set_ylim(rows - 0.5, -0.5)
+        axis.set_xticks(range(columns), [str(name) for name in matrix.columns])
+        axis.set_yticks(range(rows), [str(name) for name in matrix.index])
+        for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+            # Names are data: a dollar sign in them is no formula.
+            label.set_parse_math(False)
+        if columns > 6:
+            axis.tick_params(axis="x", rotation=90)
+        axis.grid(visible=False)
+        axis.set_xlabel("predicted")
+        axis.set_ylabel("gold")
     return figure
 
 

@@ -32,3 +32,14 @@ class EvaluationParameters(Parameters):
         if self.known_offset is not None:
             return self.known_offset
         return -100.0 if preset == "faithful" else float("-inf")
+
+
+class PostsEvaluationParameters(Parameters):
+    """How predictions for test posts are made and reported."""
+
+    title: str | None
+    batch_size: int = Field(ge=1)
+    resamples: int = Field(ge=100)
+    examples: int = Field(ge=0)
+    published: list[PublishedResult]
+    synthetic: bool
