@@ -11,10 +11,10 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test fast-test lint viz clean
+.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint viz clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 setup: $(VENV)/.run  ## Install what a run needs into .venv
 
@@ -35,6 +35,12 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run  ## Link prediction on the embedded sample, from raw files to scores
 	$(BIN)/kedro run --pipeline link_prediction
+
+demo-relations: $(VENV)/.run  ## Relation extraction on the synthetic sample
+	$(BIN)/kedro run --pipeline relation_extraction
+
+demo-entities: $(VENV)/.run  ## Entity recognition on the synthetic sample
+	$(BIN)/kedro run --pipeline entity_recognition
 
 test: $(VENV)/.dev lint  ## Every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,10 +19,11 @@ settings.load_profile("mkgformer_kedro")
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
+SYNTHETIC = ("synthetic_relation_extraction", "synthetic_entity_recognition")
 
 # A whole run with a checkpoint every four of its twelve steps.
 WHOLE_RUN = (
-    "kedro", "run", "--pipelines", "link_prediction", "--env", "wordnet_emoji_ci", "--params",
+    "kedro", "run", "--pipelines", "link_prediction", "--env", "ci", "--params",
     "finetuning.max_steps=12,finetuning.batch_size=8,finetuning.evaluations_per_epoch=6",
 )  # fmt: skip
 
@@ -132,10 +134,12 @@ def copy_project() -> Callable[[Path], Project]:
 
     def copy(folder: Path) -> Project:
         files = [".dvcignore", ".gitignore", ".telemetry", "dvc.yaml", "pyproject.toml"]
-        folders = ["conf", "scripts", "src", "data/01_raw/wordnet_emoji"]
+        samples = [f"data/01_raw/{name}" for name in ("wordnet_emoji", *SYNTHETIC)]
+        folders = ["conf", "notebooks", "scripts", "src", *samples]
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local", "images")
         for name in folders:
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            keep_pictures = name.endswith(SYNTHETIC)
+            shutil.copytree(ROOT / name, folder / name, ignore=None if keep_pictures else ignored)
         for name in [*files, ".dvc/config", ".dvc/.gitignore", "conf/local/.gitkeep"]:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -144,7 +148,7 @@ def copy_project() -> Callable[[Path], Project]:
             shutil.copy(readme, folder / readme.relative_to(ROOT))
         _cut_sample(folder / "data/01_raw/wordnet_emoji")
         project = Project(folder)
-        reduced = "conf/wordnet_emoji_ci/parameters_finetuning.yml"
+        reduced = "conf/ci/parameters_finetuning.yml"
         project.replace(reduced, "max_steps: 12", "max_steps: 4")
         project.replace(reduced, "log_every: 4", "log_every: 2")
         return project
@@ -156,9 +160,11 @@ def copy_project() -> Callable[[Path], Project]:
 def finished_project(
     tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Project]
 ) -> Project:
-    """A copy in which the whole pipeline has run once, in the reduced environment."""
+    """A copy in which every run was done once, in the reduced environment."""
     project = copy_project(tmp_path_factory.mktemp("finished") / "project")
     project.run(*WHOLE_RUN)
+    on_posts = "relation_extraction,entity_recognition"
+    project.run("kedro", "run", "--pipelines", on_posts, "--env", "ci")
     return project
 
 
@@ -188,3 +194,103 @@ def _cut_sample(folder: Path, triples: int = 20) -> None:
     for pictures in (SAMPLE / "images").iterdir():
         if pictures.name.removeprefix("n") in kept:
             shutil.copytree(pictures, folder / "images" / pictures.name)
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make a randomly initialised zero-shot detector: ``owlv2`` or ``grounding_dino``."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        import torch
+
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            torch.manual_seed(0)
+            {"owlv2": _owlv2, "grounding_dino": _grounding_dino}[kind](made[kind])
+        return made[kind]
+
+    return make
+
+
+def _owlv2(folder: Path) -> None:
+    from transformers import (
+        CLIPTokenizer,
+        Owlv2Config,
+        Owlv2ForObjectDetection,
+        Owlv2ImageProcessorPil,
+        Owlv2Processor,
+    )
+
+    letters = [chr(code) for code in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config={
+            **sizes,
+            "vocab_size": len(words),
+            "max_position_embeddings": 16,
+            "pad_token_id": len(words) - 1,
+            "bos_token_id": len(words) - 2,
+            "eos_token_id": len(words) - 1,
+        },
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    images = Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
+    Owlv2Processor(images, tokenizer).save_pretrained(folder)
+
+
+def _grounding_dino(folder: Path) -> None:
+    from transformers import (
+        BertTokenizer,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessorPil,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "red", "cat", "dog", "person"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_max_length=16)
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            image_size=32,
+            patch_size=4,
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 1, 1],
+            window_size=2,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        text_config={
+            "model_type": "bert",
+            "vocab_size": len(words),
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+        },
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=6,
+        max_text_len=16,
+        encoder_n_points=2,
+        decoder_n_points=2,
+    )
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 200})
+    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)

@@ -1,7 +1,9 @@
 """The configuration of every environment: complete, used, and checked before anything runs."""
 
 import inspect
+import re
 import typing
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro_telemetry import plugin as telemetry
 
-from mkgformer_kedro.hooks import CATALOG_PARAMETERS
+from mkgformer_kedro.hooks import CATALOG_PARAMETERS, ON_POSTS
 from mkgformer_kedro.parameters import Parameters
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -52,9 +54,14 @@ def names(nodes):
 
 
 def test_every_dataset_is_in_the_catalog_and_every_entry_is_used(names):
-    entries = {name for file in read("catalog*.yml").values() for name in file}
+    entries = [name for file in read("catalog*.yml").values() for name in file if name[0] != "_"]
+    patterns = {name: name.replace("{task}", "*") for name in entries}
     datasets = {name for name in names if not name.startswith("param")}
-    assert {name for name in entries if not name.startswith("_")} == datasets
+    for name in datasets:
+        fitting = [entry for entry, pattern in patterns.items() if fnmatchcase(name, pattern)]
+        assert len(fitting) == 1, name
+    for entry, pattern in patterns.items():
+        assert any(fnmatchcase(name, pattern) for name in datasets), entry
 
 
 def test_every_entry_but_work_folders_has_a_known_layer():
@@ -65,26 +72,30 @@ def test_every_entry_but_work_folders_has_a_known_layer():
                 assert entry["metadata"]["kedro-viz"]["layer"] in LAYERS, name
 
 
+def parameters_of_base():
+    """What nodes can take, and its value: top-level groups, or groups inside a task's."""
+    for file in read("parameters*.yml").values():
+        for name, value in file.items():
+            if name in ON_POSTS:
+                yield from ((f"params:{name}.{stage}", group) for stage, group in value.items())
+            else:
+                yield f"params:{name}", value
+
+
 def test_every_parameter_stands_once_in_base_and_is_taken_by_a_node(names):
-    groups = [group for file in read("parameters*.yml").values() for group in file]
+    groups = [name for name, _ in parameters_of_base()]
     assert len(groups) == len(set(groups))
-    assert {f"params:{group}" for group in groups} == {n for n in names if n.startswith("params:")}
+    assert set(groups) == {name for name in names if name.startswith("params:")}
 
 
 def test_catalog_parameters_are_those_of_the_catalog():
     text = "".join(path.read_text() for path in (CONF / "base").glob("catalog*.yml"))
-    assert all(f"${{runtime_params:{name}," in text for name in CATALOG_PARAMETERS)
-    assert text.count("${runtime_params:") == len(CATALOG_PARAMETERS)
+    assert set(re.findall(r"\$\{runtime_params:(\w+),", text)) == set(CATALOG_PARAMETERS)
 
 
 def test_every_group_of_parameters_is_typed(nodes):
     """So that an unknown key stops the run before it begins, in whatever group it stands."""
-    groups = {
-        f"params:{name}"
-        for file in read("parameters*.yml").values()
-        for name, value in file.items()
-        if isinstance(value, dict)
-    }
+    groups = {name for name, value in parameters_of_base() if isinstance(value, dict)}
     for node in nodes:
         hints = typing.get_type_hints(node.func)
         arguments = zip(inspect.signature(node.func).parameters, node.inputs, strict=True)
@@ -105,6 +116,8 @@ def test_an_environment_names_only_what_base_has(environment):
     base = read("parameters*.yml")
     for name, groups in read("parameters*.yml", environment).items():
         assert groups.keys() <= base[name].keys(), name
+        for task in groups.keys() & set(ON_POSTS):
+            assert groups[task].keys() == base[name][task].keys(), "DVC watches each stage's group"
     assert (
         read("globals.yml", environment)["globals.yml"].keys()
         <= read("globals.yml")["globals.yml"].keys()
@@ -114,7 +127,10 @@ def test_an_environment_names_only_what_base_has(environment):
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_parameters_of_every_environment_are_valid(environment):
     with KedroSession.create(project_path=CONF.parent, env=environment) as session:
-        assert isinstance(session.load_context().params["finetuning"], Parameters)
+        params = session.load_context().params
+    assert isinstance(params["finetuning"], Parameters)
+    for task in ON_POSTS:
+        assert all(isinstance(group, Parameters) for group in params[task].values()), task
 
 
 def test_no_tool_sends_usage_data(monkeypatch):
@@ -130,4 +146,4 @@ def test_no_tool_sends_usage_data(monkeypatch):
 def test_only_the_reduced_run_sets_what_the_preset_decides(environment):
     with KedroSession.create(project_path=CONF.parent, env=environment) as session:
         fields = session.load_context().params["model"].config
-    assert set(fields) <= ({"num_fusion_layers"} if environment == "wordnet_emoji_ci" else set())
+    assert set(fields) <= ({"num_fusion_layers"} if environment == "ci" else set())

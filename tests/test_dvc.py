@@ -17,21 +17,35 @@ from kedro.framework.startup import bootstrap_project
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
 
 ROOT = Path(__file__).parents[1]
-STAGES = {
+GRAPH_STAGES = {
     "ingest": "ingestion",
     "associate_images": "image_association",
     "model_entities": "entity_modeling",
     "finetune": "finetuning",
     "evaluate": "evaluation",
 }
+POSTS_STAGES = {
+    "ingest_posts": "ingestion",
+    "associate_post_images": "image_association",
+    "finetune_posts": "finetuning",
+    "evaluate_posts": "evaluation",
+}
+NAMESPACES = GRAPH_STAGES | POSTS_STAGES
 DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-DATA_SETS = DVC_YAML["stages"]["evaluate"]["foreach"]
+GRAPHS = DVC_YAML["stages"]["evaluate"]["foreach"]
+CORPORA = DVC_YAML["stages"]["evaluate_posts"]["foreach"]
+DATA_SETS = GRAPHS | CORPORA
 PACKAGE = ROOT / "src/mkgformer_kedro"
 # How errors are worded, files are named and progress is shown is no part of any result.
 NO_RESULT_DEPENDS_ON = {
     PACKAGE / f"{name}.py" for name in ("__init__", "errors", "files", "parameters", "progress")
 } | set(PACKAGE.glob("*/__init__.py"))
-CASES = [(stage, data_set) for stage in STAGES for data_set in DATA_SETS]
+CASES = [(stage, data_set) for stage in GRAPH_STAGES for data_set in GRAPHS]
+CASES += [(stage, data_set) for stage in POSTS_STAGES for data_set in CORPORA]
+
+
+def task_of(data_set):
+    return DATA_SETS[data_set].get("task", "link_prediction")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +63,13 @@ def catalogs():
     return found
 
 
-def kedro_stage(stage):
-    return pipelines["link_prediction"].filter(node_namespaces=[STAGES[stage]])
+def namespace_of(stage, data_set):
+    task, namespace = task_of(data_set), NAMESPACES[stage]
+    return namespace if task == "link_prediction" else f"{task}.{namespace}"
+
+
+def kedro_stage(stage, data_set):
+    return pipelines[task_of(data_set)].filter(node_namespaces=[namespace_of(stage, data_set)])
 
 
 def paths_of(catalog, names):
@@ -90,16 +109,15 @@ def imported_files(path):
 def test_stage_runs_its_namespace_in_its_environment(dvc_stages, stage, data_set):
     cmd = dvc_stages[f"{stage}@{data_set}"].cmd
     last = cmd[-1] if isinstance(cmd, list) else cmd
+    task, namespace = task_of(data_set), namespace_of(stage, data_set)
     env = DATA_SETS[data_set]["env"]
-    assert last == (
-        f"kedro run --pipelines link_prediction --namespaces {STAGES[stage]} --env {env}"
-    )
+    assert last == f"kedro run --pipelines {task} --namespaces {namespace} --env {env}"
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
 def test_outs_are_what_the_stage_saves(dvc_stages, catalogs, stage, data_set):
     declared = {out.def_path for out in dvc_stages[f"{stage}@{data_set}"].outs}
-    saved = paths_of(catalogs[data_set], kedro_stage(stage).all_outputs())
+    saved = paths_of(catalogs[data_set], kedro_stage(stage, data_set).all_outputs())
     assert all(is_covered(path, declared) for path in saved), saved - declared
     assert all(any(is_covered(path, {out}) for path in saved) for out in declared)
 
@@ -108,17 +126,18 @@ def test_outs_are_what_the_stage_saves(dvc_stages, catalogs, stage, data_set):
 def test_deps_are_what_the_stage_loads(dvc_stages, catalogs, stage, data_set):
     deps = dvc_stages[f"{stage}@{data_set}"].deps
     declared = {d.def_path for d in deps if d.def_path.startswith("data/")}
-    inputs = {name for name in kedro_stage(stage).inputs() if not name.startswith("param")}
+    inputs = kedro_stage(stage, data_set).inputs()
+    inputs = {name for name in inputs if not name.startswith("param")}
     loaded = paths_of(catalogs[data_set], inputs)
     assert all(is_covered(path, declared) for path in loaded), loaded - declared
     assert all(any(is_covered(path, {dep}) for path in loaded) for dep in declared)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_code_that_the_stage_imports(dvc_stages, stage):
-    deps = dvc_stages[f"{stage}@wordnet_emoji"].deps
+@pytest.mark.parametrize(("stage", "data_set"), CASES)
+def test_deps_are_the_code_that_the_stage_imports(dvc_stages, stage, data_set):
+    deps = dvc_stages[f"{stage}@{data_set}"].deps
     declared = {d.def_path for d in deps if d.def_path.startswith("src/")}
-    imported, found = set(), set((PACKAGE / "pipelines" / STAGES[stage]).glob("*.py"))
+    imported, found = set(), set((PACKAGE / "pipelines" / NAMESPACES[stage]).glob("*.py"))
     while found:
         imported |= found
         found = {file for path in found for file in imported_files(path)} - imported
@@ -132,18 +151,26 @@ def test_deps_are_the_code_that_the_stage_imports(dvc_stages, stage):
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
 def test_params_are_those_the_stage_takes(dvc_stages, stage, data_set):
     declared = {
-        Path(d.def_path)
+        (d.def_path, tuple(sorted(set(d.params))))
         for d in dvc_stages[f"{stage}@{data_set}"].deps
-        if d.def_path.startswith("conf/") and "parameters" in d.def_path
+        if isinstance(d, ParamsDependency) and "parameters" in d.def_path
     }
-    taken = {name.removeprefix("params:") for name in kedro_stage(stage).inputs() if ":" in name}
-    files = {
-        path.name
-        for path in (ROOT / "conf/base").glob("parameters*.yml")
-        if taken & set(yaml.safe_load(path.read_text()))
+    taken = {
+        name.removeprefix("params:")
+        for name in kedro_stage(stage, data_set).inputs()
+        if name.startswith("params:")
     }
-    env = DATA_SETS[data_set]["env"]
-    assert declared == {Path("conf") / room / name for room in ("base", env) for name in files}
+    # Of a task's file its stages' groups are watched one by one, all other files as a whole.
+    expected = set()
+    for path in (ROOT / "conf/base").glob("parameters*.yml"):
+        groups = set(yaml.safe_load(path.read_text()))
+        inside = {name for name in taken if "." in name and name.split(".")[0] in groups}
+        if inside or taken & groups:
+            expected |= {
+                (f"conf/{room}/{path.name}", tuple(sorted(inside)))
+                for room in ("base", DATA_SETS[data_set]["env"])
+            }
+    assert declared == expected
 
 
 def test_every_environment_is_a_data_set_with_all_files_that_dvc_watches(dvc_stages):
@@ -154,9 +181,17 @@ def test_every_environment_is_a_data_set_with_all_files_that_dvc_watches(dvc_sta
     assert missing == set()
 
 
-@pytest.mark.parametrize("data_set", DATA_SETS)
-@pytest.mark.parametrize(("stage", "key"), [("ingest", "graph"), ("associate_images", "images")])
-def test_globals_that_a_stage_reads_are_its_params(dvc_stages, data_set, stage, key):
+GLOBALS = [("ingest", graph, "graph") for graph in GRAPHS]
+GLOBALS += [("associate_images", graph, "images") for graph in GRAPHS]
+GLOBALS += [
+    (stage, corpus, task_of(corpus))
+    for stage in ("ingest_posts", "associate_post_images")
+    for corpus in CORPORA
+]
+
+
+@pytest.mark.parametrize(("stage", "data_set", "key"), GLOBALS)
+def test_globals_that_a_stage_reads_are_its_params(dvc_stages, stage, data_set, key):
     deps = dvc_stages[f"{stage}@{data_set}"].deps
     params = {dep.def_path: dep.params for dep in deps if isinstance(dep, ParamsDependency)}
     whole_file: list[str] = []
@@ -169,7 +204,7 @@ def test_globals_that_a_stage_reads_are_its_params(dvc_stages, data_set, stage, 
 # this part share one built copy; each leaves it built.
 
 CI = "wordnet_emoji_ci"
-STAGES_OF_CI = [f"{stage}@{CI}" for stage in STAGES]
+STAGES_OF_CI = [f"{stage}@{CI}" for stage in GRAPH_STAGES]
 REPORTING = f"data/08_reporting/{CI}"
 
 
@@ -214,6 +249,19 @@ def test_git_takes_what_is_small_and_nothing_else(project):
 
 
 @pytest.mark.whole_run
+@pytest.mark.parametrize("corpus", [name for name, item in CORPORA.items() if item["env"] == "ci"])
+def test_repro_builds_a_corpus_of_posts_and_does_nothing_the_second_time(project, corpus):
+    last = f"evaluate_posts@{corpus}"
+    assert stages_run(project.run("dvc", "repro", last)) == [f"{s}@{corpus}" for s in POSTS_STAGES]
+    assert stages_run(project.run("dvc", "repro", last)) == []
+    setting = f"{task_of(corpus)}.evaluation.resamples=100"
+    file = f"conf/ci/parameters_{task_of(corpus)}.yml"
+    output = project.run("dvc", "exp", "run", last, "--set-param", f"{file}:{setting}")
+    assert stages_run(output) == [last]
+    project.run("git", "checkout", "--quiet", "--", ".")
+
+
+@pytest.mark.whole_run
 def test_second_repro_does_nothing(project):
     assert list((project.folder / "src").rglob("__pycache__")), "byte code must not count"
     output = project.run("dvc", "repro", f"evaluate@{CI}")
@@ -233,7 +281,7 @@ def test_metrics_and_plots_are_shown(project):
 
 @pytest.mark.whole_run
 def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project):
-    setting = f"conf/{CI}/parameters_evaluation.yml:evaluation.resamples=100"
+    setting = "conf/ci/parameters_evaluation.yml:evaluation.resamples=100"
     output = project.run("dvc", "exp", "run", f"evaluate@{CI}", "--set-param", setting)
     assert stages_run(output) == [f"evaluate@{CI}"]
     assert "evaluation.resamples" in project.run("dvc", "params", "diff")
@@ -242,7 +290,7 @@ def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project):
 
 @pytest.mark.whole_run
 def test_a_changed_finetuning_parameter_runs_finetuning_and_what_follows(project):
-    project.replace(f"conf/{CI}/parameters_finetuning.yml", "max_steps: 4", "max_steps: 2")
+    project.replace("conf/ci/parameters_finetuning.yml", "max_steps: 4", "max_steps: 2")
     output = project.run("dvc", "repro", f"evaluate@{CI}")
     assert stages_run(output) == [f"finetune@{CI}", f"evaluate@{CI}"]
     project.run("git", "commit", "--quiet", "--all", "--message", "Fewer steps")
@@ -270,6 +318,7 @@ def test_plain_repro_builds_what_it_can_and_names_what_it_cannot(project):
     output = project.run("dvc", "repro", fails=True)
     sample, _, rest = output.partition("Running stage 'ingest@fb15k_237_img'")
     assert all(f"Stage '{stage}' didn't change" in sample for stage in STAGES_OF_CI)
-    for name in ("data/01_raw/fb15k_237_img", "data/01_raw/wn18_img", "docs/data.md"):
-        assert name in rest
+    for name in ("fb15k_237_img", "wn18_img", "mnre", "twitter_2017"):
+        assert f"data/01_raw/{name}" in rest
+    assert "docs/data.md" in rest
     assert "Traceback" not in rest

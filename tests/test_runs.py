@@ -34,6 +34,26 @@ def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
     assert not list(project.folder.glob("data/**/*.tmp")), "half-written files are left behind"
 
 
+@pytest.mark.parametrize(
+    ("task", "scores"),
+    [
+        ("relation_extraction", {"precision", "recall", "f1", "accuracy"}),
+        ("entity_recognition", {"precision", "recall", "f1"}),
+    ],
+)
+def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
+    reporting = finished_project.folder / f"data/08_reporting/synthetic_ci/{task}"
+    metrics = json.loads((reporting / "metrics.json").read_text())
+    assert set(metrics["test"]) == scores
+    assert set(metrics["test_by_group"]) == {"ambiguous", "clear", "misleading"}
+    assert {"test_baseline", "test_pictures_withheld"} <= metrics.keys()
+    assert "synthetic sample" in (reporting / "index.html").read_text()
+    output = finished_project.folder / f"data/07_model_output/synthetic_ci/{task}"
+    for name in ("predictions", "pictures_withheld", "baseline"):
+        assert len(pd.read_parquet(output / f"{name}.parquet")) == 120
+    assert (finished_project.folder / f"data/06_models/synthetic_ci/{task}/seed_42").is_dir()
+
+
 def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
     finished_project, whole_run, copy_project, tmp_path
 ):
@@ -55,6 +75,11 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
     [
         ("finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
+        (
+            "entity_recognition.finetune.epochs=3",
+            "unknown parameter 'entity_recognition.finetune'; "
+            "did you mean 'entity_recognition.finetuning'?",
+        ),
     ],
 )
 def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
@@ -66,9 +91,17 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
     assert "Running node" not in output
 
 
-def test_a_benchmark_without_its_files_ends_with_one_message(finished_project):
-    output = finished_project.run("kedro", "run", "--env", "wn18_img", fails=True)
-    assert "data/01_raw/wn18_img/WN18: no such folder" in last_line(output)
+@pytest.mark.parametrize(
+    ("task", "env", "where"),
+    [
+        ("link_prediction", "wn18_img", "data/01_raw/wn18_img/WN18: no such folder"),
+        ("relation_extraction", "mnre", "data/01_raw/mnre/ours_rel2id.json: no such file"),
+        ("entity_recognition", "twitter_2017", "01_raw/twitter_2017/twitter2017: no such folder"),
+    ],
+)
+def test_a_benchmark_without_its_files_ends_with_one_message(finished_project, task, env, where):
+    output = finished_project.run("kedro", "run", "--pipelines", task, "--env", env, fails=True)
+    assert where in last_line(output)
     assert "docs/data.md" in last_line(output)
     assert "Traceback" not in output
 
@@ -122,6 +155,35 @@ OWN_RUN = (
     "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
     "--params", "entity_modeling.epochs=1,finetuning.epochs=1",
 )  # fmt: skip
+
+
+OWN_POSTS = (
+    "kedro", "run", "--pipelines", "entity_recognition", "--env", "my_posts",
+    "--params", "entity_recognition.finetuning.epochs=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("with_pictures", [True, False])
+def test_own_posts_run_as_the_documentation_says(own_data, with_pictures):
+    folder = own_data.folder / "data/01_raw/my_posts"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "images/beach.png")
+    cities = {"train": ["Oslo", "Bergen", "Lyon", "Graz"], "dev": ["Paris"], "test": ["Basel"]}
+    for split, names in cities.items():
+        words = "Anna\tB-PER\nBerg\tI-PER\nin\tO\n"
+        posts = [
+            f"IMGID:{'' if number % 2 else 'beach'}\n{words}{name}\tB-LOC\n"
+            for number, name in enumerate(names)
+        ]
+        (folder / f"{split}.txt").write_text("\n".join(posts))
+    if not with_pictures:
+        images = "images: data/01_raw/my_posts "
+        own_data.replace("conf/my_posts/globals.yml", images, "images: null ")
+    own_data.run(*OWN_POSTS)
+    reporting = own_data.folder / "data/08_reporting/my_posts/entity_recognition"
+    assert "My posts" in (reporting / "index.html").read_text()
+    coverage = json.loads((reporting / "image_association/coverage.json").read_text())
+    assert coverage["owners"]["with_pictures"] == (4 if with_pictures else 0)
 
 
 def own_coverage(project):

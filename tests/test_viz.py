@@ -26,8 +26,24 @@ TABLES = [
     "predictions_popularity",
     "drill_down",
 ]
+TASKS = ["relation_extraction", "entity_recognition"]
+TABLES_ON_POSTS = [
+    "posts",
+    "labels",
+    "quarantine",
+    "raw_pictures",
+    "pictures",
+    "training_curve",
+    "predictions",
+    "predictions_pictures_withheld",
+    "predictions_baseline",
+    "drill_down",
+]
+TABLES += [f"{task}.{name}" for task in TASKS for name in TABLES_ON_POSTS]
 REPORTS = ["ingestion_report", "coverage_report", "metrics"]
+REPORTS += [f"{task}.{name}" for task in TASKS for name in REPORTS]
 PLOTS = ["contact_sheet", "rank_plot"]
+PLOTS += [f"{task}.{name}" for task in TASKS for name in ("contact_sheet", "confusion_plot")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +63,7 @@ def draw_dag():
 def build(finished_project):
     """What ``kedro viz build`` makes of a finished run."""
     command = ("kedro", "viz", "build", "--include-previews")
-    output = finished_project.run("env", "KEDRO_ENV=wordnet_emoji_ci", *command)
+    output = finished_project.run("env", "KEDRO_ENV=ci", *command)
     assert "could not be previewed" not in output
     return finished_project.folder / "build"
 
@@ -79,7 +95,8 @@ def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
     [("TablePreview", TABLES), ("JSONPreview", REPORTS), ("ImagePreview", PLOTS)],
 )
 def test_tables_metrics_and_plots_have_previews(build, kind, datasets):
-    nodes = json.loads((build / "api/main").read_text())["nodes"]
+    pages = [build / "api/main", *(build / "api/pipelines").iterdir()]
+    nodes = [node for page in pages for node in json.loads(page.read_text())["nodes"]]
     ids = {node["name"]: node["id"] for node in nodes}
     for name in datasets:
         details = json.loads((build / "api/nodes" / ids[name]).read_text())

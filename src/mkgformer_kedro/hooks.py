@@ -6,6 +6,7 @@ import difflib
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import yaml
 from kedro.framework.context import KedroContext
@@ -19,18 +20,36 @@ from mkgformer_kedro.errors import DataError
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
 
-_COLUMNS = {
-    "MRR": "both.realistic.inverse_harmonic_mean_rank",
-    "Hits@1": "both.realistic.hits_at_1",
-    "Hits@3": "both.realistic.hits_at_3",
-    "Hits@10": "both.realistic.hits_at_10",
-    "mean rank": "both.realistic.arithmetic_mean_rank",
+ON_POSTS = ("relation_extraction", "entity_recognition")
+"""The tasks whose parameters stand in one group per task, with one group per stage inside."""
+
+_RANKING = "both.realistic."
+_SCORES = {
+    "link_prediction": (
+        "Test scores (filtered, both directions)",
+        {
+            "MRR": f"{_RANKING}inverse_harmonic_mean_rank",
+            "Hits@1": f"{_RANKING}hits_at_1",
+            "Hits@3": f"{_RANKING}hits_at_3",
+            "Hits@10": f"{_RANKING}hits_at_10",
+            "mean rank": f"{_RANKING}arithmetic_mean_rank",
+        },
+    ),
+    "relation_extraction": (
+        "Test scores (all relations but None)",
+        {"precision": "precision", "recall": "recall", "F1": "f1", "accuracy": "accuracy"},
+    ),
+    "entity_recognition": (
+        "Test scores (whole entities of the right type)",
+        {"precision": "precision", "recall": "recall", "F1": "f1"},
+    ),
 }
 _ROWS = {
-    "model": "test",
-    "pictures withheld": "test_pictures_withheld",
-    "popularity baseline": "test_popularity",
-    "model, without leaking triples": "test_without_leaks",
+    "test": "model",
+    "test_pictures_withheld": "pictures withheld",
+    "test_popularity": "popularity baseline",
+    "test_baseline": "baseline without a model",
+    "test_without_leaks": "model, without leaking triples",
 }
 
 
@@ -39,26 +58,35 @@ class ScoreSummaryHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Print the table."""
-        if not {"metrics", "report"} <= pipeline.all_outputs():
-            return
-        metrics = catalog.load("metrics")
-        width = max(len(label) for label, key in _ROWS.items() if key in metrics)
-        lines = ["Test scores (filtered, both directions)"]
-        lines.append(" " * width + "".join(f"{name:>11}" for name in _COLUMNS))
-        for label, key in _ROWS.items():
-            if key in metrics:
-                values = [metrics[key][column] for column in _COLUMNS.values()]
-                digits = [3] * (len(values) - 1) + [1]
-                lines.append(
-                    label.ljust(width)
-                    + "".join(f"{value:11.{n}f}" for value, n in zip(values, digits, strict=True))
-                )
-        report = Path(catalog["report"]._filepath)
-        if report.is_relative_to(Path.cwd()):
-            report = report.relative_to(Path.cwd())
-        lines.append(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
-        print("\n" + "\n".join(lines))
+        """Print a table for every task that was evaluated."""
+        made = pipeline.all_outputs()
+        for task in _SCORES:
+            prefix = f"{task}." if task in ON_POSTS else ""
+            if {f"{prefix}metrics", f"{prefix}report"} <= made:
+                print("\n" + _score_table(task, catalog.load(f"{prefix}metrics")))
+                report = Path(catalog[f"{prefix}report"]._filepath)
+                if report.is_relative_to(Path.cwd()):
+                    report = report.relative_to(Path.cwd())
+                print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
+
+
+def _score_table(task: str, metrics: dict[str, Any]) -> str:
+    title, columns = _SCORES[task]
+    rows = {label: metrics[key] for key, label in _ROWS.items() if key in metrics}
+    width = max(map(len, rows))
+    lines = [title, " " * width + "".join(f"{name:>11}" for name in columns)]
+    for label, scores in rows.items():
+        values = (
+            f"{scores[key]:11.{1 if name == 'mean rank' else 3}f}" if key in scores else " " * 11
+            for name, key in columns.items()
+        )
+        lines.append(label.ljust(width) + "".join(values))
+    lines += [
+        f"F1 on {group} posts: {scores['model']:.3f}, "
+        f"with pictures withheld {scores['pictures_withheld']:.3f}"
+        for group, scores in metrics.get("test_by_group", {}).items()
+    ]
+    return "\n".join(lines)
 
 
 class BadInputHooks:
@@ -71,10 +99,14 @@ class BadInputHooks:
         loader = context.config_loader
         # Every parameter stands in the base environment. (Plain YAML: a second config loader would
         # take the place of the first behind ${globals:...}.)
-        base = (Path(loader.conf_source) / loader.base_env).glob("parameters*.yml")
-        known = [name for path in sorted(base) for name in yaml.safe_load(path.read_text()) or ()]
-        known += CATALOG_PARAMETERS
-        unknown = [name for name in loader["parameters"] if name not in known]
+        base: dict[str, Any] = {}
+        for path in sorted((Path(loader.conf_source) / loader.base_env).glob("parameters*.yml")):
+            base |= yaml.safe_load(path.read_text()) or {}
+        known, given = [*base, *CATALOG_PARAMETERS], [*loader["parameters"]]
+        for task in ON_POSTS:
+            known += [f"{task}.{stage}" for stage in base[task]]
+            given += [f"{task}.{stage}" for stage in loader["parameters"][task]]
+        unknown = [name for name in given if name not in known]
         if unknown:
             raise ParameterValidationError(
                 "\n".join(_unknown_parameter(name, known) for name in unknown)

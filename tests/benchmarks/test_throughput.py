@@ -22,7 +22,7 @@ from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
 from mkgformer_kedro.datasets.visual_store import RoleLayout
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
-from mkgformer_kedro.pipelines.image_association.nodes import store_pictures
+from mkgformer_kedro.pipelines.image_association.link_prediction import store_pictures
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder

@@ -15,7 +15,7 @@ from mkgformer_kedro.errors import DataError, Problem
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
 
-_REMEDY = (
+REMEDY = (
     "See docs/data.md for where the pictures belong, or set `images` to null to run without any."
 )
 _NOT_PICTURES = {"thumbs.db", "desktop.ini"}
@@ -63,9 +63,8 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
             for folder in _scan(self._folder, problems):
                 if folder.is_dir() and not folder.name.startswith("."):
                     rows += [
-                        (folder.name, f"{folder.name}/{file.name}", _size(file))
-                        for file in _scan(Path(folder.path), problems)
-                        if _is_listed(file)
+                        (folder.name, f"{folder.name}/{name}", size)
+                        for name, size in files_of(Path(folder.path), problems)
                     ]
             if problems:
                 raise DataError(problems)
@@ -88,6 +87,16 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
         return {"filepath": self._folder}
 
 
+def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
+    """Name and size in bytes of every file of a folder that may be a picture, by name.
+
+    Args:
+        folder: The folder.
+        problems: Takes what keeps it from being read.
+    """
+    return [(file.name, _size(file)) for file in _scan(folder, problems) if _is_listed(file)]
+
+
 def _is_listed(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name.lower() in _NOT_PICTURES:
         return False
@@ -106,9 +115,9 @@ def _scan(folder: Path, problems: list[Problem]) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
-        problems.append(Problem(str(folder), None, "the image folder does not exist", _REMEDY))
+        problems.append(Problem(str(folder), None, "the image folder does not exist", REMEDY))
     except NotADirectoryError:
-        problems.append(Problem(str(folder), None, "this is a file, not an image folder", _REMEDY))
+        problems.append(Problem(str(folder), None, "this is a file, not an image folder", REMEDY))
     except OSError as error:
         what = f"the image folder cannot be read ({error.strerror})"
         problems.append(Problem(str(folder), None, what, "Check its permissions and its disk."))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,12 @@ from mkgformer_kedro.evaluation.extraction import (
     break_down,
     compare_shares,
     f1_difference,
-    mention_key,
     pictures_categories,
     score,
     share_categories,
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES
+from mkgformer_kedro.evaluation.mentions import Entity, entities_of, mention_key
 
 OUTSIDE = "O"
 BASELINE = "the gazetteer baseline"
@@ -35,20 +35,6 @@ NO_ENTITY = "no entity"
 ALL_TYPES = "all types"
 OUTCOMES = ("correct", "type", "boundary", "boundary_and_type", "missed")
 _SEEN = ("in train", "not in train")
-
-
-class Entity(NamedTuple):
-    """An entity of a post.
-
-    Attributes:
-        start: Number of its first word.
-        end: Number of the word behind its last.
-        type: Its type.
-    """
-
-    start: int
-    end: int
-    type: str
 
 
 @dataclass(frozen=True)
@@ -72,26 +58,6 @@ class EntityRecognitionEvaluation(ExtractionEvaluation):
             "test_errors": self.errors.to_dict("index"),
             "test_lost": {"words": self.words_lost, "entities": self.entities_lost},
         }
-
-
-def entities_of(tags: Iterable[str]) -> list[Entity]:
-    """Read the entities off IOB2 tags.
-
-    An ``I-`` tag that does not continue an entity of its type is no part of any, as in seqeval's
-    strict mode.
-    """
-    found: list[Entity] = []
-    start, open_type = 0, ""
-    position = -1
-    for position, tag in enumerate(tags):
-        if open_type and tag != f"I-{open_type}":
-            found.append(Entity(start, position, open_type))
-            open_type = ""
-        if tag.startswith("B-"):
-            start, open_type = position, tag[2:]
-    if open_type:
-        found.append(Entity(start, position + 1, open_type))
-    return found
 
 
 def align(predictions: pd.DataFrame, posts: pd.DataFrame) -> pd.DataFrame:

@@ -379,11 +379,6 @@ def seeds_verdict(scores: ExtractionScores) -> Verdict:
     )
 
 
-def mention_key(words: Sequence[str] | np.ndarray) -> str:
-    """The text by which a mention counts as seen, whatever its case."""
-    return " ".join(words).casefold()
-
-
 def _by_post(counts: pd.DataFrame) -> tuple[pd.Index, pd.Index, np.ndarray]:
     """Seeds, posts, and counts ``(posts, seeds, columns)``.
 

@@ -14,12 +14,12 @@ from mkgformer_kedro.evaluation.extraction import (
     break_down,
     compare_shares,
     f1_difference,
-    mention_key,
     pictures_categories,
     score,
     share_categories,
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES
+from mkgformer_kedro.evaluation.mentions import mention_key
 
 NEGATIVE = "None"
 BASELINE = "the majority baseline"

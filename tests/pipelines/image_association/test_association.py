@@ -16,18 +16,20 @@ from PIL import Image
 
 from mkgformer_kedro import progress
 from mkgformer_kedro.datasets.picture_folder import PictureFolder, PictureFolderDataset
-from mkgformer_kedro.datasets.visual_store import VisualStore, slot_roles
+from mkgformer_kedro.datasets.visual_store import VisualStore, VisualStoreWriter, slot_roles
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.image_association import association
 from mkgformer_kedro.pipelines.image_association.association import (
+    Candidate,
     Loan,
+    Picture,
     associate_owner,
     borrow,
     find_donors,
     loan_rows,
-    match_owners,
     store_pictures,
 )
+from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
     ImageAssociationParameters,
@@ -74,9 +76,19 @@ def listing_of(root: Path) -> PictureFolder:
     return PictureFolderDataset(filepath=str(root)).load()
 
 
+def stored(
+    listing: PictureFolder, work: Path, **changes: object
+) -> tuple[VisualStoreWriter, list[Picture]]:
+    settings = parameters(**changes)
+    owners = match_owners(listing, ENTITIES, settings)
+    candidates = listing.pictures.assign(owner=owners)[owners >= 0]
+    largest_first = settings.order == "resolution"
+    return store_pictures(listing.root, candidates, ENTITIES, settings, work, largest_first)
+
+
 def build(root: Path, work: Path, **changes: object) -> tuple[dict[str, bytes], list]:
     work.mkdir(exist_ok=True)
-    writer, rows = store_pictures(listing_of(root), ENTITIES, parameters(**changes), work)
+    writer, rows = stored(listing_of(root), work, **changes)
     folder = writer.finish()
     return {path.name: path.read_bytes() for path in folder.iterdir()}, rows
 
@@ -86,8 +98,10 @@ def outcome(rows: list) -> dict[str, tuple]:
 
 
 def associate(root: Path, **changes: object) -> association.OwnerPictures:
-    paths = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    return associate_owner(root, "1", paths, parameters(**changes))
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    settings = parameters(**changes)
+    candidates = [Candidate(path) for path in paths]
+    return associate_owner(root, "1", candidates, settings, settings.order == "resolution")
 
 
 def test_largest_first_ties_by_name(tmp_path: Path):
@@ -188,6 +202,44 @@ def test_store_holds_each_owner_at_its_entity_index(images: Path, tmp_path: Path
     assert outcome([row for row in rows if row.owner == "3"])["page.jpg"][2] == "not a picture"
 
 
+def test_roles_are_fixed_where_a_candidate_names_one(tmp_path: Path):
+    for seed, name in enumerate("abc"):
+        save(tmp_path / f"{name}.png", seed)
+    box = (2, 4, 12, 14)
+    candidates = [
+        Candidate("a.png", "full"),
+        Candidate("b.png", "full"),
+        Candidate("a.png", "detection", "a cat", box, 0.5),
+        Candidate("a.png", "detection", "a cat again", box, 0.4),
+        Candidate("a.png", "detection"),
+        Candidate("c.png", "detection"),
+    ]
+    found = associate_owner(tmp_path, "1", candidates, parameters(order="name"))
+    assert [(row.role, row.slot, str(row.status)) for row in found.rows] == [
+        ("full", 0, "ok"),
+        ("full", -1, "unused"),
+        ("detection", 1, "ok"),
+        ("detection", -1, "duplicate"),
+        ("detection", 2, "ok"),
+        ("detection", -1, "unused"),
+    ]
+    row = found.rows[2]
+    assert (row.phrase, row.score) == ("a cat", 0.5)
+    assert (row.box_x0, row.box_y0, row.box_x1, row.box_y1) == box
+    assert len({content for content, _ in found.slots.values()}) == 2, "a crop is other content"
+
+
+def test_a_crop_is_the_part_of_the_upright_picture(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    lying = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying: to be turned by a quarter
+    lying.save(tmp_path / "a.png", exif=exif)
+    upright = np.asarray(lying.rotate(-90, expand=True))
+    pixels = association.decode_picture(tmp_path / "a.png", 8, (3, 5, 11, 13))
+    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), upright[5:13, 3:11])
+
+
 def test_content_shared_by_owners_is_stored_once(images: Path, tmp_path: Path):
     build(images, tmp_path / "work")
     store = VisualStore(tmp_path / "work" / "store")
@@ -204,7 +256,7 @@ def test_no_file_is_decoded_twice(images: Path, tmp_path: Path, monkeypatch: pyt
     decoded = []
     decode = association.decode_picture
     monkeypatch.setattr(
-        association, "decode_picture", lambda path, size: decoded.append(path) or decode(path, size)
+        association, "decode_picture", lambda path, *how: decoded.append(path) or decode(path, *how)
     )
     _, rows = build(images, tmp_path / "work")
     used = sum(row.slot >= 0 for row in rows)
@@ -230,6 +282,7 @@ from pathlib import Path
 from mkgformer_kedro.datasets import visual_store
 from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
 from mkgformer_kedro.pipelines.image_association.association import store_pictures
+from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
 images, work, fatal_write, entities, settings = sys.argv[1:]
@@ -247,7 +300,10 @@ visual_store._append = append_and_die
 visual_store.VisualStoreWriter.owners_per_commit = 1
 listing = PictureFolderDataset(filepath=images).load()
 parameters = ImageAssociationParameters(**json.loads(settings))
-store_pictures(listing, json.loads(entities), parameters, Path(work))
+entities = json.loads(entities)
+owners = match_owners(listing, entities, parameters)
+candidates = listing.pictures.assign(owner=owners)[owners >= 0]
+store_pictures(listing.root, candidates, entities, parameters, Path(work), largest_first=True)
 """
 
 
@@ -348,7 +404,7 @@ def test_borrowing_gives_only_what_donors_own_and_takes_nothing_away(table, data
 def test_borrowed_rows_name_borrower_and_donor(images: Path, tmp_path: Path):
     work = tmp_path / "work"
     work.mkdir()
-    writer, rows = store_pictures(listing_of(images), ENTITIES, parameters(), work)
+    writer, rows = stored(listing_of(images), work)
     loans = borrow(writer.slots, {2: [0, 1]}, parameters().slot_roles)
     borrowed = loan_rows(loans, rows, ENTITIES)
     assert {row.owner for row in borrowed} == {"9"}
@@ -363,7 +419,7 @@ def test_borrowed_rows_name_borrower_and_donor(images: Path, tmp_path: Path):
 
 def test_no_pictures_at_all(tmp_path: Path):
     listing = PictureFolderDataset(filepath=None).load()
-    writer, rows = store_pictures(listing, ENTITIES, parameters(), tmp_path)
+    writer, rows = stored(listing, tmp_path)
     assert rows == []
     assert not VisualStore(writer.finish()).has_pictures.any()
 

@@ -17,7 +17,10 @@ from PIL import Image
 from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import create_pipeline, schemas
-from mkgformer_kedro.pipelines.image_association.nodes import report_coverage, store_pictures
+from mkgformer_kedro.pipelines.image_association.link_prediction import (
+    report_coverage,
+    store_pictures,
+)
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
 CONF = Path(__file__).parents[3] / "conf"

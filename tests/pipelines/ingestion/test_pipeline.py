@@ -6,14 +6,23 @@ import pandas as pd
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.ingestion import create_pipeline
-from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+from mkgformer_kedro.pipelines.ingestion.parameters import (
+    IngestionParameters,
+    RelationIngestionParameters,
+    TaggedIngestionParameters,
+)
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 _CONF = Path(__file__).parents[3] / "conf"
+_OF_POSTS = {
+    "relation_extraction": RelationIngestionParameters,
+    "entity_recognition": TaggedIngestionParameters,
+}
 _TABLES = ["entities", "relations", "triples", "queries", "quarantine", "ingestion_report"]
 
 
@@ -22,12 +31,7 @@ def catalog(tmp_path):
     """The stage's part of the configured catalog, with everything written below ``tmp_path``."""
 
     def catalog(env, raw_folder, **changes):
-        conf = OmegaConfigLoader(
-            str(_CONF),
-            env=env,
-            runtime_params={"raw_folder": str(raw_folder)},
-            **CONFIG_LOADER_ARGS,
-        )
+        conf = _configuration(env, raw_folder)
         entries = {name: dict(conf["catalog"][name]) for name in ["raw_graph", *_TABLES]}
         for name in _TABLES:
             entries[name]["filepath"] = str(tmp_path / entries[name]["filepath"])
@@ -37,6 +41,39 @@ def catalog(tmp_path):
         return made
 
     return catalog
+
+
+@pytest.fixture
+def posts_catalog(tmp_path):
+    """The same of a task on posts, whose entries may be patterns."""
+
+    def posts_catalog(env, task, raw_folder, **changes):
+        conf = _configuration(env, raw_folder)
+        names = ["posts", "labels", "quarantine", "ingestion_report"]
+        entries = {}
+        for name in ["raw_posts", *names]:
+            entry = f"{task}.{name}"
+            pattern = entry if entry in conf["catalog"] else f"{{task}}.{name}"
+            entries[entry] = dict(conf["catalog"][pattern])
+            path = entries[entry]["filepath"].replace("{task}", task)
+            entries[entry]["filepath"] = path if name == "raw_posts" else str(tmp_path / path)
+        made = DataCatalog.from_config(entries)
+        values = {**conf["parameters"][task]["ingestion"], **changes}
+        made[f"params:{task}.ingestion"] = MemoryDataset(_OF_POSTS[task](**values))
+        return made
+
+    return posts_catalog
+
+
+def _of_task(task):
+    """The stage in the namespace of a task, as the task's run has it."""
+    return Pipeline(create_pipeline(task), namespace=task)
+
+
+def _configuration(env, raw_folder):
+    return OmegaConfigLoader(
+        str(_CONF), env=env, runtime_params={"raw_folder": str(raw_folder)}, **CONFIG_LOADER_ARGS
+    )
 
 
 def test_stage_runs_on_plain_tables_in_memory(raw_graph, parameters):
@@ -152,3 +189,91 @@ def test_authors_candidates_of_fb15k_237(benchmarks, catalog):
     report = made.load("ingestion_report")
     assert report["unexpected_counts"] == {"entities": "14,951 instead of the published 14,541"}
     assert report["entities_sharing_a_name"] == 519
+
+
+@pytest.mark.parametrize("task", _OF_POSTS)
+def test_stage_on_posts_runs_as_configured(
+    task, posts_catalog, write_pairs, write_tagged, tmp_path
+):
+    folder = (write_pairs if task == "relation_extraction" else write_tagged)(
+        {"groups.tsv": "train\t0\tclear\n"}
+    )
+    made = posts_catalog("base", task, folder, max_split_overlap=None)
+    SequentialRunner().run(_of_task(task), made)
+    assert {str(path.relative_to(tmp_path / "data")) for path in tmp_path.rglob("data/**/*.*")} == {
+        f"02_intermediate/synthetic/{task}/posts.parquet",
+        f"02_intermediate/synthetic/{task}/labels.parquet",
+        f"08_reporting/synthetic/{task}/ingestion/quarantine.csv",
+        f"08_reporting/synthetic/{task}/ingestion/report.json",
+    }
+    posts = made.load(f"{task}.posts")
+    assert posts["group"].fillna("").tolist() == ["clear"] + [""] * (len(posts) - 1)
+    assert {*made.load(f"{task}.labels").columns} == {"label", "text"}
+    report = made.load(f"{task}.ingestion_report")
+    assert report["counts"]["train"] == 2
+    assert report["groups"]["train"] == {"clear": 1}
+
+
+def test_bad_post_leaves_nothing_behind(posts_catalog, write_tagged, tmp_path):
+    folder = write_tagged({"valid.txt": "IMGID:1\nAnn\tB-CAT", "groups.tsv": "dev\t0\tclear"})
+    made = posts_catalog("base", "entity_recognition", folder)
+    with pytest.raises(DataError, match=r"valid\.txt:2: unknown tag 'B-CAT'"):
+        SequentialRunner().run(_of_task("entity_recognition"), made)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.benchmark_files
+@pytest.mark.parametrize(
+    ("env", "task", "folder", "expected"),
+    [
+        (
+            "mnre",
+            "relation_extraction",
+            "MRE/data",
+            {
+                "counts": {"train": 12247, "dev": 1624, "test": 1614, "relations": 23},
+                "longest_post": {"train": 35, "dev": 30, "test": 28},
+                "posts_without_relation": {"train": 7744, "dev": 1000, "test": 974},
+                "posts_with_overlapping_mentions": {"train": 59, "dev": 3, "test": 5},
+                "posts_in_two_splits": {"train_dev": 6, "train_test": 2, "dev_test": 1},
+            },
+        ),
+        (
+            "twitter_2017",
+            "entity_recognition",
+            "MNER/data/twitter2017",
+            {
+                "counts": {
+                    "train": 3373,
+                    "dev": 723,
+                    "test": 723,
+                    "entities": {
+                        "train": {"PER": 2943, "LOC": 731, "ORG": 1674, "MISC": 701},
+                        "dev": {"PER": 626, "LOC": 173, "ORG": 375, "MISC": 150},
+                        "test": {"PER": 621, "LOC": 178, "ORG": 395, "MISC": 157},
+                    },
+                },
+                "words": {"train": 53007, "dev": 11309, "test": 11330},
+                "repaired_tags": {"train": 0, "dev": 0, "test": 0},
+                "posts_in_two_splits": {"train_dev": 1, "train_test": 0, "dev_test": 0},
+            },
+        ),
+    ],
+)
+def test_benchmarks_of_posts_are_what_was_published(
+    benchmarks, posts_catalog, env, task, folder, expected
+):
+    made = posts_catalog(env, task, benchmarks / folder)
+    SequentialRunner().run(_of_task(task), made)
+    report = made.load(f"{task}.ingestion_report")
+    assert {key: report[key] for key in expected} == expected
+    assert report["published_counts"] == report["counts"]
+    assert report["unexpected_counts"] == {}
+    assert report["quarantined_lines"] == 0
+    assert all(file["verified"] for file in report["files"].values())
+    posts = made.load(f"{task}.posts")
+    for split, lines in report["lines"].items():
+        assert lines["unaccounted"] == lines["left_out"] == 0
+        words = posts.loc[posts["split"] == split, "words"].map(len)
+        of_words = words.sum() if task == "entity_recognition" else 0
+        assert lines["lines"] == lines["blank"] + len(words) + of_words

@@ -110,13 +110,12 @@ def report_link_prediction(
     from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.link_prediction import evaluate_link_prediction
     from mkgformer_kedro.evaluation.link_prediction_report import (
-        Published,
         choose_examples,
         describe_examples,
         render_link_prediction_report,
     )
     from mkgformer_kedro.evaluation.metrics import ranks_of
-    from mkgformer_kedro.evaluation.report import hits_figure
+    from mkgformer_kedro.evaluation.report import Published, hits_figure
 
     store = VisualStore(visual_store)
     evaluation = evaluate_link_prediction(

@@ -2,7 +2,42 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from mkgformer_kedro.pipelines.evaluation import link_prediction
+from mkgformer_kedro.pipelines.evaluation import link_prediction, posts
+
+_ON_POSTS = [
+    Node(
+        func=posts.predict_test_posts,
+        inputs=["models", "posts", "visual_store", "params:model", "params:evaluation"],
+        outputs=["predictions", "predictions_pictures_withheld"],
+        name="predict_test_posts",
+        tags="gpu",
+    ),
+    Node(
+        func=posts.predict_baseline,
+        inputs=["posts", "labels"],
+        outputs="predictions_baseline",
+        name="predict_baseline",
+    ),
+    Node(
+        func=posts.report_posts,
+        inputs=[
+            "predictions",
+            "predictions_pictures_withheld",
+            "predictions_baseline",
+            "posts",
+            "labels",
+            "visual_store",
+            "training_curve",
+            "ingestion_report",
+            "coverage_report",
+            "params:evaluation",
+            "params:preset",
+            "params:seed",
+        ],
+        outputs=["metrics", "drill_down", "confusion_plot", "report"],
+        name="report_posts",
+    ),
+]
 
 _NODES = {
     "link_prediction": [
@@ -48,6 +83,8 @@ _NODES = {
             name="report_link_prediction",
         ),
     ],
+    "relation_extraction": _ON_POSTS,
+    "entity_recognition": _ON_POSTS,
 }
 
 

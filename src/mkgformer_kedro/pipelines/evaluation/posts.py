@@ -1,8 +1,10 @@
-"""Node of the stage ``evaluation`` that both tasks on posts share."""
+"""Nodes of the stage ``evaluation`` for the tasks on posts, which their columns tell apart."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,9 @@ import pandas as pd
 from mkgformer_kedro.pipelines.evaluation.parameters import PostsEvaluationParameters
 from mkgformer_kedro.training.parameters import ModelParameters
 
-_GOLD = ["relation", "tags"]
+logger = logging.getLogger(__name__)
+
+_GOLD = {"relation": "relation_extraction", "tags": "entity_recognition"}
 
 
 def predict_test_posts(
@@ -54,3 +58,99 @@ def predict_test_posts(
             predicted = pd.concat([blind, predicted.drop(pictured.index)]).loc[test.index]
         withheld.append(named.join(predicted))
     return pd.concat(seen, ignore_index=True), pd.concat(withheld, ignore_index=True)
+
+
+def predict_baseline(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Predict the test posts without a model.
+
+    Relation extraction: the most frequent relation of train that is not the negative one. Entity
+    recognition: the mentions of train, wherever they are found again.
+
+    Returns:
+        A predictions table.
+    """
+    from mkgformer_kedro.evaluation.entity_recognition import predict_gazetteer
+    from mkgformer_kedro.evaluation.relation_extraction import predict_majority
+
+    predict = predict_gazetteer if _task_of(posts) == "entity_recognition" else predict_majority
+    return predict(posts, labels)
+
+
+def report_posts(
+    predictions: pd.DataFrame,
+    pictures_withheld: pd.DataFrame,
+    baseline: pd.DataFrame,
+    posts: pd.DataFrame,
+    labels: pd.DataFrame,
+    visual_store: Path,
+    training_curve: pd.DataFrame,
+    ingestion_report: dict[str, Any],
+    coverage_report: dict[str, Any],
+    parameters: PostsEvaluationParameters,
+    preset: str,
+    seed: int,
+) -> tuple[dict[str, Any], pd.DataFrame, Any, str]:
+    """Score the three predictions tables and write the report.
+
+    Returns:
+        The metrics (key ``test`` and what stands beside it), the scores of all groups in one
+        table, a figure of what is taken for what, and the HTML page.
+    """
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.evaluation.entity_recognition import evaluate_entity_recognition
+    from mkgformer_kedro.evaluation.extraction_report import (
+        entity_examples,
+        relation_examples,
+        render_extraction_report,
+    )
+    from mkgformer_kedro.evaluation.relation_extraction import evaluate_relation_extraction
+    from mkgformer_kedro.evaluation.report import Published, confusion_figure
+
+    task = _task_of(posts)
+    evaluate, choose_examples = {
+        "relation_extraction": (evaluate_relation_extraction, relation_examples),
+        "entity_recognition": (evaluate_entity_recognition, entity_examples),
+    }[task]
+    store = VisualStore(visual_store)
+    evaluation = evaluate(
+        predictions,
+        pictures_withheld,
+        baseline,
+        posts,
+        labels,
+        has_pictures=store.has_pictures,
+        seed=seed,
+        resamples=parameters.resamples,
+    )
+    for verdict in evaluation.verdicts:
+        logger.info(verdict.text)
+    page = render_extraction_report(
+        evaluation,
+        task=task,
+        data_set=parameters.title or ingestion_report["corpus"],
+        synthetic=parameters.synthetic,
+        labels=labels,
+        published=[Published(**result.model_dump()) for result in parameters.published],
+        curve=training_curve,
+        examples=choose_examples(
+            predictions,
+            pictures_withheld,
+            posts,
+            labels,
+            store.has_pictures,
+            store.pictures,
+            examples=parameters.examples,
+            seed=seed,
+        ),
+        facts={
+            "Data": ingestion_report,
+            "Pictures": coverage_report,
+            "Run": {"preset": preset, "seed": seed, "seeds": evaluation.seeds},
+        },
+    )
+    figure = confusion_figure(evaluation.confusion)
+    return evaluation.metrics, evaluation.drill_down, figure, page
+
+
+def _task_of(posts: pd.DataFrame) -> str:
+    return next(task for gold, task in _GOLD.items() if gold in posts)

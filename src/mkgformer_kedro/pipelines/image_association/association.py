@@ -14,45 +14,76 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mkgformer_kedro.datasets.picture_folder import PictureFolder
 from mkgformer_kedro.datasets.visual_store import VisualStoreWriter
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.pipelines.image_association.decoding import (
+    BROKEN,
+    Box,
     Status,
     decode_picture,
+    fit_square,
     inspect_picture,
+    read_picture,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
-    ImageAssociationParameters,
+    PictureParameters,
 )
 from mkgformer_kedro.progress import Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
-class Picture(NamedTuple):
-    """One row of the manifest: a file of an owner, or a slot that was filled by borrowing.
+class Candidate(NamedTuple):
+    """A picture that may fill a slot of its owner: a file, or a part of one.
 
     Attributes:
-        owner: Entity id.
         path: Path below the image folder.
-        role: Role of the slot it fills, None where it fills none.
+        role: Role of the slots that it may fill; None: any.
+        phrase: What was looked for in the picture, None for a picture as it is.
+        box: Where that was found; None: the whole file is the picture.
+        score: How sure the detector was, 0 to 1; None where nothing was detected.
+    """
+
+    path: str
+    role: str | None = None
+    phrase: str | None = None
+    box: Box | None = None
+    score: float | None = None
+
+
+class Picture(NamedTuple):
+    """One row of the manifest: a candidate, or a slot that was filled by borrowing.
+
+    Attributes:
+        owner: Id of the entity or post.
+        path: Path below the image folder.
+        role: Role of the slot it fills, or could have filled alone; None where it fills none
+            though it might have filled any.
         slot: Slot it fills (column of the store's ``slots``), -1 where it fills none.
         sha256: Hash of the file, None where it cannot be read.
-        width: Width in pixels as stored, 0 where unknown.
-        height: Height in pixels as stored, 0 where unknown.
+        width: Width of the file's picture in pixels as stored, 0 where unknown.
+        height: Height of the file's picture in pixels as stored, 0 where unknown.
         mode: Pillow's pixel format, None where unknown.
         status: A value of :class:`~.decoding.Status`.
-        borrowed_from: Entity id of the donor, None for an owner's own picture.
+        borrowed_from: Id of the donor, None for an owner's own picture.
+        phrase: What a crop was looked for as, None for all else.
+        box_x0: Left side of a crop in pixels of the upright picture, None for whole files.
+        box_y0: Its upper side.
+        box_x1: Its right side, the first column outside.
+        box_y1: Its lower side, the first row outside.
+        score: How sure the detector was of a crop, 0 to 1.
     """
 
     owner: str
@@ -65,108 +96,158 @@ class Picture(NamedTuple):
     mode: str | None
     status: str
     borrowed_from: str | None = None
+    phrase: str | None = None
+    box_x0: int | None = None
+    box_y0: int | None = None
+    box_x1: int | None = None
+    box_y1: int | None = None
+    score: float | None = None
 
 
 class OwnerPictures(NamedTuple):
-    """An owner's manifest rows and, per filled slot, content hash and pixels."""
+    """An owner's manifest rows and, per filled slot, content key and pixels."""
 
     rows: list[Picture]
     slots: dict[int, tuple[str, NDArray[np.uint8]]]
 
 
+BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
+"""Columns of a box, null where the whole file is the picture."""
+
+_TYPES = dict.fromkeys(("slot", "width", "height"), "int32") | dict.fromkeys(
+    (*BOX, "score"), "float32"
+)
+
+
 def manifest(rows: Iterable[Picture]) -> pd.DataFrame:
     """The table ``pictures``."""
     table = pd.DataFrame(rows, columns=Picture._fields)
-    numbers = {"slot", "width", "height"}
-    return table.astype({name: "int32" if name in numbers else "str" for name in table})
-
-
-def match_owners(
-    listing: PictureFolder, entities: Sequence[str], parameters: ImageAssociationParameters
-) -> pd.Series:
-    """The entity index of each listed picture, -1 where its folder stands for no entity."""
-    folders = listing.pictures["folder"].drop_duplicates()
-    index = {entity: position for position, entity in enumerate(entities)}
-    known = {folder: index.get(parameters.owner_of(folder), -1) for folder in folders}
-    return listing.pictures["folder"].map(known).astype("int64").rename("owner")
+    return table.astype({name: _TYPES.get(name, "str") for name in table})
 
 
 def associate_owner(
-    root: Path, owner: str, paths: Sequence[str], parameters: ImageAssociationParameters
+    root: Path,
+    owner: str,
+    candidates: Sequence[Candidate],
+    parameters: PictureParameters,
+    largest_first: bool = False,
 ) -> OwnerPictures:
-    """Fill one owner's slots, in order, from the pictures that prove usable.
+    """Fill one owner's slots, in order, from the candidates that prove usable.
 
-    Content that comes twice is used once, and a picture that fails to decode makes room for the
-    next, so no file is decoded twice and none in vain but the damaged ones.
+    Content that comes twice for the same role is used once, and a picture that fails to decode
+    makes room for the next, so no picture is decoded twice and none in vain but the damaged ones.
+
+    Args:
+        root: The image folder.
+        owner: Id of the owner.
+        candidates: What may fill its slots, first choice first.
+        parameters: Parameters of the stage.
+        largest_first: Choose pictures of more pixels before others.
     """
     headers = {
         path: inspect_picture(root / path, parameters.min_side, parameters.max_pixels)
-        for path in sorted(paths)
+        for path in dict.fromkeys(candidate.path for candidate in candidates)
     }
-    order = [path for path, header in headers.items() if header.status is Status.OK]
-    if parameters.order == "resolution":
-        order.sort(key=lambda path: -headers[path].width * headers[path].height)
     roles = parameters.slot_roles
-    outcome = {path: (header.status, -1) for path, header in headers.items()}
+    free = list(range(len(roles)))
+    outcome = [(headers[candidate.path].status, -1) for candidate in candidates]
+    order = [number for number, (status, _) in enumerate(outcome) if status is Status.OK]
+    if largest_first:
+        order.sort(key=lambda number: -headers[candidates[number].path].pixels)
     slots: dict[int, tuple[str, NDArray[np.uint8]]] = {}
-    seen: set[str | None] = set()
-    for path in order:
-        content = headers[path].sha256
-        if content in seen:
-            outcome[path] = (Status.DUPLICATE, -1)
-        elif len(slots) == len(roles):
-            outcome[path] = (Status.UNUSED, -1)
+    seen: set[tuple[str | None, str]] = set()
+    in_full: dict[str, Image.Image | None] = {}
+    for number in order:
+        path, role, _, box, _ = candidates[number]
+        content = content_key(headers[path].sha256, box)
+        slot = next((each for each in free if role in (None, roles[each])), None)
+        if (role, content) in seen:
+            outcome[number] = (Status.DUPLICATE, -1)
+        elif slot is None:
+            outcome[number] = (Status.UNUSED, -1)
         else:
-            slot = len(slots)
-            pixels = decode_picture(root / path, parameters.slots[roles[slot]].size)
-            if pixels is None:
-                outcome[path] = (Status.DAMAGED, -1)
+            size = parameters.slots[roles[slot]].size
+            if box is None:
+                pixels = decode_picture(root / path, size)
             else:
-                outcome[path] = (Status.OK, slot)
+                if path not in in_full:
+                    in_full[path] = read_picture(root / path)
+                picture = in_full[path]
+                pixels = None if picture is None else fit_square(picture, size, box)
+            if pixels is None:
+                outcome[number] = (Status.DAMAGED, -1)
+            else:
+                outcome[number] = (Status.OK, slot)
                 slots[slot] = (content, pixels)
-        seen.add(content)
+                free.remove(slot)
+        seen.add((role, content))
     rows = []
-    for path, (status, slot) in outcome.items():
+    for (path, role, phrase, box, score), (status, slot) in zip(candidates, outcome, strict=True):
         header = headers[path]
-        role = roles[slot] if slot >= 0 else None
-        size = (header.width, header.height, header.mode)
-        rows.append(Picture(owner, path, role, slot, header.sha256, *size, status))
+        rows.append(
+            Picture(
+                owner,
+                path,
+                roles[slot] if slot >= 0 else role,
+                slot,
+                header.sha256,
+                header.width,
+                header.height,
+                header.mode,
+                status,
+                None,
+                phrase,
+                *(box or (None,) * 4),
+                score,
+            )
+        )
     return OwnerPictures(rows, slots)
 
 
+def content_key(sha256: str | None, box: Box | None) -> str:
+    """What tells the content of one picture from that of any other: its file, and the box cut."""
+    return f"{sha256}{'' if box is None else ':' + ','.join(map(str, box))}"
+
+
 def store_pictures(
-    listing: PictureFolder,
-    entities: Sequence[str],
-    parameters: ImageAssociationParameters,
+    root: Path | None,
+    candidates: pd.DataFrame,
+    owners: Sequence[str],
+    parameters: PictureParameters,
     work: Path,
+    largest_first: bool = False,
 ) -> tuple[VisualStoreWriter, list[Picture]]:
     """Put every owner's pictures into the store, on all cores, owners in order.
 
     Args:
-        listing: The image folder.
-        entities: Entity ids; the position is the owner index.
+        root: The image folder; None only where there are no candidates.
+        candidates: What may fill the slots of each owner, first choice first: ``owner`` (index),
+            ``bytes`` (size of the file), and the attributes of :class:`Candidate` with ``box`` in
+            the columns ``BOX``; those that are null throughout may be left out.
+        owners: Ids of the owners; the position is the owner index.
         parameters: Parameters of the stage.
         work: Folder of the unfinished store; what an interrupted run left there is used.
+        largest_first: Choose pictures of more pixels before others.
 
     Returns:
-        The writer, not yet finished, and the manifest rows of all owners with pictures.
+        The writer, not yet finished, and the manifest rows of all owners with candidates.
     """
-    owners = match_owners(listing, entities, parameters)
-    files = listing.pictures.groupby(owners)["path"].agg(list).drop(-1, errors="ignore")
-    fingerprint = _fingerprint(listing.pictures[owners >= 0], entities, parameters)
-    writer = VisualStoreWriter(work, parameters.layouts, len(entities), fingerprint)
-    waiting = [(owner, paths) for owner, paths in files.items() if owner not in writer.notes]
+    chosen = _by_owner(candidates)
+    fingerprint = _fingerprint(candidates, owners, parameters, largest_first)
+    writer = VisualStoreWriter(work, parameters.layouts, len(owners), fingerprint)
+    waiting = [(owner, chosen[owner]) for owner in sorted(chosen) if owner not in writer.notes]
     workers = parameters.workers or os.cpu_count() or 1
     with (
-        _pillow_for_threads(),
+        pillow_for_threads(),
         ThreadPoolExecutor(workers) as pool,
-        Progress(
-            "Storing pictures", sum(len(paths) for _, paths in waiting), "pictures"
-        ) as progress,
+        Progress("Storing pictures", sum(len(own) for _, own in waiting), "pictures") as progress,
     ):
         tasks = (
-            (owner, pool.submit(associate_owner, listing.root, entities[owner], paths, parameters))
-            for owner, paths in waiting
+            (
+                owner,
+                pool.submit(associate_owner, root, owners[owner], own, parameters, largest_first),
+            )
+            for owner, own in waiting
         )
         for owner, task in _look_ahead(tasks, 4 * workers):
             found = task.result()
@@ -174,6 +255,15 @@ def store_pictures(
             progress.advance(len(found.rows))
     rows = [Picture(*row) for owner in sorted(writer.notes) for row in writer.notes[owner]]
     return writer, rows
+
+
+def finished(writer: VisualStoreWriter, rows: Iterable[Picture]) -> tuple[pd.DataFrame, Path]:
+    """The manifest, and the finished store; a warning counts the files that cannot be used."""
+    pictures = manifest(rows)
+    broken = pictures.loc[pictures["status"].isin(BROKEN), "path"].nunique()
+    if broken:
+        logger.warning("%d files cannot be used; the coverage report names each.", broken)
+    return pictures, writer.finish()
 
 
 def find_donors(
@@ -249,12 +339,37 @@ def loan_rows(
     ]
 
 
+def _by_owner(candidates: pd.DataFrame) -> dict[int, list[Candidate]]:
+    """The candidates of each owner, null cells as None."""
+    columns = ["path", "role", "phrase", *BOX, "score"]
+    table = candidates.reindex(columns=columns).astype("object")
+    table = table.where(table.notna(), None)
+    found: dict[int, list[Candidate]] = {}
+    for owner, path, role, phrase, *box, score in zip(
+        candidates["owner"], *(table[column] for column in columns), strict=True
+    ):
+        whole = box[0] is None
+        candidate = Candidate(path, role, phrase, None if whole else _box(box), score)
+        found.setdefault(int(owner), []).append(candidate)
+    return found
+
+
+def _box(sides: Sequence[float]) -> Box:
+    x0, y0, x1, y1 = map(int, sides)
+    return x0, y0, x1, y1
+
+
 def _fingerprint(
-    pictures: pd.DataFrame, entities: Sequence[str], parameters: ImageAssociationParameters
+    candidates: pd.DataFrame,
+    owners: Sequence[str],
+    parameters: PictureParameters,
+    largest_first: bool,
 ) -> str:
-    settings = parameters.model_dump(exclude={"workers", "borrow"})
-    content = [settings, list(entities), pictures[["path", "bytes"]].to_numpy().tolist()]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    decisive = {"slots", "min_side", "max_pixels"}
+    settings = {**parameters.model_dump(include=decisive), "largest_first": largest_first}
+    rows = candidates.to_json(orient="split", index=False)
+    content = json.dumps([settings, list(owners), rows], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _look_ahead(items: Iterable[T], window: int) -> Iterator[T]:
@@ -268,7 +383,7 @@ def _look_ahead(items: Iterable[T], window: int) -> Iterator[T]:
 
 
 @contextmanager
-def _pillow_for_threads() -> Iterator[None]:
+def pillow_for_threads() -> Iterator[None]:
     """Load Pillow's readers before threads race for it, and silence its warnings meanwhile.
 
     What is wrong with a picture stands in the manifest.

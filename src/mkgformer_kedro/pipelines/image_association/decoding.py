@@ -18,6 +18,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are opened. Others are refused: some of Pillow's readers start other programs."""
 
 
+Box = tuple[int, int, int, int]
+"""Part of an upright picture in pixels: left, top, right, bottom; right and bottom lie outside."""
+
+
 class Status(StrEnum):
     """What became of a picture."""
 
@@ -54,6 +58,11 @@ class Header:
     height: int = 0
     mode: str | None = None
 
+    @property
+    def pixels(self) -> int:
+        """Pixels in all."""
+        return self.width * self.height
+
 
 def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
     """Hash a file and read its header, decoding nothing.
@@ -89,7 +98,7 @@ def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
     return Header(status, sha256, width, height, mode)
 
 
-def decode_picture(path: Path, size: int) -> NDArray[np.uint8] | None:
+def decode_picture(path: Path, size: int, box: Box | None = None) -> NDArray[np.uint8] | None:
     """Decode a picture as CLIP sees it: upright, RGB, the centre square, bicubic.
 
     Of an animation the first frame is taken; transparent parts become white.
@@ -97,21 +106,45 @@ def decode_picture(path: Path, size: int) -> NDArray[np.uint8] | None:
     Args:
         path: A file that :func:`inspect_picture` found usable.
         size: Side of the result in pixels.
+        box: What to cut out of the upright picture first; None: all of it.
 
     Returns:
         uint8 ``(3, size, size)``, or None where the file turns out to be damaged.
+    """
+    # What is cut out may be small: it is taken from the picture in full.
+    picture = read_picture(path, None if box else 2 * size)
+    return None if picture is None else fit_square(picture, size, box)
+
+
+def read_picture(path: Path, at_least: int | None = None) -> Image.Image | None:
+    """Read a picture upright and in RGB.
+
+    Args:
+        path: A file that :func:`inspect_picture` found usable.
+        at_least: JPEG is decoded at a half, quarter or eighth while its sides have this many
+            pixels; None: always in full.
+
+    Returns:
+        The picture, or None where the file turns out to be damaged.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            # JPEG is decoded at a half, quarter or eighth while twice the size remains.
-            image.draft(None, (2 * size, 2 * size))
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             image.load()
-            upright = _rgb(ImageOps.exif_transpose(image))
+            return _rgb(ImageOps.exif_transpose(image))
     except Exception:  # damaged content makes Pillow's decoders raise almost anything
         return None
-    square = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
+
+
+def fit_square(picture: Image.Image, size: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """The centre square of a picture, or of a part of it, uint8 ``(3, size, size)``."""
+    from PIL import Image, ImageOps
+
+    part = picture.crop(box) if box else picture
+    square = ImageOps.fit(part, (size, size), method=Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

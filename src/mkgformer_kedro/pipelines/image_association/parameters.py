@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, RoleLayout, slot_roles
 from mkgformer_kedro.parameters import Parameters
@@ -30,30 +30,18 @@ class Borrowing(Parameters):
     pictures_of: Literal["head", "tail"]
 
 
-class ImageAssociationParameters(Parameters):
-    """Parameters of the stage; each is explained in ``parameters_image_association.yml``."""
+class PictureParameters(Parameters):
+    """Parameters that the stage has for every task."""
 
     slots: dict[Literal["full", "grounding", "detection"], RoleSlots]
-    order: Literal["resolution", "name"]
-    owner_pattern: str
-    owner_replacement: str
-    borrow: Borrowing | None
     min_side: PositiveInt
     max_pixels: PositiveInt
     workers: PositiveInt | None
 
     @model_validator(mode="after")
-    def _has_slots(self) -> ImageAssociationParameters:
+    def _has_slots(self) -> Self:
         if not self.slot_roles:
             raise ValueError("slots: every count is 0; give at least one role a slot")
-        return self
-
-    @model_validator(mode="after")
-    def _names_owners(self) -> ImageAssociationParameters:
-        try:
-            re.sub(self.owner_pattern, self.owner_replacement, "")
-        except re.error as error:
-            raise ValueError(f"owner_pattern and owner_replacement: {error}") from error
         return self
 
     @property
@@ -70,7 +58,62 @@ class ImageAssociationParameters(Parameters):
             if role in self.slot_roles
         }
 
+
+class ImageAssociationParameters(PictureParameters):
+    """Parameters of link prediction; ``parameters_image_association.yml`` explains each."""
+
+    order: Literal["resolution", "name"]
+    owner_pattern: str
+    owner_replacement: str
+    borrow: Borrowing | None
+
+    @model_validator(mode="after")
+    def _names_owners(self) -> Self:
+        try:
+            re.sub(self.owner_pattern, self.owner_replacement, "")
+        except re.error as error:
+            raise ValueError(f"owner_pattern and owner_replacement: {error}") from error
+        return self
+
     def owner_of(self, folder: str) -> str | None:
         """The entity id that a folder's name stands for, or None where it fits no pattern."""
         match = re.fullmatch(self.owner_pattern, folder)
         return match and match.expand(self.owner_replacement)
+
+
+class DetectorParameters(Parameters):
+    """The zero-shot detector that makes crops.
+
+    Attributes:
+        model: A zero-shot object detector of transformers, by hub name or folder.
+        threshold: Boxes of a lower score are dropped.
+        objects: What is looked for in every picture, for the slots of ``detection``.
+        max_phrases: Phrases of a post that are looked for, for the slots of ``grounding``.
+        batch_size: Pictures at a time.
+    """
+
+    model: str
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    objects: list[Annotated[str, Field(min_length=1)]]
+    max_phrases: NonNegativeInt
+    batch_size: PositiveInt
+
+
+class PostImageAssociationParameters(PictureParameters):
+    """Parameters of the tasks on posts; ``parameters_<task>.yml`` explains each."""
+
+    crops: Literal["none", "files", "detect"]
+    detector: DetectorParameters
+
+    @model_validator(mode="after")
+    def _has_slots_for_crops(self) -> Self:
+        if self.crops != "none" and not self.crop_roles:
+            raise ValueError(
+                f"crops: {self.crops}, but slots gives neither grounding nor detection a count"
+            )
+        return self
+
+    @property
+    def crop_roles(self) -> list[str]:
+        """Roles that have slots for crops."""
+        return [role for role in self.layouts if role != "full"]

@@ -1,19 +1,41 @@
-"""Wiring of image association."""
+"""Wiring of the stage ``image_association``."""
 
 from kedro.pipeline import Node, Pipeline
 
-from mkgformer_kedro.pipelines.image_association.nodes import (
-    draw_contact_sheet,
-    report_coverage,
-    store_pictures,
-)
+from mkgformer_kedro.pipelines.image_association import link_prediction, posts
 
+_ON_POSTS = [
+    Node(
+        func=posts.locate_crops,
+        inputs=["posts", "raw_pictures", "crops_work", "params:image_association"],
+        outputs="crops",
+        name="locate_crops",
+        tags="gpu",
+    ),
+    Node(
+        func=posts.store_pictures,
+        inputs=["raw_pictures", "posts", "crops", "visual_store_work", "params:image_association"],
+        outputs=["pictures", "visual_store"],
+        name="store_pictures",
+    ),
+    Node(
+        func=posts.report_coverage,
+        inputs=["posts", "pictures", "visual_store"],
+        outputs="coverage_report",
+        name="report_coverage",
+    ),
+    Node(
+        func=posts.draw_contact_sheet,
+        inputs=["pictures", "visual_store", "posts"],
+        outputs="contact_sheet",
+        name="draw_contact_sheet",
+    ),
+]
 
-def create_pipeline() -> Pipeline:
-    """Image folder and entities to manifest, visual store, coverage report and contact sheet."""
-    nodes = [
+_NODES = {
+    "link_prediction": [
         Node(
-            store_pictures,
+            func=link_prediction.store_pictures,
             inputs=[
                 "raw_pictures",
                 "entities",
@@ -26,7 +48,7 @@ def create_pipeline() -> Pipeline:
             name="store_pictures",
         ),
         Node(
-            report_coverage,
+            func=link_prediction.report_coverage,
             inputs=[
                 "raw_pictures",
                 "entities",
@@ -39,10 +61,19 @@ def create_pipeline() -> Pipeline:
             name="report_coverage",
         ),
         Node(
-            draw_contact_sheet,
+            func=link_prediction.draw_contact_sheet,
             inputs=["pictures", "visual_store", "entities"],
             outputs="contact_sheet",
             name="draw_contact_sheet",
         ),
-    ]
-    return Pipeline(nodes, namespace="image_association", prefix_datasets_with_namespace=False)
+    ],
+    "relation_extraction": _ON_POSTS,
+    "entity_recognition": _ON_POSTS,
+}
+
+
+def create_pipeline(task: str = "link_prediction") -> Pipeline:
+    """The stage's nodes for ``task``."""
+    return Pipeline(
+        _NODES[task], namespace="image_association", prefix_datasets_with_namespace=False
+    )

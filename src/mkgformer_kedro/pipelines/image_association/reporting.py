@@ -21,36 +21,23 @@ _NAME_LENGTH = 20
 _INK, _BORROWED, _QUARANTINED = "black", "tab:blue", "tab:red"
 
 
-def coverage(
-    pictures: pd.DataFrame,
-    store: VisualStore,
-    triples: pd.DataFrame,
-    unknown_folders: list[str],
-) -> dict[str, Any]:
+def coverage(pictures: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
     """Count what the pictures cover.
 
     Args:
         pictures: The manifest.
         store: The finished store.
-        triples: Triples of all splits, by entity index.
-        unknown_folders: Image folders that stand for no entity.
 
     Returns:
-        ``owners`` (all, with own pictures, borrowing, without), ``pictures`` (files by status),
-        ``pictures_per_owner`` (number of usable pictures: number of owners),
-        ``known_entity_has_pictures`` (per split, the share of link prediction questions whose
-        given entity has pictures: each triple asks for its tail and for its head),
-        ``stored`` (pictures per role), ``unknown_folders`` and ``quarantined`` by name.
+        ``owners`` (all, with own pictures, borrowing, without), ``pictures`` (by status),
+        ``pictures_per_owner`` (number of usable pictures: number of owners), ``stored`` (pictures
+        per role) and ``quarantined`` by name.
     """
     own = pictures[pictures["borrowed_from"].isna()]
     usable = own[own["status"].isin([Status.OK, Status.UNUSED])]
     with_own = own.loc[own["slot"] >= 0, "owner"].nunique()
     with_any = int(store.has_pictures.sum())
     broken = own[own["status"].isin(BROKEN)]
-    by_split = {}
-    for split, rows in triples.groupby("split", sort=False):
-        known = store.has_pictures[rows[["head", "tail"]].to_numpy()]
-        by_split[str(split)] = round(float(known.mean()), 4)
     return {
         "owners": {
             "all": len(store),
@@ -66,18 +53,78 @@ def coverage(
             str(count): int(owners)
             for count, owners in usable.groupby("owner").size().value_counts().sort_index().items()
         },
-        "known_entity_has_pictures": by_split,
         "stored": {role: layout.rows for role, layout in store.roles.items()},
-        "unknown_folders": {"count": len(unknown_folders), "names": unknown_folders},
         "quarantined": broken[["path", "status"]].sort_values("path").to_dict("records"),
     }
 
 
-def contact_sheet(pictures: pd.DataFrame, store: VisualStore, entities: pd.DataFrame) -> Figure:
+def graph_coverage(
+    pictures: pd.DataFrame, store: VisualStore, triples: pd.DataFrame, unknown_folders: list[str]
+) -> dict[str, Any]:
+    """Count what the pictures of a graph's entities cover.
+
+    Args:
+        pictures: The manifest.
+        store: The finished store.
+        triples: Triples of all splits, by entity index.
+        unknown_folders: Image folders that stand for no entity.
+
+    Returns:
+        What :func:`coverage` does, ``known_entity_has_pictures`` (per split, the share of link
+        prediction questions whose given entity has pictures: each triple asks for its tail and for
+        its head) and ``unknown_folders``.
+    """
+    by_split = {}
+    for split, rows in triples.groupby("split", sort=False):
+        known = store.has_pictures[rows[["head", "tail"]].to_numpy()]
+        by_split[str(split)] = round(float(known.mean()), 4)
+    return {
+        **coverage(pictures, store),
+        "known_entity_has_pictures": by_split,
+        "unknown_folders": {"count": len(unknown_folders), "names": unknown_folders},
+    }
+
+
+def posts_coverage(
+    pictures: pd.DataFrame, store: VisualStore, posts: pd.DataFrame
+) -> dict[str, Any]:
+    """Count what the pictures of posts cover.
+
+    Args:
+        pictures: The manifest.
+        store: The finished store.
+        posts: The posts, in the order of the store's owners.
+
+    Returns:
+        What :func:`coverage` does, and ``posts``: per split how many there are, how many name a
+        picture, have any picture, and have one of each role.
+    """
+    filled = pictures[pictures["slot"] >= 0]
+    by_role = {role: set(rows["owner"]) for role, rows in filled.groupby("role")}
+    by_split = {}
+    for split, rows in posts.groupby("split", sort=False):
+        by_split[str(split)] = {
+            "all": len(rows),
+            "naming_a_picture": int(rows["image"].notna().sum()),
+            "with_pictures": int(store.has_pictures[rows.index].sum()),
+            **{
+                f"with_{role}": int(rows["post"].isin(by_role.get(role, ())).sum())
+                for role in store.roles
+            },
+        }
+    return {**coverage(pictures, store), "posts": by_split}
+
+
+def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) -> Figure:
     """Draw one stored picture of owners spread evenly over all that have any.
 
     Borrowed pictures are named in blue with their donor; files that could not be used follow in
     red, each with the reason.
+
+    Args:
+        pictures: The manifest.
+        store: The finished store.
+        names: What each owner is called, by its id, in the order of the store.
     """
     from matplotlib.figure import Figure
 
@@ -93,15 +140,14 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, entities: pd.DataF
     axes = figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=margins | spaces)
     for panel in axes.flat:
         panel.axis("off")
-    names = entities.set_index("entity")["name"]
     donors = pictures.dropna(subset="borrowed_from").groupby("owner")["borrowed_from"].first()
     for panel, owner in zip(axes.flat, owners, strict=False):
-        entity = entities["entity"].iloc[owner]
+        name = names.index[owner]
         panel.imshow(_first_picture(store, owner))
-        if entity in donors.index:
-            _caption(panel, names[entity], f"from {names[donors[entity]]}", _BORROWED)
+        if name in donors.index:
+            _caption(panel, names.iloc[owner], f"from {names[donors[name]]}", _BORROWED)
         else:
-            _caption(panel, names[entity], "", _INK)
+            _caption(panel, names.iloc[owner], "", _INK)
     for panel, row in zip(axes[-1], broken.itertuples(), strict=False):
         panel.text(0.5, 0.5, row.status, ha="center", va="center", fontsize=7, color=_QUARANTINED)
         folder, _, name = row.path.partition("/")

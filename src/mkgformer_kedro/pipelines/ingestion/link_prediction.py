@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.datasets.graph_folder import SPLITS, RawGraph
+from mkgformer_kedro.datasets.graph_folder import RawGraph
+from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.pipelines.ingestion.checks import (
+    check_counts,
+    described_files,
+    quarantine_table,
+    require_every_split,
+    unexpected_counts,
+)
 from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
 
 logger = logging.getLogger(__name__)
@@ -59,15 +66,27 @@ def index_graph(
     if problems and parameters.on_bad_lines == "stop":
         raise DataError(problems)
     triples = triples[known].drop_duplicates(ignore_index=True)
-    _require_every_split(raw, triples)
+    require_every_split(
+        raw.folder,
+        raw.files,
+        set(triples["split"]),
+        "triples",
+        "head <tab> relation <tab> tail",
+    )
     triples["leak"] = _leaks(triples)
 
     entities = _describe_entities(entity_ids, entity_texts, long_texts, parameters)
     relations = pd.DataFrame({"relation": relation_ids})
     relations["text"] = relations["relation"].map(relation_texts).fillna(relations["relation"])
-    _check_counts(raw, _counts(entities, relations, triples), parameters)
+    check_counts(
+        raw.folder,
+        _counts(entities, relations, triples),
+        parameters.expected_counts.published(),
+        parameters.on_unexpected_counts,
+        "ingestion",
+    )
     _check_leak(raw, triples, parameters)
-    return entities, relations, triples, _quarantine(raw, problems)
+    return entities, relations, triples, quarantine_table(raw.folder, problems)
 
 
 def group_queries(triples: pd.DataFrame) -> pd.DataFrame:
@@ -120,6 +139,7 @@ def report_ingestion(
         Plain values, ready for JSON.
     """
     counts = _counts(entities, relations, triples)
+    published = parameters.expected_counts.published()
     by_split = {split: triples[triples["split"] == split] for split in SPLITS}
     columns = ["head", "relation", "tail"]
     facts = {split: pd.MultiIndex.from_frame(by_split[split][columns]) for split in SPLITS}
@@ -134,8 +154,8 @@ def report_ingestion(
     report = {
         "graph": raw.folder.name,
         "counts": counts,
-        "published_counts": parameters.expected_counts.model_dump(exclude_none=True),
-        "unexpected_counts": _unexpected(counts, parameters),
+        "published_counts": published,
+        "unexpected_counts": unexpected_counts(counts, published),
         "queries": {
             split: int(count) for split, count in queries["split"].value_counts(sort=False).items()
         },
@@ -163,10 +183,7 @@ def report_ingestion(
             for split, ids in unseen.items()
         },
         "quarantined_lines": len(quarantine),
-        "files": {
-            name: {"sha256": digest, "verified": name in raw.verified}
-            for name, digest in raw.digests.items()
-        },
+        "files": described_files(raw.digests, raw.verified),
     }
     logger.info(
         "%(entities)s entities, %(relations)s relations, %(train)s / %(dev)s / %(test)s triples",
@@ -237,22 +254,6 @@ def _unknown_ids(
     return problems
 
 
-def _require_every_split(raw: RawGraph, triples: pd.DataFrame) -> None:
-    empty = [split for split in SPLITS if not (triples["split"] == split).any()]
-    if empty:
-        raise DataError(
-            [
-                Problem(
-                    str(raw.folder / raw.files[split]),
-                    None,
-                    f"the {split} split has no triples",
-                    "Put at least one triple into it: head <tab> relation <tab> tail.",
-                )
-                for split in empty
-            ]
-        )
-
-
 def _leaks(triples: pd.DataFrame) -> np.ndarray:
     from mkgformer_kedro.evaluation.graph import reverse_in_train
 
@@ -291,32 +292,6 @@ def _counts(
     }
 
 
-def _unexpected(counts: dict[str, int], parameters: IngestionParameters) -> dict[str, str]:
-    expected = parameters.expected_counts.model_dump(exclude_none=True)
-    return {
-        name: f"{counts[name]:,} instead of the published {count:,}"
-        for name, count in expected.items()
-        if counts[name] != count
-    }
-
-
-def _check_counts(raw: RawGraph, counts: dict[str, int], parameters: IngestionParameters) -> None:
-    problems = [
-        Problem(
-            str(raw.folder),
-            None,
-            f"{name}: {what}",
-            "Get the published files (docs/data.md), or set ingestion.on_unexpected_counts to "
-            "report.",
-        )
-        for name, what in _unexpected(counts, parameters).items()
-    ]
-    if problems and parameters.on_unexpected_counts == "stop":
-        raise DataError(problems)
-    for problem in problems:
-        logger.warning("%s: %s", problem.where, problem.what)
-
-
 def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParameters) -> None:
     share = triples.loc[triples["split"] == "test", "leak"].mean()
     allowed = parameters.max_inverse_leak
@@ -331,16 +306,6 @@ def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParam
                 "ingestion.max_inverse_leak (null: any share).",
             )
         )
-
-
-def _quarantine(raw: RawGraph, problems: list[Problem]) -> pd.DataFrame:
-    if problems:
-        logger.warning("%d bad lines are left out; the table quarantine lists them", len(problems))
-    rows = [
-        (Path(problem.where).relative_to(raw.folder).as_posix(), problem.line, problem.what)
-        for problem in problems
-    ]
-    return pd.DataFrame(rows, columns=["file", "line", "what"])
 
 
 def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:

@@ -1,15 +1,29 @@
-"""Parameters of ingestion. ``conf/base/parameters_ingestion.yml`` comments each of them."""
+"""Parameters of ingestion.
+
+``conf/base/parameters_ingestion.yml`` (link prediction), ``parameters_relation_extraction.yml`` and
+``parameters_entity_recognition.yml`` comment each of them.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mkgformer_kedro.parameters import Parameters
 
 
-class GraphCounts(Parameters):
+class Counts(Parameters):
+    """Base class of published counts. None is not compared."""
+
+    def published(self) -> dict[str, Any]:
+        """Those that are given, by name, in the groups in which they stand."""
+        return {
+            name: value for name, value in self.model_dump(exclude_none=True).items() if value != {}
+        }
+
+
+class GraphCounts(Counts):
     """How many of each a graph has, as published. None is not compared."""
 
     entities: int | None = None
@@ -42,3 +56,75 @@ class IngestionParameters(Parameters):
     expected_counts: GraphCounts
     on_unexpected_counts: Literal["stop", "report"]
     max_inverse_leak: float | None = Field(ge=0, le=1)
+
+
+class PostCounts(Counts):
+    """How many posts each split has, as published. None is not compared."""
+
+    train: int | None = None
+    dev: int | None = None
+    test: int | None = None
+
+
+class RelationPostCounts(PostCounts):
+    """Posts of each split, and relations (with the negative one), as published."""
+
+    relations: int | None = None
+
+
+class EntityCounts(Counts):
+    """How many entities of each type each split has, as published. None is not compared."""
+
+    train: dict[str, int] | None = None
+    dev: dict[str, int] | None = None
+    test: dict[str, int] | None = None
+
+
+class TaggedPostCounts(PostCounts):
+    """Posts and entities of each split, as published."""
+
+    entities: EntityCounts = EntityCounts()
+
+
+class PostsIngestionParameters(Parameters):
+    """How posts are read and what of them stops the run.
+
+    Attributes:
+        on_bad_lines: ``stop`` names every bad line and stops; ``quarantine`` leaves their posts
+            out and lists the lines in the table ``quarantine``.
+        expected_counts: The published counts.
+        on_unexpected_counts: ``stop``, or ``report`` and go on.
+        max_split_overlap: Largest share of test posts whose words are a train post's, word for
+            word, before the run stops; None lets any share pass.
+    """
+
+    on_bad_lines: Literal["stop", "quarantine"]
+    expected_counts: PostCounts
+    on_unexpected_counts: Literal["stop", "report"]
+    max_split_overlap: float | None = Field(ge=0, le=1)
+
+
+class RelationIngestionParameters(PostsIngestionParameters):
+    """How posts with two mentions are read.
+
+    Attributes:
+        negative_label: The relation of pairs that stand in none.
+    """
+
+    expected_counts: RelationPostCounts
+    negative_label: str
+
+
+class TaggedIngestionParameters(PostsIngestionParameters):
+    """How posts with tagged words are read.
+
+    Attributes:
+        invalid_tags: What becomes of an ``I-`` tag that continues no entity of its type:
+            ``repair`` makes it the ``B-`` tag that begins one; ``stop`` names all of them and
+            stops.
+        entity_types: Types of entity, in the order in which they are numbered.
+    """
+
+    expected_counts: TaggedPostCounts
+    invalid_tags: Literal["repair", "stop"]
+    entity_types: tuple[str, ...] = Field(min_length=1)

@@ -1,8 +1,33 @@
 """The ingestion stage."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
-from mkgformer_kedro.pipelines.ingestion import link_prediction
+from mkgformer_kedro.pipelines.ingestion import (
+    entity_recognition,
+    link_prediction,
+    relation_extraction,
+)
+
+
+def _on_posts(index: Callable[..., Any], report: Callable[..., Any]) -> list[Node]:
+    return [
+        Node(
+            func=index,
+            inputs=["raw_posts", "params:ingestion"],
+            outputs=["posts", "labels", "quarantine"],
+            name="index_posts",
+        ),
+        Node(
+            func=report,
+            inputs=["raw_posts", "posts", "labels", "quarantine", "params:ingestion"],
+            outputs="ingestion_report",
+            name="report_ingestion",
+        ),
+    ]
+
 
 _NODES = {
     "link_prediction": [
@@ -33,6 +58,14 @@ _NODES = {
             name="report_ingestion",
         ),
     ],
+    "relation_extraction": _on_posts(
+        relation_extraction.index_posts,
+        relation_extraction.report_ingestion,
+    ),
+    "entity_recognition": _on_posts(
+        entity_recognition.index_posts,
+        entity_recognition.report_ingestion,
+    ),
 }
 
 

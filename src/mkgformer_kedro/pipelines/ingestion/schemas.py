@@ -4,10 +4,13 @@ The catalog names these schemas as validators: a table is checked when it is sav
 whenever a stage loads it. The module is imported by then, and not before.
 """
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from pandera.pandas import Check, Column, DataFrameSchema
 
-from mkgformer_kedro.datasets.graph_folder import SPLITS
+from mkgformer_kedro.datasets.text_files import SPLITS
 
 _TEXT = Check.str_length(min_value=1)
 _INDEX = Column("int32", Check.ge(0))
@@ -19,6 +22,56 @@ _ENTITY_LISTS = Column(
         error="each is a non-empty int32 array",
     ),
 )
+
+
+def _holds_strings(values: Any) -> bool:
+    return (
+        isinstance(values, list | np.ndarray)
+        and len(values) > 0
+        and all(isinstance(value, str) and value for value in values)
+    )
+
+
+def _is_iob2(tags: Any) -> bool:
+    """Whether every tag is outside, begins an entity, or continues one of its type."""
+    inside = ""
+    for tag in tags:
+        prefix, _, kind = tag.partition("-")
+        if tag != "O" and not (kind and prefix in ("B", "I")):
+            return False
+        if prefix == "I" and kind != inside:
+            return False
+        inside = kind
+    return True
+
+
+def _spans_within(posts: pd.DataFrame) -> pd.Series:
+    lengths = posts["words"].map(len)
+    within = [
+        (posts[f"{mention}_start"] < posts[f"{mention}_end"]) & (posts[f"{mention}_end"] <= lengths)
+        for mention in ("head", "tail")
+    ]
+    return within[0] & within[1]
+
+
+def _spans_differ(posts: pd.DataFrame) -> pd.Series:
+    return (posts["head_start"] != posts["tail_start"]) | (posts["head_end"] != posts["tail_end"])
+
+
+_STRING_LISTS = Column(
+    "object",
+    Check(
+        lambda lists: lists.map(_holds_strings), error="each is a non-empty list of non-empty str"
+    ),
+)
+_POST = {
+    "post": Column("str", Check.str_matches(rf"^(?:{'|'.join(SPLITS)})-\d+$"), unique=True),
+    "split": _SPLIT,
+    "words": _STRING_LISTS,
+    "image": Column("str", _TEXT, nullable=True),
+    "line": Column("int32", Check.ge(1)),
+    "group": Column("str", _TEXT, nullable=True),
+}
 
 #: One row per entity; the row number is the entity's index everywhere.
 entities = DataFrameSchema(
@@ -55,4 +108,45 @@ queries = DataFrameSchema(
     },
     unique=["split", "direction", "entity", "relation"],
     strict=True,
+)
+
+#: One row per post with two mentions; the row number is the post's index everywhere.
+relation_posts = DataFrameSchema(
+    {
+        **_POST,
+        "head_start": _INDEX,
+        "head_end": _INDEX,
+        "tail_start": _INDEX,
+        "tail_end": _INDEX,
+        "relation": _INDEX,
+    },
+    checks=[
+        Check(_spans_within, error="mentions lie within the words"),
+        Check(_spans_differ, error="head and tail are two mentions"),
+    ],
+    strict=True,
+)
+
+#: One row per post with a tag for every word; the row number is the post's index everywhere.
+tagged_posts = DataFrameSchema(
+    {
+        **_POST,
+        "tags": Column(
+            "object",
+            [
+                Check(lambda lists: lists.map(_holds_strings), error="each is a list of str"),
+                Check(lambda lists: lists.map(_is_iob2), error="each is valid IOB2"),
+            ],
+        ),
+    },
+    checks=Check(
+        lambda posts: posts["words"].map(len) == posts["tags"].map(len),
+        error="there are as many tags as words",
+    ),
+    strict=True,
+)
+
+#: One row per relation or type of entity; the row number is the label's index everywhere.
+labels = DataFrameSchema(
+    {"label": Column("str", _TEXT, unique=True), "text": Column("str", _TEXT)}, strict=True
 )

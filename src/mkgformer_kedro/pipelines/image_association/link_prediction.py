@@ -1,8 +1,9 @@
-"""Nodes of image association."""
+"""Nodes of the stage ``image_association`` for link prediction."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pandas as pd
 from mkgformer_kedro.datasets.picture_folder import PictureFolder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, reporting
-from mkgformer_kedro.pipelines.image_association.decoding import BROKEN
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,30 @@ def store_pictures(
     donors = None
     if parameters.borrow is not None:
         donors = association.find_donors(triples, relations["relation"].tolist(), parameters.borrow)
-    writer, rows = association.store_pictures(raw_pictures, ids, parameters, work)
+    owners = match_owners(raw_pictures, ids, parameters)
+    candidates = raw_pictures.pictures.assign(owner=owners)[owners >= 0]
+    writer, rows = association.store_pictures(
+        raw_pictures.root,
+        candidates,
+        ids,
+        parameters,
+        work,
+        largest_first=parameters.order == "resolution",
+    )
     if donors is not None:
         loans = association.borrow(writer.slots, donors, parameters.slot_roles)
         rows += association.loan_rows(loans, rows, ids)
-    pictures = association.manifest(rows)
-    broken = int(pictures["status"].isin(BROKEN).sum())
-    if broken:
-        logger.warning("%d files cannot be used; the coverage report names each.", broken)
-    return pictures, writer.finish()
+    return association.finished(writer, rows)
+
+
+def match_owners(
+    listing: PictureFolder, entities: Sequence[str], parameters: ImageAssociationParameters
+) -> pd.Series:
+    """The entity index of each listed picture, -1 where its folder stands for no entity."""
+    folders = listing.pictures["folder"].drop_duplicates()
+    index = {entity: position for position, entity in enumerate(entities)}
+    known = {folder: index.get(parameters.owner_of(folder), -1) for folder in folders}
+    return listing.pictures["folder"].map(known).astype("int64").rename("owner")
 
 
 def report_coverage(
@@ -65,9 +80,9 @@ def report_coverage(
     parameters: ImageAssociationParameters,
 ) -> dict[str, Any]:
     """Report what the pictures cover, what was quarantined, and folders of no entity."""
-    owners = association.match_owners(raw_pictures, entities["entity"].tolist(), parameters)
+    owners = match_owners(raw_pictures, entities["entity"].tolist(), parameters)
     unknown = raw_pictures.pictures.loc[owners < 0, "folder"].drop_duplicates().tolist()
-    report = reporting.coverage(pictures, VisualStore(visual_store), triples, unknown)
+    report = reporting.graph_coverage(pictures, VisualStore(visual_store), triples, unknown)
     counts = report["owners"]
     logger.info(
         "%d of %d entities have pictures, %d borrow some.",
@@ -91,4 +106,5 @@ def draw_contact_sheet(pictures: pd.DataFrame, visual_store: Path, entities: pd.
     Returns:
         A matplotlib figure. (Kedro resolves the annotations of nodes, and matplotlib is slow.)
     """
-    return reporting.contact_sheet(pictures, VisualStore(visual_store), entities)
+    names = entities.set_index("entity")["name"]
+    return reporting.contact_sheet(pictures, VisualStore(visual_store), names)

@@ -1,0 +1,183 @@
+"""Folders of text files that people put there: found, read whole, compared with known digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+
+import pandas as pd
+from kedro.io import AbstractDataset, DatasetError
+
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.parameters import Parameters
+
+SPLITS = ("train", "dev", "test")
+HELP = "docs/data.md says where the files come from and where to put them."
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Raw = TypeVar("Raw")
+
+
+class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
+    """Read-only folder of text files; a subclass says which, and loads them.
+
+    Args:
+        filepath: The folder.
+        files: File names by what they hold, as ``files_class`` names them.
+        checksums: SHA-256 by file name, for files that are known. Any other file is accepted.
+        metadata: Passed on to plugins such as Kedro-Viz.
+    """
+
+    files_class: ClassVar[type[Parameters]]
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        files: dict[str, Any],
+        checksums: dict[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._folder = Path(filepath)
+        self._files = self.files_class(**files)
+        self._checksums = checksums or {}
+        self.metadata = metadata
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: raw data is put there by people."""
+        raise DatasetError(f"{self._folder} holds raw data, which is read and never written.")
+
+    def _exists(self) -> bool:
+        return self._folder.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}
+
+    def _present_files(self) -> dict[str, str]:
+        """The file to read for each role: of several names the first that is there."""
+        if not self._folder.is_dir():
+            raise DataError(Problem(str(self._folder), None, "no such folder", HELP))
+        files: dict[str, str] = {}
+        for role, names in self._files.model_dump(exclude_none=True).items():
+            choices = [names] if isinstance(names, str) else names
+            there = [name for name in choices if (self._folder / name).exists()]
+            if choices:
+                files[role] = (there or choices)[0]
+        return files
+
+    def _read(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of each file, once every one of them is known to be usable."""
+        contents: dict[str, bytes] = {}
+        problems: list[Problem] = []
+        for name in names:
+            path = self._folder / name
+            try:
+                contents[name] = path.read_bytes()
+            except FileNotFoundError:
+                problems.append(self._missing(name))
+            except OSError as error:
+                what = f"cannot be read ({error.strerror})"
+                problems.append(Problem(str(path), None, what, "Make it a readable file."))
+            else:
+                problems += self._unusable(name, contents[name])
+        if problems:
+            raise DataError(problems)
+        return contents
+
+    def _unusable(self, name: str, content: bytes) -> list[Problem]:
+        path = str(self._folder / name)
+        if not content.strip():
+            return [Problem(path, None, "the file is empty", HELP)]
+        expected, found = self._checksums.get(name), sha256(content)
+        if not expected or found == expected:
+            return []
+        what = f"differs from the published file (SHA-256 {found} instead of {expected})"
+        remedy = f"{HELP} To use this one all the same, set its checksum to null in globals.yml."
+        return [Problem(path, None, what, remedy)]
+
+    def _missing(self, name: str) -> Problem:
+        return Problem(str(self._folder / name), None, "no such file", HELP)
+
+    def _verified(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Names of the files that are the known ones, of those that could be read."""
+        return tuple(name for name in names if self._checksums.get(name))
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal SHA-256 of ``content``."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    r"""Lines of a text file with their numbers from 1, without a byte order mark.
+
+    Lines end with ``\n`` or ``\r\n`` only: texts may hold characters at which ``str.splitlines``
+    would cut. A final newline begins no further line.
+    """
+    lines = content.removeprefix(_BYTE_ORDER_MARK).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        yield number, line.removesuffix(b"\r")
+
+
+def decoded(where: str, number: int, line: bytes) -> str | Problem:
+    """The text of a line, or what is wrong with its encoding."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
+        return Problem(where, number, what, "Save the file as UTF-8.")
+
+
+def wrong_columns(where: str, number: int, fields: list[str], columns: tuple[str, ...]) -> Problem:
+    """The problem of a line that has not the columns it should have."""
+    what = f"{len(fields)} columns instead of {len(columns)}"
+    return Problem(where, number, what, f"Write {' <tab> '.join(columns)}.")
+
+
+def read_table(
+    folder: Path,
+    name: str,
+    content: bytes,
+    columns: tuple[str, ...],
+    problems: list[Problem],
+) -> pd.DataFrame:
+    """Split a tab-separated file into rows; blank lines are none.
+
+    Args:
+        folder: Where the file lies.
+        name: Its name.
+        content: Its bytes.
+        columns: Names of the columns that every line has.
+        problems: Takes the lines that cannot be split.
+
+    Returns:
+        ``columns`` as strings without surrounding blanks, ``file`` and ``line``.
+    """
+    where = str(folder / name)
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    for number, line in numbered_lines(content):
+        if not line:
+            continue
+        text = decoded(where, number, line)
+        if isinstance(text, Problem):
+            problems.append(text)
+            continue
+        fields = [field.strip() for field in text.split("\t")]
+        if len(fields) != len(columns):
+            problems.append(wrong_columns(where, number, fields, columns))
+        elif "" in fields:
+            empty = columns[fields.index("")]
+            problems.append(
+                Problem(where, number, f"empty {empty}", f"Fill in the {empty} or drop the line.")
+            )
+        else:
+            rows.append(fields)
+            numbers.append(number)
+    table = pd.DataFrame(rows, columns=list(columns), dtype="str")
+    return table.assign(file=name, line=pd.Series(numbers, dtype="int64"))

@@ -1,0 +1,234 @@
+"""Crops of posts' pictures: those that others listed, or what a zero-shot detector sees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from mkgformer_kedro.datasets.post_pictures import CropMap, PostPictures, read_crop_map
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.pipelines.image_association.association import BOX
+from mkgformer_kedro.pipelines.image_association.decoding import (
+    Box,
+    Status,
+    inspect_picture,
+    read_picture,
+)
+from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
+from mkgformer_kedro.progress import Progress
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.detection import Found
+
+_WORD = re.compile(r"[^\W\d_]")
+_NO_PHRASE = ("@", "http:", "https:", "www.")
+
+
+class Crop(NamedTuple):
+    """A crop of a post's picture; see :class:`~.association.Candidate`."""
+
+    post: str
+    path: str
+    role: str
+    phrase: str | None = None
+    box: Box | None = None
+    score: float | None = None
+
+
+def table_of(crops: Sequence[Crop]) -> pd.DataFrame:
+    """The table ``crops``."""
+    rows = [(*crop[:4], *(crop.box or (None,) * 4), crop.score) for crop in crops]
+    columns = ["post", "path", "role", "phrase", *BOX, "score"]
+    numbers = dict.fromkeys([*BOX, "score"], "float32")
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({name: numbers.get(name, "str") for name in columns})
+
+
+def listed_crops(posts: pd.DataFrame, pictures: PostPictures, roles: Sequence[str]) -> list[Crop]:
+    """The crops that maps list, in their order.
+
+    Args:
+        posts: Table of posts.
+        pictures: Listing of the picture folders.
+        roles: Which roles' crops are wanted.
+
+    Raises:
+        DataError: There is no map or folder of crops, or it cannot be used.
+    """
+    found = []
+    for role in roles:
+        for split, rows in posts.groupby("split", sort=False):
+            crops, folder = _read_map(pictures, role, str(split))
+            for post, image in zip(rows["post"], rows["image"], strict=True):
+                names = crops.of(int(post.rsplit("-", 1)[1]), None if pd.isna(image) else image)
+                found += [Crop(post, str(folder / name), role) for name in names]
+    return found
+
+
+def _read_map(pictures: PostPictures, role: str, split: str) -> tuple[CropMap, PurePosixPath]:
+    files = pictures.crops.get(role, {}).get(split)
+    if files is None:
+        what = f"crops are to come from files, but none are named for {role}"
+        remedy = "Name them, or set `crops` to none or detect, or the role's count to 0."
+        raise DataError(Problem("globals.yml", None, what, remedy))
+    root = Path(pictures.root or "")
+    crops = read_crop_map(root / files.map)
+    if not (root / files.folder).is_dir():
+        remedy = "See docs/data.md for where it belongs, or set `crops` to none or detect."
+        what = f"there is no such folder of {role} crops"
+        raise DataError(Problem(str(root / files.folder), None, what, remedy))
+    return crops, PurePosixPath(files.folder)
+
+
+def phrases_of(words: Sequence[str], mentions: Sequence[Sequence[str]], most: int) -> list[str]:
+    """What to look for in a post's picture.
+
+    Noun phrases are taken to be the runs of words between stop words, punctuation, numbers, names
+    of users and addresses. That needs no tagger, which tweets would mislead anyway.
+
+    Args:
+        words: Words of the post.
+        mentions: Words of mentions that come first.
+        most: Longest list that is wanted.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    runs: list[list[str]] = [[]]
+    for word in words:
+        plain = word.removeprefix("#")
+        if (
+            plain.lower() in ENGLISH_STOP_WORDS
+            or word.lower().startswith(_NO_PHRASE)
+            or not _WORD.search(plain)
+        ):
+            runs.append([])
+        else:
+            runs[-1].append(plain)
+    phrases = [" ".join(run) for run in [*mentions, *runs] if len(run)]
+    return list(dict.fromkeys(phrases))[:most]
+
+
+def detected_crops(
+    posts: pd.DataFrame,
+    pictures: PostPictures,
+    parameters: PostImageAssociationParameters,
+    work: Path,
+) -> list[Crop]:
+    """What a detector sees: the best box of each phrase (grounding) and object (detection).
+
+    Args:
+        posts: Table of posts.
+        pictures: Listing of the picture folders.
+        parameters: The detector, the slots to fill, and what a usable picture is.
+        work: Folder of the journal; what an interrupted run found is not looked for again.
+
+    Returns:
+        Crops that scored at least the threshold, best first, as many as there are slots.
+    """
+    settings, roles = parameters.detector, parameters.crop_roles
+    asked = {}
+    paths = pictures.find(posts["split"], posts["image"])
+    for post, path in zip(posts.itertuples(), paths, strict=True):
+        if not pd.isna(path):
+            phrases = phrases_of(post.words, _mentions(post), settings.max_phrases)
+            queries = {"grounding": phrases, "detection": settings.objects}
+            asked[post.post] = path, {role: queries[role] for role in roles if queries[role]}
+    journal = _Journal(work / "detected.jsonl", _fingerprint(asked, pictures, parameters))
+    waiting = [post for post in asked if post not in journal.found]
+    if waiting:
+        from mkgformer_kedro.training.detection import ZeroShotDetector
+
+        detector = ZeroShotDetector(settings.model, settings.threshold)
+        with Progress("Looking for crops", len(waiting), "pictures") as progress:
+            for start in range(0, len(waiting), settings.batch_size):
+                block = waiting[start : start + settings.batch_size]
+                _detect(detector, block, asked, pictures, parameters, journal)
+                progress.advance(len(block))
+    crops = []
+    for post, (path, _) in asked.items():
+        for role in roles:
+            boxes = sorted(journal.found[post].get(role, ()), key=lambda found: -found[2])
+            crops += [
+                Crop(post, path, role, phrase, tuple(box), score)
+                for phrase, box, score in boxes[: parameters.slots[role].count]
+            ]
+    return crops
+
+
+class _Journal:
+    """What was found for which post, a JSON line each; another fingerprint starts it anew."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path = path
+        self.found: dict[str, dict[str, list[Found]]] = {}
+        head = json.dumps(fingerprint) + "\n"
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+        if lines[:1] != [head]:
+            lines = [head]
+        whole = [line for line in lines if line.endswith("\n")]  # the last may be torn by a kill
+        for line in whole[1:]:
+            post, found = json.loads(line)
+            self.found[post] = found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(whole), encoding="utf-8")
+
+    def add(self, found: dict[str, dict[str, list[Found]]]) -> None:
+        """Keep what was found."""
+        self.found |= found
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps([post, each]) + "\n" for post, each in found.items())
+
+
+def _detect(
+    detector: Any,
+    block: Sequence[str],
+    asked: Mapping[str, Any],
+    pictures: PostPictures,
+    parameters: PostImageAssociationParameters,
+    journal: _Journal,
+) -> None:
+    """Look at a block of pictures; those that cannot be opened hold nothing."""
+    opened = {}
+    for post in block:
+        path = pictures.root / asked[post][0]
+        header = inspect_picture(path, parameters.min_side, parameters.max_pixels)
+        picture = read_picture(path) if header.status is Status.OK else None
+        if picture is not None:
+            opened[post] = picture
+    found: dict[str, dict[str, list[Found]]] = {post: {} for post in block}
+    for role in ("grounding", "detection"):
+        seen = [post for post in opened if role in asked[post][1]]
+        results = detector.detect(
+            [opened[post] for post in seen], [asked[post][1][role] for post in seen]
+        )
+        for post, boxes in zip(seen, results, strict=True):
+            found[post][role] = [
+                (phrase, box, score)
+                for phrase, box, score in boxes
+                if min(box[2] - box[0], box[3] - box[1]) >= parameters.min_side
+            ]
+    journal.add(found)
+
+
+def _mentions(post: Any) -> Iterator[Sequence[str]]:
+    """The two mentions of a post for relation extraction."""
+    for role in ("head", "tail"):
+        start = getattr(post, f"{role}_start", None)
+        if start is not None:
+            yield post.words[start : getattr(post, f"{role}_end")]
+
+
+def _fingerprint(
+    asked: Mapping[str, Any], pictures: PostPictures, parameters: PostImageAssociationParameters
+) -> str:
+    settings = parameters.detector.model_dump(exclude={"batch_size"})
+    settings |= parameters.model_dump(include={"min_side", "max_pixels"})
+    sizes = [pictures.size_of(path) for path, _ in asked.values()]
+    content = json.dumps([settings, asked, sizes], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

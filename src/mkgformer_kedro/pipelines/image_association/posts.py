@@ -1,0 +1,101 @@
+"""Nodes of the stage ``image_association`` for the tasks on posts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mkgformer_kedro.datasets.post_pictures import PostPictures
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.pipelines.image_association import association, crops, reporting
+from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
+
+logger = logging.getLogger(__name__)
+
+
+def locate_crops(
+    posts: pd.DataFrame,
+    raw_pictures: PostPictures,
+    work: Path,
+    parameters: PostImageAssociationParameters,
+) -> pd.DataFrame:
+    """Find the crops of each post: those that maps list, or those that a detector sees.
+
+    Args:
+        posts: Table of posts.
+        raw_pictures: Listing of the picture folders.
+        work: What the detector found so far; an interrupted run goes on from there.
+        parameters: Where crops come from.
+
+    Returns:
+        The table ``crops``: post, path of the picture, role, phrase, box and score, best first.
+
+    Raises:
+        DataError: There is no map or folder of crops, or it cannot be used.
+    """
+    if parameters.crops == "none" or raw_pictures.root is None:
+        found = []
+    elif parameters.crops == "files":
+        found = crops.listed_crops(posts, raw_pictures, parameters.crop_roles)
+    else:
+        found = crops.detected_crops(posts, raw_pictures, parameters, work)
+    return crops.table_of(found)
+
+
+def store_pictures(
+    raw_pictures: PostPictures,
+    posts: pd.DataFrame,
+    crops: pd.DataFrame,
+    work: Path,
+    parameters: PostImageAssociationParameters,
+) -> tuple[pd.DataFrame, Path]:
+    """Decode every post's picture and crops, once, into the visual store.
+
+    Args:
+        raw_pictures: Listing of the picture folders.
+        posts: Table of posts; the row number is the owner index in the store.
+        crops: Table of crops.
+        work: Where the store grows; an interrupted run goes on from there.
+        parameters: Parameters of the stage.
+
+    Returns:
+        The manifest and the folder of the finished store.
+
+    Raises:
+        DataError: The disk is full.
+    """
+    paths = raw_pictures.find(posts["split"], posts["image"])
+    whole = pd.DataFrame({"owner": posts.index, "path": paths, "role": "full"}).dropna()
+    if "full" not in parameters.slot_roles:
+        whole = whole.head(0)
+    number_of = pd.Series(posts.index, index=posts["post"])
+    parts = crops.drop(columns="post").assign(owner=crops["post"].map(number_of))
+    candidates = pd.concat([whole, parts], ignore_index=True)
+    candidates["bytes"] = [raw_pictures.size_of(path) for path in candidates["path"]]
+    writer, rows = association.store_pictures(
+        raw_pictures.root, candidates, posts["post"].tolist(), parameters, work
+    )
+    return association.finished(writer, rows)
+
+
+def report_coverage(
+    posts: pd.DataFrame, pictures: pd.DataFrame, visual_store: Path
+) -> dict[str, Any]:
+    """Report how many posts have which pictures, and what was quarantined."""
+    report = reporting.posts_coverage(pictures, VisualStore(visual_store), posts)
+    counts = report["owners"]
+    logger.info("%d of %d posts have pictures.", counts["with_pictures"], counts["all"])
+    return report
+
+
+def draw_contact_sheet(pictures: pd.DataFrame, visual_store: Path, posts: pd.DataFrame) -> Any:
+    """Draw a sample of the store's pictures with the first words of their posts.
+
+    Returns:
+        A matplotlib figure. (Kedro resolves the annotations of nodes, and matplotlib is slow.)
+    """
+    names = posts.set_index("post")["words"].map(" ".join)
+    return reporting.contact_sheet(pictures, VisualStore(visual_store), names)
