@@ -57,7 +57,7 @@ def test_pictures_are_listed_and_found_with_or_without_extension(folder):
         "",
     ]
     assert pictures.size_of("images/test/a.png") == 7
-    assert pictures.size_of("images/test/none.png") == 0
+    assert pictures.size_of("images/test/none.png") is None
 
 
 def test_splits_may_share_a_folder(folder):

@@ -46,6 +46,22 @@ def test_company_changes_nothing(detector_folder, pictures):
             assert score_alone == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.parametrize("queries", [["cat", "a red dog"], ["person " * 40]])
+def test_queries_may_differ_in_length(detector_folder, pictures, queries):
+    detector = ZeroShotDetector(str(detector_folder), 0.0001)
+    found = detector.detect(pictures, [queries, ["dog"]])
+    assert [query for query, _, _ in found[0]] == queries
+    assert len(found[1]) == 1
+
+
+def test_the_best_box_is_the_best_of_those_that_are_large_enough(detector_folder, pictures):
+    found = ZeroShotDetector(str(detector_folder), 0.0, 2).detect(pictures, QUERIES)
+    assert [len(each) for each in found] == [2, 1]
+    for _, (left, upper, right, lower), _ in [*found[0], *found[1]]:
+        assert min(right - left, lower - upper) >= 2
+    assert ZeroShotDetector(str(detector_folder), 0.0, 51).detect(pictures, QUERIES) == [[], []]
+
+
 def test_boxes_below_the_threshold_are_left_out(detector_folder, pictures):
     detector = ZeroShotDetector(str(detector_folder), 0.0001)
     found = detector.detect(pictures, QUERIES)

@@ -99,12 +99,12 @@ class PostPictures:
             paths.append(index.get(image) or index.get(without_suffix(image)) if known else None)
         return pd.Series(paths, index=splits.index, dtype="str", name="path")
 
-    def size_of(self, path: str) -> int:
-        """Bytes of a file below ``root``, 0 of one that is not there."""
+    def size_of(self, path: str) -> int | None:
+        """Bytes of a file below ``root``, None where there is no such file."""
         try:
             return (Path(self.root or "") / path).stat().st_size
-        except OSError:
-            return 0
+        except (OSError, ValueError):  # a name may be too long, or hold what no name can
+            return None
 
 
 class PostPicturesDataset(AbstractDataset[None, PostPictures]):

@@ -17,18 +17,23 @@ Found = tuple[str, Box, float]
 """A query, the box in which it was found (left, upper, right, lower in pixels), and the score."""
 
 
+_QUERIES_APART = {"owlv2", "owlvit"}
+_QUERIES_IN_ONE_TEXT = {"grounding-dino", "mm-grounding-dino"}
+
+
 class ZeroShotDetector:
     """A zero-shot detector of transformers: OWLv2 (or OWL-ViT), or Grounding DINO.
 
     Args:
         model: Folder or hub name.
         threshold: Least score of a box, between 0 and 1.
+        min_side: Least side, in pixels, of what is left of a box within its picture.
 
     Raises:
         DataError: There is no such model, or it is no zero-shot detector.
     """
 
-    def __init__(self, model: str, threshold: float) -> None:
+    def __init__(self, model: str, threshold: float, min_side: int = 1) -> None:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         try:
@@ -40,10 +45,15 @@ class ZeroShotDetector:
             remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
             problem = Problem("image_association.detector.model", None, what, remedy)
             raise DataError(problem) from error
-        self.threshold = threshold
+        self.threshold, self.min_side = threshold, min_side
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        kind = self.model.config.model_type
+        if kind not in _QUERIES_APART | _QUERIES_IN_ONE_TEXT:
+            what = f"'{model}' is a detector of another kind ({kind})"
+            remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
+            raise DataError(Problem("image_association.detector.model", None, what, remedy))
         # Grounding DINO answers with words of one text; a text of its own per query tells which.
-        self._one_query_a_text = self.model.config.model_type == "grounding-dino"
+        self._one_query_a_text = kind in _QUERIES_IN_ONE_TEXT
 
     def detect(
         self, pictures: Sequence[Image.Image], queries: Sequence[Sequence[str]]
@@ -75,31 +85,41 @@ class ZeroShotDetector:
         if self._one_query_a_text:
             text = [f"{asked[0]}." for asked in text]
         inputs = self.processor(
-            images=list(pictures), text=text, padding=True, truncation=True, return_tensors="pt"
+            images=list(pictures),
+            text=text,
+            # OWLv2's processor pads the texts of each picture on their own.
+            padding=True if self._one_query_a_text else "max_length",
+            truncation=True,
+            return_tensors="pt",
         ).to(self.model.device)
         outputs = self.model(**inputs)
-        scores_of_all = outputs.logits
-        found: list[list[Found]] = [[] for _ in pictures]
-        for number in range(max(map(len, queries))):
-            if not self._one_query_a_text:
-                # A box belongs to the query that fits it best: one at a time, so that the answer to
-                # a query does not depend on the others.
-                outputs.logits = scores_of_all[:, :, number : number + 1]
-            results = self.processor.post_process_grounded_object_detection(
-                outputs,
-                threshold=self.threshold,
-                target_sizes=[(picture.height, picture.width) for picture in pictures],
-            )
-            for here, picture, asked, result in zip(found, pictures, queries, results, strict=True):
-                if number < len(asked) and len(result["scores"]):
-                    best = int(result["scores"].argmax())
-                    box = _within(result["boxes"][best].tolist(), picture)
-                    here.append((asked[number], box, round(float(result["scores"][best]), 6)))
+        # Every box, in the pixels of its picture; the answers to each query are picked below, as
+        # the processors would give a box to one query alone.
+        results = self.processor.post_process_grounded_object_detection(
+            outputs,
+            threshold=-1.0,
+            target_sizes=[(picture.height, picture.width) for picture in pictures],
+        )
+        scores = outputs.logits.float().sigmoid()  # (pictures, boxes, queries or tokens)
+        if self._one_query_a_text:
+            scores = scores.amax(-1, keepdim=True)
+        found = []
+        for number, (picture, asked) in enumerate(zip(pictures, queries, strict=True)):
+            boxes = _within(results[number]["boxes"], picture)
+            large = (boxes[:, 2:] - boxes[:, :2] >= self.min_side).all(1)
+            # OWLv2 pads pictures, and queries where another picture has more of them.
+            usable = scores[number].masked_fill(~large[:, None], -1.0)
+            here: list[Found] = []
+            for query, column in zip(asked, usable.T, strict=False):
+                score, row = column.max(0)
+                if score >= self.threshold:
+                    left, upper, right, lower = boxes[row].tolist()
+                    here.append((query, (left, upper, right, lower), round(float(score), 6)))
+            found.append(here)
         return found
 
 
-def _within(box: Sequence[float], picture: Image.Image) -> Box:
-    """A box in whole pixels of the picture."""
-    edges = zip(box, (picture.width, picture.height) * 2, strict=True)
-    left, upper, right, lower = (min(max(round(edge), 0), most) for edge, most in edges)
-    return left, upper, right, lower
+def _within(boxes: torch.Tensor, picture: Image.Image) -> torch.Tensor:
+    """What of boxes ``(n, 4)`` lies within a picture, in whole pixels."""
+    edges = torch.tensor([picture.width, picture.height] * 2, device=boxes.device)
+    return torch.minimum(boxes.round().long().clamp(min=0), edges)

@@ -101,7 +101,7 @@ def test_whole_pictures_alone(listing, tmp_path):
 
 def test_crops_from_files_fill_their_roles(listing, tmp_path):
     settings = parameters("files")
-    _, pictures, store = run(listing, tmp_path / "work", settings)
+    crops, pictures, store = run(listing, tmp_path / "work", settings)
     rows = pictures[pictures["owner"] == "train-0"]
     assert rows[["path", "role", "status"]].to_numpy().tolist() == [
         ["full/a.png", "full", "ok"],
@@ -111,25 +111,32 @@ def test_crops_from_files_fill_their_roles(listing, tmp_path):
         ["crops/2.png", "detection", "ok"],
     ]
     assert store.read([0])["picture_mask"].all()
-    report = stage.report_coverage(POSTS, pictures, store.folder)
+    report = stage.report_coverage(listing, POSTS, crops, pictures, store.folder)
     assert report["posts"]["train"] == {
         "all": 2,
         "naming_a_picture": 1,
+        "picture_not_found": 0,
         "with_pictures": 1,
         "with_full": 1,
         "with_grounding": 1,
         "with_detection": 1,
     }
     assert report["posts"]["test"]["naming_a_picture"] == 1
-    assert report["posts"]["test"]["with_full"] == 0, "the file it names is not there"
+    assert report["posts"]["test"]["picture_not_found"] == 1
+    assert report["posts"]["test"]["with_full"] == 0
     stage.draw_contact_sheet(pictures, store.folder, POSTS)
 
 
-def test_crops_that_are_not_there_are_quarantined_by_name(listing, tmp_path):
+def test_crops_that_are_not_there_are_counted(listing, tmp_path):
     posts = POSTS.assign(image=["a.png", "c.png", None, None])
-    _, pictures, store = run(listing, tmp_path / "work", parameters("files"), posts)
-    report = stage.report_coverage(posts, pictures, store.folder)
-    assert report["quarantined"] == [{"path": "crops/no.png", "status": "unreadable file"}]
+    crops, pictures, store = run(listing, tmp_path / "work", parameters("files"), posts)
+    report = stage.report_coverage(listing, posts, crops, pictures, store.folder)
+    # Both posts of the splits' first number have three crops by it.
+    assert report["crops"] == {
+        "grounding": {"listed": 6, "not_found": 0},
+        "detection": {"listed": 2, "not_found": 1},
+    }
+    assert report["missing_folders"] == report["quarantined"] == []
 
 
 def test_crops_without_map_or_folder_are_one_clear_error(folder, tmp_path):
@@ -181,8 +188,9 @@ class FakeDetector:
     asked: list
     dies_after = None
 
-    def __init__(self, model, threshold):
+    def __init__(self, model, threshold, min_side):
         assert (model, threshold) == ("nowhere", 0.1)
+        self.min_side = min_side
 
     def detect(self, pictures, queries):
         found = []
@@ -196,7 +204,7 @@ class FakeDetector:
                 [
                     (query, (number, 0, number + widths[query], 9), 0.5 + number / 9)
                     for number, query in enumerate(asked)
-                    if query in widths
+                    if widths.get(query, 0) >= self.min_side
                 ]
             )
         return found
@@ -223,6 +231,23 @@ def test_detected_crops_are_cut_best_first_and_recorded(listing, tmp_path, fake)
     row = pictures.query("owner == 'dev-0' and role == 'grounding'").iloc[0]
     assert [row.box_x0, row.box_y0, row.box_x1, row.box_y1] == [2, 0, 11, 9]
     assert row.score == pytest.approx(0.5 + 2 / 9)
+
+
+def test_phrases_seen_in_the_same_box_are_one_crop(listing, tmp_path, monkeypatch):
+    class OneBox(FakeDetector):
+        def detect(self, pictures, queries):
+            scores = (0.5, 0.9, 0.7)
+            return [
+                [(query, (0, 0, 9, 9), score) for query, score in zip(asked, scores, strict=False)]
+                for asked in queries
+            ]
+
+    monkeypatch.setattr(detection, "ZeroShotDetector", OneBox)
+    crops, _, _ = run(listing, tmp_path / "work", parameters("detect", detection=0))
+    assert crops[["post", "phrase"]].to_numpy().tolist() == [
+        ["train-0", "Red Cats"],
+        ["dev-0", "Oslo"],
+    ]
 
 
 def test_an_interrupted_search_goes_on(listing, tmp_path, fake):

@@ -129,7 +129,8 @@ def detected_crops(
         work: Folder of the journal; what an interrupted run found is not looked for again.
 
     Returns:
-        Crops that scored at least the threshold, best first, as many as there are slots.
+        Crops that scored at least the threshold, best first, as many as there are slots. Where
+        several phrases are seen in the same box, the one of the best score has it.
     """
     settings, roles = parameters.detector, parameters.crop_roles
     asked = {}
@@ -144,7 +145,7 @@ def detected_crops(
     if waiting:
         from mkgformer_kedro.training.detection import ZeroShotDetector
 
-        detector = ZeroShotDetector(settings.model, settings.threshold)
+        detector = ZeroShotDetector(settings.model, settings.threshold, parameters.min_side)
         with Progress("Looking for crops", len(waiting), "pictures") as progress:
             for start in range(0, len(waiting), settings.batch_size):
                 block = waiting[start : start + settings.batch_size]
@@ -153,11 +154,14 @@ def detected_crops(
     crops = []
     for post, (path, _) in asked.items():
         for role in roles:
-            boxes = sorted(journal.found[post].get(role, ()), key=lambda found: -found[2])
-            crops += [
-                Crop(post, path, role, phrase, tuple(box), score)
-                for phrase, box, score in boxes[: parameters.slots[role].count]
-            ]
+            best: dict[Box, Crop] = {}
+            for phrase, edges, score in sorted(
+                journal.found[post].get(role, ()), key=lambda found: -found[2]
+            ):
+                left, upper, right, lower = edges
+                box = (left, upper, right, lower)
+                best.setdefault(box, Crop(post, path, role, phrase, box, score))
+            crops += [*best.values()][: parameters.slots[role].count]
     return crops
 
 
@@ -208,11 +212,7 @@ def _detect(
             [opened[post] for post in seen], [asked[post][1][role] for post in seen]
         )
         for post, boxes in zip(seen, results, strict=True):
-            found[post][role] = [
-                (phrase, box, score)
-                for phrase, box, score in boxes
-                if min(box[2] - box[0], box[3] - box[1]) >= parameters.min_side
-            ]
+            found[post][role] = boxes
     journal.add(found)
 
 

@@ -20,7 +20,7 @@ _ON_POSTS = [
     ),
     Node(
         func=posts.report_coverage,
-        inputs=["posts", "pictures", "visual_store"],
+        inputs=["raw_pictures", "posts", "crops", "pictures", "visual_store"],
         outputs="coverage_report",
         name="report_coverage",
     ),

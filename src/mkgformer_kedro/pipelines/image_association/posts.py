@@ -54,6 +54,8 @@ def store_pictures(
 ) -> tuple[pd.DataFrame, Path]:
     """Decode every post's picture and crops, once, into the visual store.
 
+    Files that are not there are left out: most copies of a corpus lack some.
+
     Args:
         raw_pictures: Listing of the picture folders.
         posts: Table of posts; the row number is the owner index in the store.
@@ -75,19 +77,30 @@ def store_pictures(
     parts = crops.drop(columns="post").assign(owner=crops["post"].map(number_of))
     candidates = pd.concat([whole, parts], ignore_index=True)
     candidates["bytes"] = [raw_pictures.size_of(path) for path in candidates["path"]]
+    there = candidates[candidates["bytes"].notna()]
     writer, rows = association.store_pictures(
-        raw_pictures.root, candidates, posts["post"].tolist(), parameters, work
+        raw_pictures.root, there, posts["post"].tolist(), parameters, work
     )
     return association.finished(writer, rows)
 
 
 def report_coverage(
-    posts: pd.DataFrame, pictures: pd.DataFrame, visual_store: Path
+    raw_pictures: PostPictures,
+    posts: pd.DataFrame,
+    crops: pd.DataFrame,
+    pictures: pd.DataFrame,
+    visual_store: Path,
 ) -> dict[str, Any]:
-    """Report how many posts have which pictures, and what was quarantined."""
-    report = reporting.posts_coverage(pictures, VisualStore(visual_store), posts)
+    """Report how many posts have which pictures, what is missing, and what was quarantined."""
+    found = raw_pictures.find(posts["split"], posts["image"]).notna()
+    report = reporting.posts_coverage(pictures, VisualStore(visual_store), posts, found, crops)
+    report["missing_folders"] = list(raw_pictures.missing_folders)
     counts = report["owners"]
     logger.info("%d of %d posts have pictures.", counts["with_pictures"], counts["all"])
+    for role, count in report["crops"].items():
+        if count["not_found"]:
+            values = (count["not_found"], count["listed"], role)
+            logger.warning("%d of %d listed %s crops are not there.", *values)
     return report
 
 

@@ -54,7 +54,10 @@ def coverage(pictures: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
             for count, owners in usable.groupby("owner").size().value_counts().sort_index().items()
         },
         "stored": {role: layout.rows for role, layout in store.roles.items()},
-        "quarantined": broken[["path", "status"]].sort_values("path").to_dict("records"),
+        "quarantined": broken[["path", "status"]]
+        .drop_duplicates()
+        .sort_values("path")
+        .to_dict("records"),
     }
 
 
@@ -86,7 +89,11 @@ def graph_coverage(
 
 
 def posts_coverage(
-    pictures: pd.DataFrame, store: VisualStore, posts: pd.DataFrame
+    pictures: pd.DataFrame,
+    store: VisualStore,
+    posts: pd.DataFrame,
+    found: pd.Series,
+    crops: pd.DataFrame,
 ) -> dict[str, Any]:
     """Count what the pictures of posts cover.
 
@@ -94,25 +101,43 @@ def posts_coverage(
         pictures: The manifest.
         store: The finished store.
         posts: The posts, in the order of the store's owners.
+        found: Whether the picture that each post names is there.
+        crops: The crops that were listed or detected.
 
     Returns:
-        What :func:`coverage` does, and ``posts``: per split how many there are, how many name a
-        picture, have any picture, and have one of each role.
+        What :func:`coverage` does, ``posts`` (per split how many there are, how many name a
+        picture, lack the one they name, have any picture, and have one of each role) and
+        ``crops`` (per role how many are listed, and how many of these are not there).
     """
     filled = pictures[pictures["slot"] >= 0]
     by_role = {role: set(rows["owner"]) for role, rows in filled.groupby("role")}
     by_split = {}
     for split, rows in posts.groupby("split", sort=False):
+        named = rows["image"].notna()
         by_split[str(split)] = {
             "all": len(rows),
-            "naming_a_picture": int(rows["image"].notna().sum()),
+            "naming_a_picture": int(named.sum()),
+            "picture_not_found": int((named & ~found[rows.index]).sum()),
             "with_pictures": int(store.has_pictures[rows.index].sum()),
             **{
                 f"with_{role}": int(rows["post"].isin(by_role.get(role, ())).sum())
                 for role in store.roles
             },
         }
-    return {**coverage(pictures, store), "posts": by_split}
+    listed = crops["role"].value_counts()
+    there = pictures["role"].value_counts()
+    return {
+        **coverage(pictures, store),
+        "posts": by_split,
+        "crops": {
+            role: {
+                "listed": int(listed.get(role, 0)),
+                "not_found": int(listed.get(role, 0) - there.get(role, 0)),
+            }
+            for role in store.roles
+            if role != "full"
+        },
+    }
 
 
 def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) -> Figure:
@@ -132,7 +157,7 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) 
     if len(owners) > _PICTURED_OWNERS:
         owners = owners[np.linspace(0, len(owners) - 1, _PICTURED_OWNERS).astype(int)]
     broken = pictures[pictures["status"].isin(BROKEN)]
-    broken = broken.sort_values("path").head(_QUARANTINED_SHOWN)
+    broken = broken.drop_duplicates("path").sort_values("path").head(_QUARANTINED_SHOWN)
     rows = max(1, -(-len(owners) // _COLUMNS) + (not broken.empty))
     figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows))
     margins = {"left": 0.01, "right": 0.99, "bottom": 0.02 / rows, "top": 1 - 0.3 / rows}
