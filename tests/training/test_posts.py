@@ -105,7 +105,18 @@ def labels():
 def posts_store(tmp_path_factory) -> Path:
     """Visual store in which every second post has a picture and a crop."""
     layouts = {"full": RoleLayout(16, 1), "grounding": RoleLayout(8, 2)}
-    writer = VisualStoreWriter(tmp_path_factory.mktemp("posts_store"), layouts, 24, "tiny")
+    return store_of(tmp_path_factory.mktemp("posts_store"), layouts)
+
+
+@pytest.fixture(scope="session")
+def crops_store(tmp_path_factory) -> Path:
+    """Visual store in which every second post has crops, and none a whole picture."""
+    layouts = {"grounding": RoleLayout(16, 1), "detection": RoleLayout(8, 2)}
+    return store_of(tmp_path_factory.mktemp("crops_store"), layouts)
+
+
+def store_of(work: Path, layouts: dict[str, RoleLayout]) -> Path:
+    writer = VisualStoreWriter(work, layouts, 24, "tiny")
     rng = np.random.default_rng(0)
 
     def picture(size):
@@ -136,15 +147,14 @@ def posts_values(finetuning_values):
 def run(tmp_path, posts, labels, posts_store, model_parameters, posts_values):
     """Fine-tune with changed parameters; gives the folder of models and the curve."""
 
-    def start(task, name="work", preset="corrected", config=None, **changes):
-        model = model_parameters | {"config": config or model_parameters["config"]}
+    def start(task, name="work", preset="corrected", store=posts_store, **changes):
         return finetune(
             task,
             posts[task],
             labels[task],
-            posts_store,
+            store,
             tmp_path / name,
-            ModelParameters(**model),
+            ModelParameters(**model_parameters),
             PARAMETERS[task](**(posts_values[task] | changes)),
             preset,
             seed=0,
@@ -209,6 +219,22 @@ def test_every_seed_leaves_a_model(run, task):
 def test_every_setting_trains(run, task, changes):
     _, curve = run(task, epochs=1, **changes)
     assert curve["loss"].notna().any()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_faithful_preset_trains_on_crops_and_predicts_words(run, task, posts, crops_store):
+    models, curve = run(task, preset="faithful", store=crops_store, epochs=1)
+    assert curve["loss"].notna().any()
+    predicted = PostsPredictor(models / "seed_0", crops_store).predict(posts[task])
+    if task == "entity_recognition":
+        assert predicted["predicted"].map(len).tolist() == posts[task]["words"].map(len).tolist()
+    config = json.loads((models / "seed_0/config.json").read_text())
+    assert config["visual_embeddings"] == "class_and_crops"
+
+
+def test_the_faithful_preset_says_that_it_takes_no_whole_pictures(run):
+    with pytest.raises(ValueError, match="class_and_crops"):
+        run("relation_extraction", preset="faithful", epochs=1)
 
 
 @pytest.mark.parametrize("task", TASKS)

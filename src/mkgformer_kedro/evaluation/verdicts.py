@@ -7,6 +7,9 @@ from typing import Literal
 
 from mkgformer_kedro.evaluation.intervals import Difference
 
+# Differences are shown with three digits: what rounds to zero is no news.
+_SHOWN = 0.0005
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -61,6 +64,8 @@ def pictures_verdict(
     figures = pictures_figures(metric, scores, difference)
     if not difference.is_clear:
         return Verdict(f"These {units} do not show that pictures help: {figures}.", "open")
+    if abs(difference.value) < _SHOWN:
+        return Verdict(f"Pictures make hardly any difference: {figures}.", "open")
     if difference.value > 0:
         return Verdict(f"Pictures help: {figures}.", "good")
     return Verdict(f"Pictures hurt: {figures}.", "bad")
