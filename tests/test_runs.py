@@ -91,6 +91,14 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
     assert "Running node" not in output
 
 
+def test_whole_pictures_are_no_input_of_the_faithful_preset(finished_project):
+    command = ("kedro", "run", "--pipelines", "relation_extraction", "--env", "ci")
+    output = finished_project.run(*command, "--params", "preset=faithful", fails=True)
+    assert "relation_extraction.image_association.slots.full.count: the preset" in output
+    assert "Traceback" not in output
+    assert "Running node" not in output
+
+
 @pytest.mark.parametrize(
     ("task", "env", "where"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
-from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.errors import DataError, Problem
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
@@ -99,18 +101,46 @@ class BadInputHooks:
         loader = context.config_loader
         # Every parameter stands in the base environment. (Plain YAML: a second config loader would
         # take the place of the first behind ${globals:...}.)
+        folder = Path(loader.conf_source) / loader.base_env
         base: dict[str, Any] = {}
-        for path in sorted((Path(loader.conf_source) / loader.base_env).glob("parameters*.yml")):
+        for path in sorted(folder.glob("parameters*.yml")):
             base |= yaml.safe_load(path.read_text()) or {}
-        known, given = [*base, *CATALOG_PARAMETERS], [*loader["parameters"]]
+        parameters = loader["parameters"]
+        problems = _unknown(parameters, base, CATALOG_PARAMETERS, "parameter")
         for task in ON_POSTS:
-            known += [f"{task}.{stage}" for stage in base[task]]
-            given += [f"{task}.{stage}" for stage in loader["parameters"][task]]
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise ParameterValidationError(
-                "\n".join(_unknown_parameter(name, known) for name in unknown)
-            )
+            if isinstance(parameters[task], dict):
+                problems += _unknown(parameters[task], base[task], (), "parameter", f"{task}.")
+            else:
+                problems.append(f"'{task}' is no group of parameters: leave it out or fill it in")
+        seed, preset = parameters["seed"], parameters["preset"]
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            problems.append(f"seed is {seed!r}; it must be a whole number from 0 to 4294967295")
+        if preset not in ("corrected", "faithful"):
+            problems.append(f"preset is {preset!r}; it must be 'corrected' or 'faithful'")
+        names = yaml.safe_load((folder / "globals.yml").read_text())
+        problems += _unknown(loader["globals"], names, (), "key of globals.yml")
+        for group, value in names.items():
+            given = loader["globals"][group]
+            if isinstance(value, dict) and isinstance(given, dict):
+                problems += _unknown(given, value, (), "key of globals.yml", f"{group}.")
+        for name in ("dataset", "corpus"):
+            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"][name])):
+                problems.append(f"{name} in globals.yml must be the name of one folder")
+        if problems:
+            raise ParameterValidationError("\n".join(problems))
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse at once what training would refuse after all pictures were decoded."""
+        for task in ON_POSTS:
+            name = f"params:{task}.image_association"
+            if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
+                slots = catalog.load(name).slots
+                if "full" in slots and slots["full"].count:
+                    what = "the preset 'faithful' takes crops alone, and this gives whole pictures"
+                    remedy = "Set the count to 0, and say in `crops` where crops come from."
+                    where = f"{task}.image_association.slots.full.count"
+                    raise DataError(Problem(where, None, what, remedy))
 
 
 def show_plainly(
@@ -119,14 +149,22 @@ def show_plainly(
     """Print an uncaught exception: of bad input the message alone, of all else the traceback."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, DataError | ParameterValidationError):
+        if isinstance(cause, DataError | ParameterValidationError | DatasetError):
             print(f"\n{cause}", file=sys.stderr)
             return
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, traceback)
 
 
-def _unknown_parameter(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "known parameters: " + ", ".join(known)
-    return f"unknown parameter '{name}'; {hint}"
+def _unknown(
+    given: Iterable[str], base: Iterable[str], more: Iterable[str], what: str, prefix: str = ""
+) -> list[str]:
+    """A sentence for each name that stands neither in the base environment nor in ``more``."""
+    known = [*base, *more]
+    problems = []
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(known)}"
+            problems.append(f"unknown {what} '{prefix}{name}'; {hint}")
+    return problems

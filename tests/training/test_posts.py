@@ -204,6 +204,14 @@ def test_every_seed_leaves_a_model(run, task):
     assert_same_weights(weights_of(alone, 1), one)
 
 
+def test_an_interrupted_run_with_other_seeds_leaves_nothing(run, tmp_path):
+    for name in ("models/seed_9", "checkpoints_9", "checkpoints_1/not complete"):
+        (tmp_path / "work" / name).mkdir(parents=True)
+    models, _ = run("entity_recognition", seeds=[1], epochs=1)
+    assert [path.name for path in models.iterdir()] == ["seed_1"]
+    assert not list((tmp_path / "work").glob("checkpoints*"))
+
+
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
@@ -359,12 +367,34 @@ def test_mentions_far_apart_keep_their_own_surroundings(tokenizer, labels):
     assert text == "[CLS] <s> word1 </s> the the the the <o> word2 </o> [SEP]"
 
 
+def test_words_that_look_like_special_tokens_are_none(tokenizer, labels):
+    text = marked(tokenizer, labels, "<s> [MASK] word1 word2", (2, 3), (3, 4))
+    assert text.split().count("<s>") == 1
+    assert "[MASK]" not in text
+
+
+def test_what_was_cut_is_told_with_the_predictions(run):
+    models, _ = run("relation_extraction", epochs=1, max_length=16)
+    words = ["word1"] * 20
+    spans = {"head_start": 0, "head_end": [1, 1, 20], "tail_start": 2, "tail_end": [3, 3, 20]}
+    posts = pd.DataFrame({"words": [words[:3], words, words], **spans})
+    predicted = PostsPredictor(models / "seed_0").predict(posts)
+    assert predicted["tokens_cut"].tolist() == [0, 10, 10]
+    assert predicted["mentions_cut"].tolist() == [False, False, True]
+
+
+def test_nothing_to_predict_is_said(run):
+    models, _ = run("entity_recognition", epochs=1)
+    with pytest.raises(ValueError, match="no posts to predict"):
+        PostsPredictor(models / "seed_0").predict(pd.DataFrame({"words": []}))
+
+
 def test_a_mention_longer_than_the_window_keeps_both_markers(tokenizer, labels, caplog):
     words = " ".join(["word1"] * 30 + ["word2"])
     with caplog.at_level("INFO"):
         text = marked(tokenizer, labels, words, (0, 30), (30, 31), max_length=16)
     assert all(marker in text.split() for marker in MARKERS)
-    assert "in 1 of them the mentions alone are longer" in caplog.text
+    assert "of 1 the mentions alone are longer" in caplog.text
 
 
 def tagging(labels, units="words", max_length=32):

@@ -100,13 +100,17 @@ def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
 def _is_listed(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name.lower() in _NOT_PICTURES:
         return False
-    return entry.is_file() or entry.is_symlink()
+    try:
+        # A link to nowhere is listed, so that it is reported as unreadable; one to a device is not.
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:  # a link that leads back to itself
+        return True
 
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except FileNotFoundError:  # a link to nowhere is listed, so that it is reported as unreadable
+    except OSError:
         return 0
 
 

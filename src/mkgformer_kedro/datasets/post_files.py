@@ -394,7 +394,8 @@ def _checked(post: dict[Any, Any]) -> dict[str, Any]:
     for mention, key in (("head", "h"), ("tail", "t")):
         values = _value(post, key, dict, "a dict with name and pos")
         place = _value(values, "pos", list, "[start, end]", f"{key}.")
-        if len(place) != 2 or not all(type(edge) is int for edge in place):
+        # A number of thousands of digits could not even be printed.
+        if len(place) != 2 or not all(type(edge) is int and abs(edge) < 10**100 for edge in place):
             raise _WrongValueError(f"{key}.pos is not two whole numbers", "Write [start, end].")
         columns[f"{mention}_name"] = _value(values, "name", str, "a string", f"{key}.")
         columns[f"{mention}_start"], columns[f"{mention}_end"] = place

@@ -256,6 +256,8 @@ def _normal(path: str) -> str:
 
 
 def _too_large(path: Path) -> Problem | None:
+    if path.exists() and not path.is_file():
+        return Problem(str(path), None, "the map is no file", "Get it again.")
     try:
         size = path.stat().st_size
         if size <= MAX_MAP and zipfile.is_zipfile(path):
@@ -273,6 +275,10 @@ def _too_large(path: Path) -> Problem | None:
     return None
 
 
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _wrong_entry(key: Any, names: Any) -> str | None:
     if type(key) is not int and not (isinstance(key, str) and key):
         return "the key is neither a post's number nor a picture's name"
@@ -281,6 +287,6 @@ def _wrong_entry(key: Any, names: Any) -> str | None:
     for name in names:
         path = PurePosixPath(name)
         inside = name and not path.is_absolute() and ".." not in path.parts
-        if not inside or "\\" in name or "\0" in name:
+        if not inside or "\\" in name or "\0" in name or not _is_utf8(name):
             return f"{name[:60]!r} is no file name below the picture folder"
     return None

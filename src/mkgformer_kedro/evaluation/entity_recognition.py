@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.counts import count_entities
 from mkgformer_kedro.evaluation.extraction import (
     ExtractionEvaluation,
     break_down,
@@ -27,9 +28,8 @@ from mkgformer_kedro.evaluation.extraction import (
     share_categories,
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES
-from mkgformer_kedro.evaluation.mentions import Entity, entities_of, mention_key
+from mkgformer_kedro.evaluation.mentions import OUTSIDE, Entity, entities_of, mention_key
 
-OUTSIDE = "O"
 BASELINE = "the gazetteer baseline"
 NO_ENTITY = "no entity"
 ALL_TYPES = "all types"
@@ -44,7 +44,7 @@ class EntityRecognitionEvaluation(ExtractionEvaluation):
     Attributes:
         errors: Table as :func:`count_errors` makes it, for the model.
         words_lost: Words of the test posts that lie behind the model's window.
-        entities_lost: Gold entities with such words: all of them count as missed.
+        entities_lost: Gold entities with such words: none of them can be right.
     """
 
     errors: pd.DataFrame
@@ -126,16 +126,15 @@ def post_counts(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A counts table (see ``extraction``) in the order of the predictions.
     """
-    gold = [set(entities_of(tags)) for tags in predictions["tags"]]
-    predicted = [set(entities_of(tags)) for tags in predictions["predicted"]]
+    counts = count_entities(predictions["tags"], predictions["predicted"])
     return pd.DataFrame(
         {
             "seed": predictions["seed"].to_numpy(),
             "post": predictions["post"].to_numpy(),
-            "correct": [len(a & b) for a, b in zip(gold, predicted, strict=True)],
-            "predicted": [len(entities) for entities in predicted],
-            "gold": [len(entities) for entities in gold],
-            "answer": predicted,
+            "correct": counts[:, 0],
+            "predicted": counts[:, 1],
+            "gold": counts[:, 2],
+            "answer": [set(entities_of(tags)) for tags in predictions["predicted"]],
         }
     )
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.counts import METRICS, micro_scores
 from mkgformer_kedro.evaluation.intervals import (
     RESAMPLES,
     Difference,
@@ -41,7 +42,6 @@ from mkgformer_kedro.evaluation.verdicts import (
     pictures_verdict,
 )
 
-METRICS = ("precision", "recall", "f1")
 AMBIGUOUS, CLEAR, MISLEADING = SHARES = ("ambiguous", "clear", "misleading")
 _COUNTS = ["correct", "predicted", "gold"]
 # Answers that stay the same this often without pictures come from a model that ignores them.
@@ -177,20 +177,6 @@ class ExtractionEvaluation:
         """Whether pictures help the model."""
         scores = (self.model.metrics["f1"], self.without_pictures.metrics["f1"])
         return pictures_verdict("F1", "test posts", scores, self.against_no_pictures)
-
-
-def micro_scores(counts: np.ndarray) -> np.ndarray:
-    """Precision, recall and F1 of counts; 0 where there is nothing to divide by.
-
-    Args:
-        counts: ``(..., 3)``: correct, predicted, gold.
-
-    Returns:
-        Array ``(..., 3)`` in the order of ``METRICS``.
-    """
-    correct, predicted, gold = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    parts = [(correct, predicted), (correct, gold), (2 * correct, predicted + gold)]
-    return np.stack([np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in parts], axis=-1)
 
 
 def score(counts: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> ExtractionScores:

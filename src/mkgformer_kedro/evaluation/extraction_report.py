@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.counts import NEGATIVE
 from mkgformer_kedro.evaluation.entity_recognition import (
-    OUTSIDE,
     EntityRecognitionEvaluation,
     entities_of,
 )
 from mkgformer_kedro.evaluation.extraction import METRICS, ExtractionEvaluation
 from mkgformer_kedro.evaluation.intervals import Interval
-from mkgformer_kedro.evaluation.relation_extraction import NEGATIVE
+from mkgformer_kedro.evaluation.mentions import OUTSIDE
+from mkgformer_kedro.evaluation.relation_extraction import RelationExtractionEvaluation
 from mkgformer_kedro.evaluation.report import (
     ComparisonRow,
     GroupRow,
@@ -359,6 +360,7 @@ def render_extraction_report(
     panels = {title: column for title, column in _CURVE_PANELS.items() if column in curve}
     matrix = evaluation.confusion.rename(index=names, columns=names)
     entities = evaluation if isinstance(evaluation, EntityRecognitionEvaluation) else None
+    relations = evaluation if isinstance(evaluation, RelationExtractionEvaluation) else None
     return render_page(
         "extraction.html.j2",
         {
@@ -399,6 +401,8 @@ def render_extraction_report(
             "error_columns": _ERRORS,
             "words_lost": entities.words_lost if entities else 0,
             "entities_lost": entities.entities_lost if entities else 0,
+            "posts_cut": relations.posts_cut if relations else 0,
+            "mentions_cut": relations.mentions_cut if relations else 0,
             "curve_figure": inline_svg(
                 curve_figure(curve, panels, x="step", by="seed"),
                 f"Training curve: {', '.join(panels)}",

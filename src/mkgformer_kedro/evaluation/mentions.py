@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+OUTSIDE = "O"
+"""Tag of a word that belongs to no entity."""
+
 
 class Entity(NamedTuple):
     """An entity of a post.

@@ -1,14 +1,20 @@
 """How well relations are extracted: micro scores without the negative class, their origins.
 
 Predictions tables hold a row per seed and test post: ``post``, ``seed``, ``relation`` (gold),
-``predicted`` (both rows of ``labels``) and ``score`` (probability of the predicted relation).
+``predicted`` (both rows of ``labels``), ``score`` (probability of the predicted relation),
+``tokens_cut`` (how many the model's window could not hold) and ``mentions_cut`` (whether some of
+them belong to a mention).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.counts import NEGATIVE, count_relations
 from mkgformer_kedro.evaluation.extraction import (
     ExtractionEvaluation,
     break_down,
@@ -21,9 +27,27 @@ from mkgformer_kedro.evaluation.extraction import (
 from mkgformer_kedro.evaluation.intervals import RESAMPLES
 from mkgformer_kedro.evaluation.mentions import mention_key
 
-NEGATIVE = "None"
 BASELINE = "the majority baseline"
 _MENTIONS = ("pair in train", "both in train, not as a pair", "one in train", "none in train")
+
+
+@dataclass(frozen=True)
+class RelationExtractionEvaluation(ExtractionEvaluation):
+    """What is known of relation extraction beyond :class:`ExtractionEvaluation`.
+
+    Attributes:
+        posts_cut: Test posts that the model's window could not hold.
+        mentions_cut: Of these, posts of which it could not even hold the mentions.
+    """
+
+    posts_cut: int
+    mentions_cut: int
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds, with the posts that were cut."""
+        cut = {"posts": self.posts_cut, "posts_with_cut_mentions": self.mentions_cut}
+        return super().metrics | {"test_cut": cut}
 
 
 def post_counts(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -39,16 +63,16 @@ def post_counts(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame
     Returns:
         A counts table (see ``extraction``) in the order of the predictions.
     """
-    positive = (labels["label"] != NEGATIVE).to_numpy()
     gold = predictions["relation"].to_numpy()
     predicted = predictions["predicted"].to_numpy()
+    counts = count_relations(gold, predicted, labels["label"].tolist())
     return pd.DataFrame(
         {
             "seed": predictions["seed"].to_numpy(),
             "post": predictions["post"].to_numpy(),
-            "correct": ((gold == predicted) & positive[gold]).astype(np.int64),
-            "predicted": positive[predicted].astype(np.int64),
-            "gold": positive[gold].astype(np.int64),
+            "correct": counts[:, 0],
+            "predicted": counts[:, 1],
+            "gold": counts[:, 2],
             "right": gold == predicted,
             "answer": predicted,
         }
@@ -114,6 +138,8 @@ def predict_majority(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
             "relation": test["relation"].to_numpy(np.int32),
             "predicted": np.int32(frequency.argmax()),
             "score": np.float32("nan"),
+            "tokens_cut": np.int32(0),
+            "mentions_cut": False,
         }
     )
 
@@ -158,7 +184,7 @@ def evaluate_relation_extraction(
     has_pictures: np.ndarray,
     seed: int,
     resamples: int = RESAMPLES,
-) -> ExtractionEvaluation:
+) -> RelationExtractionEvaluation:
     """Score three predictions tables of the same test posts and compare them.
 
     Args:
@@ -194,7 +220,8 @@ def evaluate_relation_extraction(
         cut: break_down(annotated, cut, **chance) for cut in ("group", "pictures", "mentions")
     }
     groups["relation"] = break_down(relation_counts(model, labels), "relation", **chance)
-    return ExtractionEvaluation(
+    one_seed = model[model["seed"] == model["seed"].min()]
+    return RelationExtractionEvaluation(
         posts=seen["post"].nunique(),
         model=score(seen, **chance),
         without_pictures=score(withheld, **chance),
@@ -205,4 +232,6 @@ def evaluate_relation_extraction(
         shares=compare_shares(seen, withheld, facts["group"], **chance),
         groups=groups,
         confusion=confusion(model, labels),
+        posts_cut=int((one_seed["tokens_cut"] > 0).sum()),
+        mentions_cut=int(one_seed["mentions_cut"].sum()),
     )

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mkgformer_kedro.evaluation.counts import METRICS, count_entities, micro_scores
+from mkgformer_kedro.evaluation.mentions import OUTSIDE
 from mkgformer_kedro.training.parameters import EntityRecognitionParameters, PostsParameters
 from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
 from mkgformer_kedro.training.queries import Ragged
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OUTSIDE = "O"
 _PADDING, _CONTINUED, _FIRST, _LAST = "PAD", "X", "[CLS]", "[SEP]"
 
 
@@ -129,18 +130,5 @@ class EntityRecognition(PostsTask):
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Strict precision, recall and F1 of entities."""
-        from seqeval.metrics.v1 import precision_recall_fscore_support
-        from seqeval.scheme import IOB2
-
-        gold = [list(tags) for tags in posts["tags"]]
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            gold,
-            predicted["predicted"].tolist(),
-            average="micro",
-            scheme=IOB2,
-            zero_division=0,
-        )
-        return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-
-
-TASK = EntityRecognition
+        counts = count_entities(posts["tags"], predicted["predicted"])
+        return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))

@@ -6,7 +6,8 @@ the paper describes (``corrected``) or what the authors' code computes (``faithf
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -106,6 +107,8 @@ class OptimizationParameters(PresetParameters):
     def _has_default(cls, rates: dict[str, float]) -> dict[str, float]:
         if "default" not in rates:
             raise ValueError("learning_rates needs the key 'default'")
+        if not all(0 <= rate < math.inf for rate in rates.values()):
+            raise ValueError("learning_rates must be numbers that are not negative")
         return rates
 
 
@@ -147,7 +150,7 @@ class FinetuningParameters(SupervisedParameters):
 class PostsParameters(SupervisedParameters):
     """What the two tasks on posts share."""
 
-    seeds: list[int] | None
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
     classifier_dropout: float | None = Field(ge=0, lt=1)
 
     @field_validator("seeds")

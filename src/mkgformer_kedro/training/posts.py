@@ -7,10 +7,10 @@ rest is the same for both.
 from __future__ import annotations
 
 import json
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from importlib import import_module
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -57,7 +57,12 @@ class WordPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, posts: pd.DataFrame) -> None:
         words = sorted({word for row in posts["words"] for word in row})
-        encoded = tokenizer(words, add_special_tokens=False, return_attention_mask=False)
+        encoded = tokenizer(
+            words,
+            add_special_tokens=False,
+            split_special_tokens=True,  # a word that looks like one, such as <s>, is none
+            return_attention_mask=False,
+        )
         # A word may consist of characters that the tokenizer drops, such as a zero-width space.
         self._pieces = {
             word: ids or [tokenizer.unk_token_id]
@@ -81,6 +86,7 @@ class EncodedPosts:
             to the longest post of the batch.
         word_starts: Token at which each word of a post begins, for the words that are not cut.
             Decoding needs it; whether the model does, ``lists`` says.
+        cut: What the predictions say of posts that are too long, ``(posts,)`` each.
     """
 
     tokens: Ragged
@@ -89,6 +95,7 @@ class EncodedPosts:
     pad_token_id: int
     width: int | None
     word_starts: Ragged | None = None
+    cut: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -168,8 +175,10 @@ class PostsTask(ABC):
 
 def task_class(name: str) -> type[PostsTask]:
     """The task of that name, ``relation_extraction`` or ``entity_recognition``."""
-    module = import_module(f"mkgformer_kedro.training.{name}")
-    return module.TASK
+    from mkgformer_kedro.training.entity_recognition import EntityRecognition
+    from mkgformer_kedro.training.relation_extraction import RelationExtraction
+
+    return {task.name: task for task in (RelationExtraction, EntityRecognition)}[name]
 
 
 def finetune(
@@ -209,6 +218,8 @@ def finetune(
     curves = []
     result = work_folder / "models"
     seeds = parameters.seeds or [seed]
+    _keep(result.glob("seed_*"), seeds)
+    _keep(work_folder.glob("checkpoints_*"), seeds)
     for each in seeds:
         job: Job = {
             "task": task,
@@ -230,6 +241,13 @@ def finetune(
     for path in paths.values():
         path.unlink()
     return result, pd.concat(curves, ignore_index=True)
+
+
+def _keep(folders: Iterable[Path], seeds: Sequence[int]) -> None:
+    """Remove what an interrupted run with other seeds left behind."""
+    for folder in folders:
+        if int(folder.name.rpartition("_")[2]) not in seeds:
+            shutil.rmtree(folder)
 
 
 def train_worker(job: Job) -> list[dict[str, float]]:
@@ -491,9 +509,11 @@ class PostsPredictor:
             The columns that the task predicts, in the order and with the index of ``posts``.
 
         Raises:
-            ValueError: A post has no place in the visual store.
+            ValueError: There are no posts, or one has no place in the visual store.
         """
-        if self.store is not None and len(posts) and posts.index.max() >= len(self.store):
+        if posts.empty:
+            raise ValueError("There are no posts to predict.")
+        if self.store is not None and posts.index.max() >= len(self.store):
             raise ValueError(
                 f"The visual store has {len(self.store)} posts, none of number "
                 f"{posts.index.max()}. The index of posts is the number in the store."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.counts import METRICS, count_relations, micro_scores
 from mkgformer_kedro.training.parameters import PostsParameters, RelationExtractionParameters
 from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
 from mkgformer_kedro.training.queries import Ragged
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARKERS = ("<s>", "</s>", "<o>", "</o>")
-NEGATIVE = "None"
 
 
 @dataclass(frozen=True)
@@ -70,60 +70,56 @@ class RelationExtraction(PostsTask):
         """Mark the mentions, and cut what is too long at the tokens farthest from them."""
         pieces = WordPieces(tokenizer, posts)
         markers = tokenizer.convert_tokens_to_ids(list(MARKERS))
-        rows, heads, tails = [], [], []
-        num_cut = num_mentions_cut = 0
+        rows, heads, tails, tokens_cut, mentions_cut = [], [], [], [], []
         for post in posts.itertuples():
             tokens, distance = _marked(post, pieces, markers)
             kept = _nearest(distance, self.max_length - 2)
-            num_cut += len(kept) < len(tokens)
-            num_mentions_cut += len(kept) < (distance <= 0).sum()
+            tokens_cut.append(len(tokens) - len(kept))
+            mentions_cut.append(len(kept) < (distance <= 0).sum())
             row = np.concatenate([[tokenizer.cls_token_id], tokens[kept], [tokenizer.sep_token_id]])
             rows.append(row)
             heads.append(int((row == markers[0]).argmax()))
             tails.append(int((row == markers[2]).argmax()))
-        if num_cut:
+        if num_cut := np.count_nonzero(tokens_cut):
             logger.info(
-                "%d of %d posts are longer than %d tokens and were cut around their mentions%s",
+                "%d of %d posts are longer than %d tokens and were cut around their mentions; "
+                "of %d the mentions alone are longer",
                 num_cut,
                 len(posts),
                 self.max_length,
-                f"; in {num_mentions_cut} of them the mentions alone are longer"
-                if num_mentions_cut
-                else "",
+                sum(mentions_cut),
             )
         indices = {"head_index": np.array(heads), "tail_index": np.array(tails)}
         if "relation" in posts:
             indices["labels"] = posts["relation"].to_numpy(np.int64)
-        return EncodedPosts(Ragged.from_rows(rows), indices, {}, tokenizer.pad_token_id, width)
+        return EncodedPosts(
+            Ragged.from_rows(rows),
+            indices,
+            {},
+            tokenizer.pad_token_id,
+            width,
+            cut={"tokens_cut": np.int32(tokens_cut), "mentions_cut": np.bool_(mentions_cut)},
+        )
 
     def decode(
         self, model: Any, outputs: Any, encoded: EncodedPosts, rows: np.ndarray, posts: pd.DataFrame
     ) -> pd.DataFrame:
-        """``predicted`` (row of ``labels``) and ``score`` (its probability)."""
+        """``predicted`` (row of ``labels``), ``score`` (its probability), and what was cut."""
         score, predicted = outputs.logits.float().softmax(dim=1).max(dim=1)
         return pd.DataFrame(
             {
                 "predicted": predicted.cpu().numpy().astype(np.int32),
                 "score": score.cpu().numpy(),
+                **{name: values[rows] for name, values in encoded.cut.items()},
             }
         )
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Micro precision, recall and F1 without the negative class."""
-        from sklearn.metrics import precision_recall_fscore_support
-
-        positive = [i for i, name in enumerate(self.class_names) if name != NEGATIVE]
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            posts["relation"],
-            predicted["predicted"],
-            labels=positive,
-            average="micro",
-            zero_division=0,
+        counts = count_relations(
+            posts["relation"].to_numpy(), predicted["predicted"].to_numpy(), self.class_names
         )
-        return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-
-
-TASK = RelationExtraction
+        return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
 
 
 def _marked(post: Any, pieces: WordPieces, markers: list[int]) -> tuple[np.ndarray, np.ndarray]:

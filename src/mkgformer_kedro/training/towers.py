@@ -106,24 +106,31 @@ def build_model(
         **overrides: Further fields of the configuration.
 
     Raises:
-        ValueError: A field of ``vision_config`` does not exist.
+        DataError: Towers, configuration and visual store do not fit together.
     """
     from transformers import CLIPVisionConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
-        raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
-    return model_class.from_text_vision_pretrained(
-        resolve_tower(parameters.text_tower),
-        parameters.vision_tower and resolve_tower(parameters.vision_tower),
-        vision_config=None if parameters.vision_tower else parameters.vision_config,
-        preset=preset,
-        attn_implementation=parameters.attention,
-        picture_sizes={role: layout.size for role, layout in store.roles.items()},
-        picture_counts={role: layout.count for role, layout in store.roles.items()},
-        **{**overrides, **parameters.config},
-    )
+    try:
+        if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
+            raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
+        return model_class.from_text_vision_pretrained(
+            resolve_tower(parameters.text_tower),
+            parameters.vision_tower and resolve_tower(parameters.vision_tower),
+            vision_config=None if parameters.vision_tower else parameters.vision_config,
+            preset=preset,
+            attn_implementation=parameters.attention,
+            picture_sizes={role: layout.size for role, layout in store.roles.items()},
+            picture_counts={role: layout.count for role, layout in store.roles.items()},
+            **{**overrides, **parameters.config},
+        )
+    except DataError:
+        raise
+    except (ValueError, OSError) as error:
+        what = f"no model can be made of these towers and pictures: {error}"
+        remedy = "Correct `model`, or the slots of image_association."
+        raise DataError(Problem("parameters.yml", None, what, remedy)) from error
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:

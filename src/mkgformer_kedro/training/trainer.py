@@ -26,6 +26,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import sha256_of, written_atomically
 from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.parameters import OptimizationParameters
@@ -96,7 +97,9 @@ class StageTrainer(Trainer):
                 }
             )
             if unused:
-                raise ValueError(f"learning_rates names no parameter: {', '.join(sorted(unused))}")
+                what = f"no weight of the model has a name with {', '.join(sorted(unused))} in it"
+                remedy = "Correct the key or leave it out."
+                raise DataError(Problem("finetuning.learning_rates", None, what, remedy))
             optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer(
                 [
@@ -120,6 +123,10 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add examples/s and the share of time spent waiting for data to training logs."""
         if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                what = f"the loss is {logs['loss']} at step {self.state.global_step}"
+                remedy = "Lower the learning rates, or compute in fp32."
+                raise DataError(Problem("finetuning.learning_rates", None, what, remedy))
             now = time.perf_counter()
             elapsed = max(now - self._logged_at - self._paused, 1e-9)
             logs["examples_per_second"] = round(self._examples * self.args.world_size / elapsed, 2)

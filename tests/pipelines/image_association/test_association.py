@@ -29,6 +29,7 @@ from mkgformer_kedro.pipelines.image_association.association import (
     loan_rows,
     store_pictures,
 )
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
@@ -236,7 +237,7 @@ def test_a_crop_is_the_part_of_the_upright_picture(tmp_path: Path):
     exif[0x0112] = 6  # stored lying: to be turned by a quarter
     lying.save(tmp_path / "a.png", exif=exif)
     upright = np.asarray(lying.rotate(-90, expand=True))
-    pixels = association.decode_picture(tmp_path / "a.png", 8, (3, 5, 11, 13))
+    pixels = fit_square(read_picture(tmp_path / "a.png"), 8, (3, 5, 11, 13))
     np.testing.assert_array_equal(pixels.transpose(1, 2, 0), upright[5:13, 3:11])
 
 
@@ -282,6 +283,7 @@ from pathlib import Path
 from mkgformer_kedro.datasets import visual_store
 from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
 from mkgformer_kedro.pipelines.image_association.association import store_pictures
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 

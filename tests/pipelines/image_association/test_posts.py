@@ -12,7 +12,7 @@ from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.image_association import posts as stage
 from mkgformer_kedro.pipelines.image_association import schemas
 from mkgformer_kedro.pipelines.image_association.crops import phrases_of
-from mkgformer_kedro.pipelines.image_association.decoding import decode_picture
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.training import detection
 
@@ -279,7 +279,7 @@ def test_a_real_detector_makes_crops(listing, tmp_path, tiny_detector, kind):
     assert len(stored)
     row = stored.iloc[0]
     box = [int(row[edge]) for edge in ("box_x0", "box_y0", "box_x1", "box_y1")]
-    expected = decode_picture(listing.root / row.path, 8, tuple(box))
+    expected = fit_square(read_picture(listing.root / row.path), 8, tuple(box))
     owner = int((posts["post"] == row.owner).argmax())
     slot = int(row.slot) - 1  # behind the whole picture
     np.testing.assert_array_equal(store.read([owner])["grounding_pixel_values"][0, slot], expected)

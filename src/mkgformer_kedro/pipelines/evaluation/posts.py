@@ -41,8 +41,9 @@ def predict_test_posts(
     test = posts[posts["split"] == "test"]
     gold = test[["post", *(name for name in _GOLD if name in test)]]
     seen, withheld = [], []
-    for folder in sorted(models.glob("seed_*"), key=lambda path: int(path.name[5:])):
-        seed = int(folder.name.removeprefix("seed_"))
+    found = [int(path.name.removeprefix("seed_")) for path in models.glob("seed_*[0-9]")]
+    for seed in sorted(found):
+        folder = models / f"seed_{seed}"
         predictor = PostsPredictor(
             folder, visual_store, attention=model.attention, batch_size=parameters.batch_size
         )

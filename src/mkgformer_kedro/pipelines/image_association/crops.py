@@ -68,6 +68,11 @@ def listed_crops(posts: pd.DataFrame, pictures: PostPictures, roles: Sequence[st
             for post, image in zip(rows["post"], rows["image"], strict=True):
                 names = crops.of(int(post.rsplit("-", 1)[1]), None if pd.isna(image) else image)
                 found += [Crop(post, str(folder / name), role) for name in names]
+        if not any(crop.role == role for crop in found):
+            what = f"the maps of {role} crops name none of the posts or their pictures"
+            remedy = "Their keys are numbers of posts (not as text) or names of pictures."
+            maps = {files.map for files in pictures.crops[role].values()}
+            raise DataError(Problem(", ".join(sorted(maps)), None, what, remedy))
     return found
 
 

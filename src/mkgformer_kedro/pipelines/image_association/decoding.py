@@ -98,7 +98,7 @@ def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
     return Header(status, sha256, width, height, mode)
 
 
-def decode_picture(path: Path, size: int, box: Box | None = None) -> NDArray[np.uint8] | None:
+def decode_picture(path: Path, size: int) -> NDArray[np.uint8] | None:
     """Decode a picture as CLIP sees it: upright, RGB, the centre square, bicubic.
 
     Of an animation the first frame is taken; transparent parts become white.
@@ -106,14 +106,12 @@ def decode_picture(path: Path, size: int, box: Box | None = None) -> NDArray[np.
     Args:
         path: A file that :func:`inspect_picture` found usable.
         size: Side of the result in pixels.
-        box: What to cut out of the upright picture first; None: all of it.
 
     Returns:
         uint8 ``(3, size, size)``, or None where the file turns out to be damaged.
     """
-    # What is cut out may be small: it is taken from the picture in full.
-    picture = read_picture(path, None if box else 2 * size)
-    return None if picture is None else fit_square(picture, size, box)
+    picture = read_picture(path, 2 * size)
+    return None if picture is None else fit_square(picture, size)
 
 
 def read_picture(path: Path, at_least: int | None = None) -> Image.Image | None:

@@ -41,7 +41,7 @@ class PictureParameters(Parameters):
     @model_validator(mode="after")
     def _has_slots(self) -> Self:
         if not self.slot_roles:
-            raise ValueError("slots: every count is 0; give at least one role a slot")
+            raise ValueError("slots: every count is 0 (of roles in use); give one a slot")
         return self
 
     @property
@@ -112,6 +112,12 @@ class PostImageAssociationParameters(PictureParameters):
                 f"crops: {self.crops}, but slots gives neither grounding nor detection a count"
             )
         return self
+
+    @property
+    def slot_roles(self) -> list[str]:
+        """The role of each slot, in slot order; without crops there are none for them."""
+        roles = super().slot_roles
+        return roles if self.crops != "none" else [role for role in roles if role == "full"]
 
     @property
     def crop_roles(self) -> list[str]:

@@ -110,10 +110,12 @@ def quarantine_table(folder: Path, problems: Collection[Problem]) -> pd.DataFram
     """The table ``quarantine``: ``file``, ``line``, ``what`` of every bad line."""
     if problems:
         logger.warning("%d bad lines are left out; the table quarantine lists them", len(problems))
-    rows = [
-        (Path(problem.where).relative_to(folder).as_posix(), problem.line, problem.what)
-        for problem in problems
-    ]
+
+    def name(path: Path) -> str:
+        inside = path.is_relative_to(folder)
+        return (path.relative_to(folder) if inside else path).as_posix()
+
+    rows = [(name(Path(problem.where)), problem.line, problem.what) for problem in problems]
     return pd.DataFrame(rows, columns=["file", "line", "what"])
 
 

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -127,4 +127,11 @@ class TaggedIngestionParameters(PostsIngestionParameters):
 
     expected_counts: TaggedPostCounts
     invalid_tags: Literal["repair", "stop"]
-    entity_types: tuple[str, ...] = Field(min_length=1)
+    entity_types: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+
+    @field_validator("entity_types")
+    @classmethod
+    def _distinct(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(types)) < len(types):
+            raise ValueError("entity_types names a type twice")
+        return types

@@ -51,7 +51,9 @@ def common_columns(
         DataError: There are problems and they are not to be quarantined; a split is empty.
     """
     groups = _groups(raw, problems)
-    problems.sort(key=lambda problem: (problem.where, problem.line or 0))
+    # Groups last: a split that cannot be read makes all of its groups wrong.
+    of_groups = str(raw.folder / raw.files.get("groups", ""))
+    problems.sort(key=lambda each: (each.where == of_groups, each.where, each.line or 0))
     if problems and parameters.on_bad_lines == "stop":
         raise DataError(problems)
     table = raw.posts[usable].reset_index(drop=True)

@@ -10,6 +10,7 @@ import pandas as pd
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.counts import NEGATIVE
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (
@@ -21,9 +22,6 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     describe_posts,
     log_posts,
 )
-
-NEGATIVE = "None"
-"""What the negative relation is called in the table of labels, whatever the files call it."""
 
 _TASK = "relation_extraction"
 _SPANS = ["head_start", "head_end", "tail_start", "tail_end"]
@@ -134,6 +132,12 @@ def _labels(raw: RawPosts, parameters: RelationIngestionParameters) -> pd.DataFr
                 "Add it, or set relation_extraction.ingestion.negative_label to its name.",
             )
         )
+    if negative != NEGATIVE and NEGATIVE in names:
+        where = str(raw.folder / raw.files["relations"])
+        what = f"'{NEGATIVE}' is a relation beside '{negative}', which is to stand for none"
+        remedy = f"Rename it, or set negative_label to {NEGATIVE}."
+        raise DataError(Problem(where, None, what, remedy))
+    # Whatever the files call it, from here on the negative relation has one name.
     labels = [NEGATIVE if name == negative else name for name in names]
     texts = ["no relation" if name == negative else _text(name) for name in names]
     return pd.DataFrame({"label": labels, "text": texts}, dtype="str")
