@@ -34,13 +34,13 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 demo: $(VENV)/.run  ## Link prediction on the embedded sample, from raw files to scores
-	$(BIN)/kedro run --pipeline link_prediction
+	$(BIN)/kedro run --pipelines link_prediction
 
 demo-relations: $(VENV)/.run  ## Relation extraction on the synthetic sample
-	$(BIN)/kedro run --pipeline relation_extraction
+	$(BIN)/kedro run --pipelines relation_extraction
 
 demo-entities: $(VENV)/.run  ## Entity recognition on the synthetic sample
-	$(BIN)/kedro run --pipeline entity_recognition
+	$(BIN)/kedro run --pipelines entity_recognition
 
 test: $(VENV)/.dev lint  ## Every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

@@ -75,6 +75,10 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
     [
         ("finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
+        ("seed=-1", "seed is -1; it must be a whole number from 0"),
+        ("preset=faithfull", "preset is 'faithfull'; it must be 'corrected' or 'faithful'"),
+        ("entity_recognition=null", "'entity_recognition' is no group of parameters"),
+        ("finetuning.learning_rates.default=.nan", "numbers that are not negative"),
         (
             "entity_recognition.finetune.epochs=3",
             "unknown parameter 'entity_recognition.finetune'; "
@@ -89,6 +93,22 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
     assert message in output
     assert "Traceback" not in output
     assert "Running node" not in output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("korpus: x", "unknown key of globals.yml 'korpus'; did you mean 'corpus'"),
+        ("relation_extraction: {imagse: x}", "did you mean 'relation_extraction.images'"),
+        ("images: x\ncorpus: ../elsewhere", "corpus in globals.yml must be the name of one folder"),
+    ],
+)
+def test_globals_are_checked_too(own_data, line, message):
+    (own_data.folder / "conf/strange").mkdir(exist_ok=True)
+    (own_data.folder / "conf/strange/globals.yml").write_text(f"{line}\n")
+    output = own_data.run("kedro", "run", "--env", "strange", fails=True)
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_whole_pictures_are_no_input_of_the_faithful_preset(finished_project):

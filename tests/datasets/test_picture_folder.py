@@ -37,6 +37,17 @@ def test_lists_the_files_of_each_owner_in_order_and_leaves_litter_out(images: Pa
     assert PictureFolderDataset(filepath=str(images)).load().root == images
 
 
+def test_links_are_followed_to_files_and_listed_where_they_lead_nowhere(images: Path):
+    owner = images / "n1"
+    (owner / "good.png").symlink_to(images / "n2/b.png")
+    (owner / "gone.png").symlink_to(images / "n2/gone.png")
+    (owner / "loop.png").symlink_to("loop.png")
+    (owner / "endless.png").symlink_to("/dev/zero")
+    os.mkfifo(owner / "fifo.png")
+    listed = {path.removeprefix("n1/"): size for _, path, size in load(images) if "n1/" in path}
+    assert listed == {"c.gif": 0, "good.png": 5, "gone.png": 0, "loop.png": 0}
+
+
 def test_order_is_not_that_of_the_file_system(images: Path, monkeypatch: pytest.MonkeyPatch):
     expected = load(images)
     scandir = os.scandir

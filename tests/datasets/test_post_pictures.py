@@ -121,6 +121,7 @@ def test_nothing_in_a_map_is_run(tmp_path):
         ({0: ["../a.jpg"]}, "is no file name below the picture folder"),
         ({0: ["/etc/passwd"]}, "is no file name below the picture folder"),
         ({0: [""]}, "is no file name below the picture folder"),
+        ({0: ["c\udcff.png"]}, "is no file name below the picture folder"),
     ],
     ids=str,
 )
@@ -142,6 +143,12 @@ def test_a_missing_damaged_or_huge_map_is_refused(tmp_path, monkeypatch):
         archive.writestr("bomb/data.pkl", b"\0" * 100_000)
     with pytest.raises(DataError, match=r"a map of 100,000 bytes, more than the 1,000"):
         read_crop_map(path)
+
+
+def test_a_map_that_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "map.pth")
+    with pytest.raises(DataError, match="the map is no file"):
+        read_crop_map(tmp_path / "map.pth")
 
 
 @pytest.mark.benchmark_files

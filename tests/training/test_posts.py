@@ -193,6 +193,22 @@ def test_the_curve_has_losses_dev_scores_and_speed(run, task):
     assert curve["dev_f1"].notna().sum() == 5, "every second of nine steps, and the last"
 
 
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
+def test_a_learning_rate_is_a_number_that_is_not_negative(run, rate):
+    with pytest.raises(ValueError, match="not negative"):
+        run("entity_recognition", learning_rates={"default": rate})
+
+
+def test_a_loss_that_is_no_number_ends_the_run(run):
+    with pytest.raises(DataError, match="Lower the learning rates"):
+        run("relation_extraction", learning_rates={"default": 1e30}, log_every=1, epochs=3)
+
+
+def test_a_part_that_no_weight_has_is_named(run):
+    with pytest.raises(DataError, match="no weight of the model has a name with classifer in it"):
+        run("entity_recognition", learning_rates={"default": 0.1, "classifer": 0.1}, epochs=1)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_seed_leaves_a_model(run, task):
     models, curve = run(task, seeds=[3, 1])
@@ -241,7 +257,7 @@ def test_the_faithful_preset_trains_on_crops_and_predicts_words(run, task, posts
 
 
 def test_the_faithful_preset_says_that_it_takes_no_whole_pictures(run):
-    with pytest.raises(ValueError, match="class_and_crops"):
+    with pytest.raises(DataError, match="class_and_crops"):
         run("relation_extraction", preset="faithful", epochs=1)
 
 

@@ -149,6 +149,14 @@ def test_crops_without_map_or_folder_are_one_clear_error(folder, tmp_path):
         run(lost, tmp_path / "work", parameters("files"))
 
 
+def test_maps_that_name_none_of_the_posts_are_one_clear_error(folder, tmp_path):
+    torch.save({"0": ["1.png"], 10**6: ["1.png"]}, folder / "others.pth")
+    where = {split: {"map": "others.pth", "folder": "crops"} for split in FULL}
+    lost = PostPicturesDataset(filepath=str(folder), full=FULL, grounding=where).load()
+    with pytest.raises(DataError, match=r"others\.pth: the maps of grounding crops name none"):
+        run(lost, tmp_path / "work", parameters("files", detection=0))
+
+
 def test_crops_need_slots():
     with pytest.raises(ValueError, match="slots gives neither grounding nor detection a count"):
         parameters("detect", grounding=0, detection=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -60,6 +61,22 @@ def test_types_are_the_configured_ones(raw_tagged, tagged_parameters):
     posts, labels, _ = index_posts(raw_tagged(), tagged_parameters(entity_types=types))
     assert labels["label"].tolist() == types
     assert posts["tags"][3] == ["B-LOC", "B-OTHER"]
+
+
+@pytest.mark.parametrize("types", [[], ["PER", ""], ["PER", "LOC", "PER"]])
+def test_types_are_distinct_names(tagged_parameters, types):
+    with pytest.raises(ValueError, match="entity_types"):
+        tagged_parameters(entity_types=types)
+
+
+def test_a_split_that_cannot_be_read_is_named_before_its_groups(raw_tagged, tagged_parameters):
+    files = {"train.txt": "IMGID:1\rhm\tO\r", "groups.tsv": "train\t1\tclear\n"}
+    with pytest.raises(DataError) as raised:
+        index_posts(raw_tagged(files, groups="groups.tsv"), tagged_parameters())
+    assert [Path(problem.where).name for problem in raised.value.problems] == [
+        "train.txt",
+        "groups.tsv",
+    ]
 
 
 @pytest.mark.parametrize("tag", ["B-ORG", "PER", "B-", "b-PER", "S-PER", "o", "B_PER", "B-PER-X"])

@@ -113,6 +113,11 @@ def test_the_negative_relation_may_go_by_another_name(raw_pairs, relation_parame
     assert report["posts_without_relation"] == {"train": 1, "dev": 1, "test": 1}
 
 
+def test_only_one_relation_may_stand_for_none(problems_of):
+    (problem,) = problems_of(negative_label="/per/loc/place_of_residence")
+    assert problem.what.startswith("'None' is a relation beside '/per/loc/place_of_residence'")
+
+
 def test_no_negative_relation(problems_of):
     (problem,) = problems_of(negative_label="Nothing")
     assert problem.where.endswith("ours_rel2id.json")
