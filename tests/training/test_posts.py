@@ -287,6 +287,15 @@ def test_a_post_beyond_the_store_is_refused(run, posts, posts_store):
         PostsPredictor(models / "seed_0", posts_store).predict(beyond)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_model_folder_is_named(run, name):
+    models, _ = run("entity_recognition", epochs=1)
+    path = models / "seed_0" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="the model folder is damaged"):
+        PostsPredictor(models / "seed_0")
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(DataError, match=r"posts\.json missing"):
         PostsPredictor(tmp_path)

@@ -97,13 +97,22 @@ def read_model_folder(
         folder: A complete model folder.
         model_class: Class of the model.
         attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+
+    Raises:
+        DataError: A file is damaged.
     """
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model = model_class.from_pretrained(folder, attn_implementation=attention)
-    return model, AutoTokenizer.from_pretrained(folder)
+    try:
+        model = model_class.from_pretrained(folder, attn_implementation=attention)
+        return model, AutoTokenizer.from_pretrained(folder)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        what = f"the model folder is damaged ({error})"
+        remedy = "Run the stage that makes it again."
+        raise DataError(Problem(str(folder), None, what, remedy)) from error
 
 
 def save_model_folder(
