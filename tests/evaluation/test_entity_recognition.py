@@ -180,6 +180,9 @@ def test_the_gazetteer_takes_the_longest_mention_and_its_most_frequent_type():
     found = gazetteer.tag(["The", "New", "York", "Giants", "left", "New", "York", "Paris", "paris"])
     assert found == ["O", "B-ORG", "I-ORG", "I-ORG", "O", "B-LOC", "I-LOC", "B-PER", "O"]
     assert gazetteer.tag(["Tie"]) == ["B-PER"]
+    assert gazetteer.tag(["in", "New", "York"]) == ["O", "B-LOC", "I-LOC"], (
+        "the longer would not fit"
+    )
     assert gazetteer.tag([]) == []
     assert Gazetteer([["a"]], [["O"]], ["PER"]).tag(["a"]) == ["O"]
 

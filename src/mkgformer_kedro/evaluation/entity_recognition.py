@@ -211,15 +211,19 @@ class Gazetteer:
             mention: max(types, key=lambda kind: counts[kind])
             for mention, counts in frequency.items()
         }
-        self._longest = max(map(len, self._types), default=0)
+        # By its first word, how long a mention may be, the longest first.
+        self._lengths: dict[str, list[int]] = {}
+        for first, length in sorted({(mention[0], len(mention)) for mention in self._types}):
+            self._lengths.setdefault(first, []).insert(0, length)
 
     def tag(self, words: Sequence[str]) -> list[str]:
         """IOB2 tags of a post, read from left to right."""
         tags = [OUTSIDE] * len(words)
         at = 0
         while at < len(words):
-            for end in range(min(at + self._longest, len(words)), at, -1):
-                if kind := self._types.get(tuple(words[at:end])):
+            for length in self._lengths.get(words[at], ()):
+                end = at + length
+                if end <= len(words) and (kind := self._types.get(tuple(words[at:end]))):
                     tags[at:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - at - 1)
                     at = end
                     break
