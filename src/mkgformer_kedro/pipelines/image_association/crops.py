@@ -202,22 +202,22 @@ def _detect(
     parameters: PostImageAssociationParameters,
     journal: _Journal,
 ) -> None:
-    """Look at a block of pictures; those that cannot be opened hold nothing."""
+    """Look once at each picture of a block; those that cannot be opened hold nothing."""
     opened = {}
     for post in block:
         path = pictures.root / asked[post][0]
         header = inspect_picture(path, parameters.min_side, parameters.max_pixels)
         picture = read_picture(path) if header.status is Status.OK else None
-        if picture is not None:
+        if picture is not None and asked[post][1]:
             opened[post] = picture
+    queries = [
+        list(dict.fromkeys(query for of_role in asked[post][1].values() for query in of_role))
+        for post in opened
+    ]
     found: dict[str, dict[str, list[Found]]] = {post: {} for post in block}
-    for role in ("grounding", "detection"):
-        seen = [post for post in opened if role in asked[post][1]]
-        results = detector.detect(
-            [opened[post] for post in seen], [asked[post][1][role] for post in seen]
-        )
-        for post, boxes in zip(seen, results, strict=True):
-            found[post][role] = boxes
+    for post, boxes in zip(opened, detector.detect([*opened.values()], queries), strict=True):
+        for role, of_role in asked[post][1].items():
+            found[post][role] = [each for each in boxes if each[0] in of_role]
     journal.add(found)
 
 
