@@ -38,7 +38,7 @@ from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
-from mkgformer_kedro.pipelines.image_association.decoding import decode_picture
+from mkgformer_kedro.pipelines.image_association.decoding import decode_image
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.link_prediction import QueryCollator, rank_table
 from mkgformer_kedro.training.model_folder import GraphVocabulary, load_model_folder
@@ -70,26 +70,26 @@ class Way:
     """
 
     item_per_triple: bool = False
-    decode_pictures: bool = False
-    pictures_per_query: bool = False
+    decode_images: bool = False
+    images_per_query: bool = False
     full_vocabulary: bool = False
     dense_labels: bool = False
     pad_to_longest: bool = False
     eager_attention: bool = False
     single_precision: bool = False
-    pictures_of_zeros: bool = False
+    images_of_zeros: bool = False
 
 
 LABELS = {
     "item_per_triple": "one item per triple and direction",
-    "decode_pictures": "pictures decoded from their files in each batch",
-    "pictures_per_query": "pictures read and encoded for each query by itself",
+    "decode_images": "images decoded from their files in each batch",
+    "images_per_query": "images read and encoded for each query by itself",
     "full_vocabulary": "logits of the whole vocabulary at every position",
     "dense_labels": "dense label rows built in Python loops",
     "pad_to_longest": "every prompt padded to max_length",
     "eager_attention": "eager attention",
     "single_precision": "float32 instead of bfloat16",
-    "pictures_of_zeros": "pictures of zeros where there are none (other results)",
+    "images_of_zeros": "images of zeros where there are none (other results)",
 }
 """What each field of :class:`Way` does, in the words of the report."""
 
@@ -97,7 +97,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 """CPU time leaves out what other programs on the machine take; it says nothing about a GPU."""
 
 OURS = Way()
-AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), pictures_of_zeros=False)
+AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), images_of_zeros=False)
 
 
 def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
@@ -106,19 +106,19 @@ def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
     for field in fields(Way):
         if field.name != "single_precision" or mixed_precision:
             ways[f"+ {LABELS[field.name]}"] = Way(**{field.name: True})
-    ways["authors' way, and pictures of zeros"] = replace(AUTHORS, pictures_of_zeros=True)
+    ways["authors' way, and images of zeros"] = replace(AUTHORS, images_of_zeros=True)
     return ways
 
 
-class PictureFiles:
-    """The pictures of a visual store, decoded from their files whenever they are asked for.
+class ImageFiles:
+    """The images of a visual store, decoded from their files whenever they are asked for.
 
     The files are decoded exactly as image association does it, so that the pixels are the store's.
     (That is a little faster than the image processor of CLIP, which the authors call.)
 
     Args:
-        store: The store; it says who has pictures, and their sizes.
-        pictures: The manifest (table ``pictures``).
+        store: The store; it says who has images, and their sizes.
+        images: The manifest (table ``images``).
         entities: Entity ids in the order of the store's owners.
         folder: The image folder.
         config: Says how colours are normalised.
@@ -127,23 +127,23 @@ class PictureFiles:
     def __init__(
         self,
         store: VisualStore,
-        pictures: pd.DataFrame,
+        images: pd.DataFrame,
         entities: Sequence[str],
         folder: Path,
         config: MKGformerConfig,
     ) -> None:
-        self.has_pictures = store.has_pictures
+        self.has_images = store.has_images
         self._layouts = store.roles
         self._slots = store.slots.shape[1]
         self._mean = np.array(config.image_mean, dtype=np.float32)[:, None, None]
         self._std = np.array(config.image_std, dtype=np.float32)[:, None, None]
         owner = {entity: index for index, entity in enumerate(entities)}
         self._paths: dict[int, dict[int, Path]] = {}
-        for picture in pictures[pictures["slot"] >= 0].itertuples():
-            self._paths.setdefault(owner[picture.owner], {})[picture.slot] = folder / picture.path
+        for image in images[images["slot"] >= 0].itertuples():
+            self._paths.setdefault(owner[image.owner], {})[image.slot] = folder / image.path
 
     def read(self, owners: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Decode the pictures of some owners.
+        """Decode the images of some owners.
 
         Returns:
             What :meth:`VisualStore.read` returns, but pixels are float32 and normalised.
@@ -164,12 +164,12 @@ class PictureFiles:
                         mask[row, slot] = True
             inputs[INPUT_NAMES[role]] = pixels
             first += layout.count
-        return {**inputs, "picture_mask": mask}
+        return {**inputs, "image_mask": mask}
 
     def _decode(self, path: Path, size: int) -> np.ndarray:
-        pixels = decode_picture(path, size)
+        pixels = decode_image(path, size)
         if pixels is None:
-            what = "the picture cannot be decoded"
+            what = "the image cannot be decoded"
             remedy = (
                 "Name the image folder with --images, or run the stage image_association again."
             )
@@ -189,7 +189,7 @@ class World:
         train_rows: Numbers of the train queries.
         test_rows: Numbers of the test queries, in scoring order.
         store: Visual store.
-        files: The same pictures as files.
+        files: The same images as files.
         parameters: Settings of stage 2, preset applied.
         seed: Seed of everything random.
     """
@@ -201,7 +201,7 @@ class World:
     train_rows: np.ndarray
     test_rows: np.ndarray
     store: VisualStore
-    files: PictureFiles
+    files: ImageFiles
     parameters: FinetuningParameters
     seed: int
 
@@ -243,14 +243,14 @@ def open_world(
     )
     catalog, parameters, name = conf["catalog"], conf["parameters"], conf["globals"]["dataset"]
 
-    needed = ["entities", "relations", "queries", "pictures", "visual_store", "raw_pictures"]
+    needed = ["entities", "relations", "queries", "images", "visual_store", "raw_images"]
     stages = "ingestion,image_association"
     if towers == "trained":
         needed.append("entity_model")
         stages += ",entity_modeling"
     paths = {entry: project / (catalog[entry]["filepath"] or ".") for entry in needed}
     command = f"kedro run --pipelines {stages}" + (f" --env {env}" if env else "")
-    remedies = {"raw_pictures": "Name the image folder with --images, or see docs/data.md."}
+    remedies = {"raw_images": "Name the image folder with --images, or see docs/data.md."}
     problems = [
         Problem(
             str(path),
@@ -277,7 +277,7 @@ def open_world(
         model, tokenizer, _ = load_model_folder(paths["entity_model"])
     else:
         model, tokenizer = untrained_model(store, len(entities), len(relations))
-    # Untrained, the fusion adds nothing to the text, and no difference in pictures would show.
+    # Untrained, the fusion adds nothing to the text, and no difference in images would show.
     for layer in model.mkgformer.fusion_layers:
         nn.init.normal_(layer.fusion_dense.weight, std=0.02)
     vocabulary = GraphVocabulary(entities, relations, finetuning.prompt, finetuning.max_length)
@@ -293,11 +293,11 @@ def open_world(
         train_rows=np.flatnonzero(frame["split"] == "train"),
         test_rows=scoring_order(queries, test_rows, prompts),
         store=store,
-        files=PictureFiles(
+        files=ImageFiles(
             store,
-            pd.read_parquet(paths["pictures"]),
+            pd.read_parquet(paths["images"]),
             entities["entity"].tolist(),
-            paths["raw_pictures"],
+            paths["raw_images"],
             model.config,
         ),
         parameters=finetuning,
@@ -311,8 +311,8 @@ def untrained_model(
     """A model of the paper's size with random weights, and BERT's tokenizer."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_tower(_BERT_VOCABULARY))
     config = MKGformerConfig(
-        picture_sizes={role: layout.size for role, layout in store.roles.items()},
-        picture_counts={role: layout.count for role, layout in store.roles.items()},
+        image_sizes={role: layout.size for role, layout in store.roles.items()},
+        image_counts={role: layout.count for role, layout in store.roles.items()},
         mask_token_id=tokenizer.mask_token_id,
     )
     model = MKGformerForLinkPrediction(config)
@@ -334,7 +334,7 @@ def draw_batches(world: World, way: Way, epoch: int, count: int) -> list[np.ndar
         world.queries.entity,
         lengths,
         batch_size=world.parameters.batch_size,
-        queries_per_entity=1 if way.pictures_per_query else world.parameters.queries_per_entity,
+        queries_per_entity=1 if way.images_per_query else world.parameters.queries_per_entity,
         shuffle=True,
         seed=world.seed,
     )
@@ -353,11 +353,11 @@ def _spread(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
 def collate(world: World, way: Way, rows: np.ndarray) -> dict[str, Tensor]:
     """Model inputs and ``labels`` of the queries ``rows``."""
     queries = world.queries
-    store = world.files if way.decode_pictures else world.store
-    batch = QueryCollator(queries, world.prompts, None if way.pictures_per_query else store)(rows)
-    if way.pictures_per_query:
-        pictures = store.read(queries.entity[rows])
-        batch |= {name: torch.from_numpy(array) for name, array in pictures.items()}
+    store = world.files if way.decode_images else world.store
+    batch = QueryCollator(queries, world.prompts, None if way.images_per_query else store)(rows)
+    if way.images_per_query:
+        images = store.read(queries.entity[rows])
+        batch |= {name: torch.from_numpy(array) for name, array in images.items()}
     if way.pad_to_longest:
         room = (0, world.prompts.max_length - batch["input_ids"].shape[1])
         for name, filler in (("input_ids", world.prompts.pad_token_id), ("attention_mask", 0)):
@@ -400,9 +400,9 @@ def batch_loss(model: MKGformerForLinkPrediction, batch: dict[str, Tensor], way:
 
 
 def set_up(model: MKGformerForLinkPrediction, way: Way) -> None:
-    """Give the model the attention kernel of a way, and its treatment of missing pictures."""
+    """Give the model the attention kernel of a way, and its treatment of missing images."""
     model.set_attn_implementation("eager" if way.eager_attention else "sdpa")
-    model.config.mask_missing_pictures = not way.pictures_of_zeros
+    model.config.mask_missing_images = not way.images_of_zeros
 
 
 def train(
@@ -477,15 +477,15 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
         AssertionError: A loss, a score or a rank differs by more than float noise.
     """
     model = world.model.eval()
-    # Half of the batch as it comes, half of queries that have pictures, which may be few in all.
+    # Half of the batch as it comes, half of queries that have images, which may be few in all.
     drawn = draw_batches(world, OURS, 0, 1)[0]
-    has_pictures = world.store.has_pictures[world.queries.entity[world.train_rows]]
+    has_images = world.store.has_images[world.queries.entity[world.train_rows]]
     half = len(drawn) // 2
-    batch_rows = np.concatenate([drawn[half:], world.train_rows[has_pictures][:half]])
+    batch_rows = np.concatenate([drawn[half:], world.train_rows[has_images][:half]])
     losses, logits = {}, {}
     with torch.no_grad():
         for name, way in ways_to_train(mixed_precision=False).items():
-            if way.pictures_of_zeros:
+            if way.images_of_zeros:
                 continue
             set_up(model, way)
             batch = collate(world, way, batch_rows)
@@ -704,13 +704,13 @@ def describe(
     """Settings and machine, as they head every report."""
     model, parameters = world.model, world.parameters
     text, vision = model.config.text_config, model.config.vision_config
-    with_pictures = world.store.has_pictures[world.queries.entity[world.train_rows]].mean()
+    with_images = world.store.has_images[world.queries.entity[world.train_rows]].mean()
     device = model.device
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     return {
         "data set": f"{world.name}: {model.config.num_entities:,} entities, "
         f"{world.answers(world.train_rows):,} triples and directions in train, "
-        f"{len(world.train_rows):,} distinct queries, {with_pictures:.0%} of them with pictures",
+        f"{len(world.train_rows):,} distinct queries, {with_images:.0%} of them with images",
         "model": f"text {text.num_hidden_layers} x {text.hidden_size}, vision "
         f"{vision.num_hidden_layers} x {vision.hidden_size}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "

@@ -3,10 +3,10 @@
     python scripts/build_synthetic_posts.py
 
 Nobody wrote these posts: a seeded generator fills templates with made-up names and sets emoji
-pictures of the sample `wordnet_emoji` beside them, in the file formats of MNRE and Twitter-2017.
-They are made so that it can be measured what a picture brings. In ambiguous posts the text fits
-every reading and the picture alone decides; in clear posts the text decides, and the picture
-agrees or is missing; in misleading posts the text decides and the picture shows something else.
+images of the sample `wordnet_emoji` beside them, in the file formats of MNRE and Twitter-2017.
+They are made so that it can be measured what an image brings. In ambiguous posts the text fits
+every reading and the image alone decides; in clear posts the text decides, and the image
+agrees or is missing; in misleading posts the text decides and the image shows something else.
 Templates, names and trimmings are dealt to every reading equally often, so nothing in the text of
 an ambiguous post hints at its reading. The same input gives the same bytes.
 """
@@ -34,13 +34,13 @@ PROJECT = Path(__file__).parents[1]
 SEED = 0
 SIZES = {"train": 600, "dev": 120, "test": 120}
 SHARES = {"ambiguous": 0.45, "clear": 0.35, "misleading": 0.20}
-# Dealt to clear posts: whether the picture file is missing; to misleading ones: whether the picture
+# Dealt to clear posts: whether the image file is missing; to misleading ones: whether the image
 # shows none of the readings.
 ONE_IN_THREE = (True, False, False)
 
-# What a picture says, and the files of wordnet_emoji that say it, by synset and name. Few files
+# What an image says, and the files of wordnet_emoji that say it, by synset and name. Few files
 # that differ in colour and shape: a small vision tower must learn them from 600 posts.
-PICTURES = {
+IMAGES = {
     "love": ["n13865904/2764-fe0f_heart", "n13865904/1fa77_pink_heart", "n12620196/1f339_rose"],
     "offspring": ["n01792042/1f424_baby_chick", "n01792042/1f423_hatching_chick"],
     "graduation": ["n03787032/1f393_mortar_board", "n06415419/1f4d3_notebook"],
@@ -70,10 +70,10 @@ PICTURES = {
     "food": ["n07753592/1f34c_banana", "n07739125/1f34f_green_apple", "n07639069/1f369_doughnut"],
 }  # fmt: skip
 IRRELEVANT = "food"
-# The same by the picture's name: a post names its picture so.
-SHOWN = {Path(file).name: shows for shows, files in PICTURES.items() for file in files}
+# The same by the image's name: a post names its image so.
+SHOWN = {Path(file).name: shows for shows, files in IMAGES.items() for file in files}
 
-# Relations in the order of MNRE's id file, with the picture that agrees with each.
+# Relations in the order of MNRE's id file, with the image that agrees with each.
 RELATIONS = {
     "None": IRRELEVANT,
     "/per/per/parent": "offspring",
@@ -94,7 +94,7 @@ PAIR_READINGS = (
     "/per/per/parent", "/per/per/couple", "/per/per/neighbor", "/per/per/peer",
     "/per/per/charges", "/per/per/alumi",
 )  # fmt: skip
-# Entity types, with the picture that agrees with each. OTHER means MISC, which readers of
+# Entity types, with the image that agrees with each. OTHER means MISC, which readers of
 # Twitter-2017 know by both names.
 ENTITY_TYPES = {"PER": "person", "LOC": "place", "ORG": "ball", "OTHER": "film"}
 
@@ -327,7 +327,7 @@ CLEAR_PAIRS = {
     ),
 }
 
-# {PER}, {LOC}, {ORG}, {OTHER} are mentions of that type, {?} one whose type the picture decides.
+# {PER}, {LOC}, {ORG}, {OTHER} are mentions of that type, {?} one whose type the image decides.
 # Two of these in one post have the same type.
 AMBIGUOUS_ENTITIES = (
     "{?} , you know what I mean",
@@ -433,22 +433,22 @@ class Post:
         mentions: (role or entity type, first word, word behind the last).
         label: Relation, or type of the entities that the template is about ("" for none).
         group: ambiguous, clear or misleading.
-        picture: Name of its picture without extension; None where it has no picture file.
+        image: Name of its image without extension; None where it has no image file.
     """
 
     words: tuple[str, ...]
     mentions: tuple[Mention, ...]
     label: str
     group: str
-    picture: str | None
+    image: str | None
 
 
-def relation_lines(post: Post, picture: str) -> list[str]:
+def relation_lines(post: Post, image: str) -> list[str]:
     """A post in MNRE's format: the literal of a dict.
 
     Args:
         post: The post; it has a mention `h` and a mention `t`.
-        picture: Name of its picture without extension.
+        image: Name of its image without extension.
 
     Returns:
         The line, without its end.
@@ -458,18 +458,18 @@ def relation_lines(post: Post, picture: str) -> list[str]:
         for role, start, end in sorted(post.mentions)
     }
     line = {
-        "token": list(post.words), **mentions, "img_id": f"{picture}.png", "relation": post.label,
+        "token": list(post.words), **mentions, "img_id": f"{image}.png", "relation": post.label,
     }  # fmt: skip
     return [repr(line)]
 
 
-def entity_lines(post: Post, picture: str) -> list[str]:
-    """A post in Twitter-2017's format: its picture, words with IOB2 tags, and a blank line."""
+def entity_lines(post: Post, image: str) -> list[str]:
+    """A post in Twitter-2017's format: its image, words with IOB2 tags, and a blank line."""
     tags = ["O"] * len(post.words)
     for kind, start, end in post.mentions:
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     pairs = zip(post.words, tags, strict=True)
-    return [f"IMGID:{picture}", *("\t".join(pair) for pair in pairs), ""]
+    return [f"IMGID:{image}", *("\t".join(pair) for pair in pairs), ""]
 
 
 @dataclass(frozen=True)
@@ -483,10 +483,10 @@ class Task:
         ambiguous: Templates of ambiguous posts.
         clear: Templates of the other posts by label.
         weights: How often a label is dealt to these.
-        shows: What the picture shows that agrees with a label, a key of PICTURES.
-        lines: A post and its picture's name in the task's format.
+        shows: What the image shows that agrees with a label, a key of IMAGES.
+        lines: A post and its image's name in the task's format.
         texts: File of each split.
-        pictures: Picture folder of each split.
+        images: Image folder of each split.
         files: What the README says about the files.
         others: Content of other files by name.
     """
@@ -500,7 +500,7 @@ class Task:
     shows: Mapping[str, str]
     lines: Callable[[Post, str], list[str]]
     texts: Mapping[str, str]
-    pictures: Mapping[str, str]
+    images: Mapping[str, str]
     files: str
     others: Mapping[str, str] = field(default_factory=dict)
 
@@ -517,12 +517,12 @@ RELATION_EXTRACTION = Task(
     texts={
         "train": "txt/ours_train.txt", "dev": "txt/ours_val.txt", "test": "txt/ours_test.txt",
     },
-    pictures={"train": "img_org/train", "dev": "img_org/val", "test": "img_org/test"},
+    images={"train": "img_org/train", "dev": "img_org/val", "test": "img_org/test"},
     files="""\
 - `txt/ours_train.txt`, `txt/ours_val.txt`, `txt/ours_test.txt`: a post a line, the literal of a
   Python dict with the keys of MNRE.
 - `ours_rel2id.json`: relations and their numbers.
-- `img_org/{train,val,test}/`: pictures by `img_id`. A post without a picture names a file that is
+- `img_org/{train,val,test}/`: images by `img_id`. A post without an image names a file that is
   not there.""",
     others={
         "ours_rel2id.json": json.dumps({one: number for number, one in enumerate(RELATIONS)}) + "\n"
@@ -538,11 +538,11 @@ ENTITY_RECOGNITION = Task(
     shows={**ENTITY_TYPES, "": IRRELEVANT},
     lines=entity_lines,
     texts={"train": "train.txt", "dev": "valid.txt", "test": "test.txt"},
-    pictures=dict.fromkeys(SIZES, "images"),
+    images=dict.fromkeys(SIZES, "images"),
     files="""\
-- `train.txt`, `valid.txt`, `test.txt`: a line `IMGID:` with the picture's name, a line with word,
+- `train.txt`, `valid.txt`, `test.txt`: a line `IMGID:` with the image's name, a line with word,
   tab and IOB2 tag for every word, a blank line. The type `OTHER` means MISC.
-- `images/`: pictures by IMGID. A post without a picture names a file that is not there.""",
+- `images/`: images by IMGID. A post without an image names a file that is not there.""",
 )
 TASKS = (RELATION_EXTRACTION, ENTITY_RECOGNITION)
 
@@ -649,20 +649,20 @@ def plan(task: Task, split: str, dealer: Dealer) -> Iterator[tuple[str, str, str
             yield group, label, dealer.deal(task.clear[label], "clear template", label)
 
 
-def choose_picture(
+def choose_image(
     task: Task, dealer: Dealer, group: str, label: str, mentioned: set[str]
 ) -> str | None:
-    """Choose the picture of a post.
+    """Choose the image of a post.
 
     Args:
         task: The post's task.
-        dealer: Deals the pictures.
+        dealer: Deals the images.
         group: ambiguous, clear or misleading.
         label: The post's label.
-        mentioned: Other labels in the post: a misleading picture agrees with none of them.
+        mentioned: Other labels in the post: a misleading image agrees with none of them.
 
     Returns:
-        The picture's name without extension; None if the post has no picture file.
+        The image's name without extension; None if the post has no image file.
     """
     shows = task.shows[label]
     if group == "misleading":
@@ -674,7 +674,7 @@ def choose_picture(
             shows = dealer.deal(wrong, "misleading", label)
     if group == "clear" and dealer.deal(ONE_IN_THREE, "missing", label):
         return None
-    return Path(dealer.deal(PICTURES[shows], group, label, shows)).name
+    return Path(dealer.deal(IMAGES[shows], group, label, shows)).name
 
 
 def make_posts(task: Task, split: str, taken: set[tuple[str, ...]]) -> list[Post]:
@@ -698,23 +698,23 @@ def make_posts(task: Task, split: str, taken: set[tuple[str, ...]]) -> list[Post
                 break
         taken.add(words)
         mentioned = {role for role, _, _ in mentions}
-        picture = choose_picture(task, dealer, group, label, mentioned)
-        posts.append(Post(words, mentions, label, group, picture))
+        image = choose_image(task, dealer, group, label, mentioned)
+        posts.append(Post(words, mentions, label, group, image))
     return dealer.shuffled(posts)
 
 
-def copy_pictures(names: Iterable[str], images: Path, target: Path) -> None:
-    """Copy pictures from the folder of `wordnet_emoji`.
+def copy_images(names: Iterable[str], images: Path, target: Path) -> None:
+    """Copy images from the folder of `wordnet_emoji`.
 
     Raises:
-        DataError: A picture is not there.
+        DataError: An image is not there.
     """
     target.mkdir(parents=True, exist_ok=True)
-    sources = {Path(one).name: images / f"{one}.png" for some in PICTURES.values() for one in some}
+    sources = {Path(one).name: images / f"{one}.png" for some in IMAGES.values() for one in some}
     for name in names:
         if not sources[name].is_file():
             remedy = "Restore the sample wordnet_emoji, it is in git"
-            raise DataError(Problem(str(sources[name]), None, "no such picture", remedy))
+            raise DataError(Problem(str(sources[name]), None, "no such image", remedy))
         shutil.copyfile(sources[name], target / f"{name}.png")
 
 
@@ -722,10 +722,10 @@ README = string.Template("""\
 # $name: SYNTHETIC posts for $title
 
 Nobody wrote these posts. A seeded generator made them in the file format of a benchmark, so that
-the pipeline can be shown without the benchmark and so that it can be measured what a picture
+the pipeline can be shown without the benchmark and so that it can be measured what an image
 brings. Scores on them say nothing about real posts.
 
-| split | posts | ambiguous | clear | misleading | without picture |
+| split | posts | ambiguous | clear | misleading | without image |
 | --- | ---: | ---: | ---: | ---: | ---: |
 $group_table
 
@@ -733,9 +733,9 @@ $group_table
 | --- | ---: | ---: | ---: |
 $label_table
 
-| posts by what the picture shows | files | train | dev | test |
+| posts by what the image shows | files | train | dev | test |
 | --- | ---: | ---: | ---: | ---: |
-$picture_table
+$image_table
 
 ## Files
 
@@ -746,24 +746,24 @@ $files
 ## How it was made
 
 `python scripts/build_synthetic_posts.py` makes this folder from templates, made-up names and
-pictures of the sample `wordnet_emoji`, always with the same bytes.
+images of the sample `wordnet_emoji`, always with the same bytes.
 
-- ambiguous: the text fits $reading_count readings and only the picture decides. The readings are
+- ambiguous: the text fits $reading_count readings and only the image decides. The readings are
   $readings.
   Every template is used with all readings in turn, and the words of names, openings and closings
-  are dealt to all readings equally often: without the picture, a guess is right in one of
+  are dealt to all readings equally often: without the image, a guess is right in one of
   $reading_count posts.
-- clear: the text decides. The picture agrees, or is missing (about a third).
-- misleading: the text decides as in the clear posts. The picture shows another reading, or food
+- clear: the text decides. The image agrees, or is missing (about a third).
+- misleading: the text decides as in the clear posts. The image shows another reading, or food
   (about a third).
 
-The same picture files occur in all splits, as posts of the benchmarks share pictures. No text
+The same image files occur in all splits, as posts of the benchmarks share images. No text
 occurs twice.
 
 ## Licences
 
 - Texts: made by this project, under its licence.
-- Pictures: Noto Emoji by Google, Apache License 2.0, `LICENSE-noto-emoji.txt`.
+- Images: Noto Emoji by Google, Apache License 2.0, `LICENSE-noto-emoji.txt`.
 """)
 
 
@@ -782,7 +782,7 @@ def describe(task: Task, posts: Mapping[str, list[Post]]) -> str:
     tagged = task is ENTITY_RECOGNITION
     groups = by_split(lambda post: [post.group])
     labels = by_split(lambda post: [m[0] for m in post.mentions] if tagged else [post.label])
-    shown = by_split(lambda post: [SHOWN[post.picture]] if post.picture else [])
+    shown = by_split(lambda post: [SHOWN[post.image]] if post.image else [])
     return README.substitute(
         name=task.name,
         title=task.title,
@@ -799,10 +799,10 @@ def describe(task: Task, posts: Mapping[str, list[Post]]) -> str:
         label_table=table(
             {f"`{label}`": [one[label] for one in labels] for label in task.weights if label}
         ),
-        picture_table=table(
+        image_table=table(
             {
                 shows: [len(files), *(one[shows] for one in shown)]
-                for shows, files in PICTURES.items()
+                for shows, files in IMAGES.items()
                 if shows in task.shows.values()
             }
         ),
@@ -821,7 +821,7 @@ def build(task: Task, emoji: Path, target: Path) -> dict[str, int]:
         Posts by split.
 
     Raises:
-        DataError: A picture is missing.
+        DataError: An image is missing.
     """
     taken: set[tuple[str, ...]] = set()
     posts = {split: make_posts(task, split, taken) for split in SIZES}
@@ -830,16 +830,16 @@ def build(task: Task, emoji: Path, target: Path) -> dict[str, int]:
         folder = Path(scratch) / target.name
         groups = []
         for split, part in posts.items():
-            # A post without a picture names a file that is not there.
+            # A post without an image names a file that is not there.
             lines = [
                 line
                 for number, post in enumerate(part)
-                for line in task.lines(post, post.picture or f"{split}_{number:04d}")
+                for line in task.lines(post, post.image or f"{split}_{number:04d}")
             ]
             _write_lines(folder / task.texts[split], lines)
             groups += [f"{split}\t{number}\t{post.group}" for number, post in enumerate(part)]
-            used = sorted({post.picture for post in part if post.picture})
-            copy_pictures(used, emoji / "images", folder / task.pictures[split])
+            used = sorted({post.image for post in part if post.image})
+            copy_images(used, emoji / "images", folder / task.images[split])
         _write_lines(folder / "groups.tsv", groups)
         for name, content in {**task.others, "README.md": describe(task, posts)}.items():
             (folder / name).write_text(content, encoding="utf-8")

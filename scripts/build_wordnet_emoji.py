@@ -35,7 +35,7 @@ RECIPE = Path(__file__).with_name("wordnet_emoji")
 
 ENTITIES = 2_050
 EVALUATION_SHARE = 1 / 12
-MAX_PICTURES = 5
+MAX_IMAGES = 5
 MAX_PRIVATE_HYPERNYMS = 2
 SEED = 0
 
@@ -96,7 +96,7 @@ SUBCATEGORIES = {
     "country-flag": ["location"], "subdivision-flag": ["location"],
 }  # fmt: skip
 FLAGS = {"country-flag", "subdivision-flag"}
-# Roles come as a person, a man and a woman: three pictures of one noun.
+# Roles come as a person, a man and a woman: three images of one noun.
 GENDERED = {"person-role", "person-fantasy"}
 
 Triple = tuple[str, str, str]
@@ -214,7 +214,7 @@ class Emoji:
         names: Every name of it, blanks between words, lower case; short names come first.
         subcategory: Unicode's subcategory, e.g. `food-vegetable`.
         order: Unicode's sort order.
-        images: File names: the plain picture, then its skin tones.
+        images: File names: the plain image, then its skin tones.
     """
 
     short_name: str
@@ -342,14 +342,14 @@ def drop_loners(matched: Iterable[str], graph: Neighbourhood) -> set[str]:
     }
 
 
-def choose_entities(pictured: set[str], graph: Neighbourhood, size: int) -> set[str]:
+def choose_entities(with_images: set[str], graph: Neighbourhood, size: int) -> set[str]:
     """Close over hypernyms, then add nouns that tie the graph together, up to ``size``.
 
     The noun added next is the one linked to most entities that have one partner only; among
     equals, to most entities; then the greater id. Only nouns with at least two partners and all
     their hypernyms in the graph are added.
     """
-    entities = set(pictured).union(*(graph.above(synset) for synset in pictured))
+    entities = set(with_images).union(*(graph.above(synset) for synset in with_images))
     degree = {entity: len(graph.partners[entity] & entities) for entity in entities}
     links = Counter(other for entity in entities for other in graph.partners[entity])
     candidates = {other for other in links if other not in entities}
@@ -375,16 +375,16 @@ def choose_entities(pictured: set[str], graph: Neighbourhood, size: int) -> set[
     return entities
 
 
-def split(triples: Iterable[Triple], pictured: set[str], seed: int) -> dict[str, list[Triple]]:
+def split(triples: Iterable[Triple], with_images: set[str], seed: int) -> dict[str, list[Triple]]:
     """Split triples so that nothing about dev and test can be looked up in train.
 
     Dev and test each get the same share of every relation. A triple goes there only if it is the
-    only one between its two entities, and both keep a partner in train; triples with a picture at
+    only one between its two entities, and both keep a partner in train; triples with an image at
     either end go first. The order is that of a keyed hash: no generator's version changes it.
 
     Args:
         triples: All triples.
-        pictured: Entities with pictures.
+        with_images: Entities with images.
         seed: Key of the hash.
 
     Returns:
@@ -396,7 +396,7 @@ def split(triples: Iterable[Triple], pictured: set[str], seed: int) -> dict[str,
     sizes = Counter(relation for _, relation, _ in triples)
 
     def priority(triple: Triple) -> tuple[bool, str]:
-        unseen = triple[0] not in pictured and triple[2] not in pictured
+        unseen = triple[0] not in with_images and triple[2] not in with_images
         key = "\t".join((str(seed), *triple))
         return unseen, hashlib.sha256(key.encode()).hexdigest()
 
@@ -417,8 +417,8 @@ def split(triples: Iterable[Triple], pictured: set[str], seed: int) -> dict[str,
     return {name: sorted(part) for name, part in parts.items()}
 
 
-def choose_pictures(emoji: list[Emoji], package: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Pictures of an entity by file name: plain ones of every emoji, then skin tones in turn."""
+def choose_images(emoji: list[Emoji], package: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Images of an entity by file name: plain ones of every emoji, then skin tones in turn."""
     depth = max(len(one.images) for one in emoji)
     ordered = [
         (one.images[i], one.short_name)
@@ -426,16 +426,16 @@ def choose_pictures(emoji: list[Emoji], package: Mapping[str, bytes]) -> dict[st
         for one in emoji
         if i < len(one.images)
     ]
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for image, short_name in ordered:
         content = package[f"img/google/64/{image}"]
-        if len(pictures) < MAX_PICTURES and content not in pictures.values():
-            pictures[f"{image.removesuffix('.png')}_{short_name}.png"] = content
-    return pictures
+        if len(images) < MAX_IMAGES and content not in images.values():
+            images[f"{image.removesuffix('.png')}_{short_name}.png"] = content
+    return images
 
 
 def read_package(path: Path) -> dict[str, bytes]:
-    """Read `emoji.json` and the 64-pixel pictures of the npm package, packed or unpacked.
+    """Read `emoji.json` and the 64-pixel images of the npm package, packed or unpacked.
 
     Raises:
         DataError: The path is neither a folder nor a tarball that holds them.
@@ -480,20 +480,20 @@ def build(wordnet_folder: Path, emoji_package: Path, recipe: Path, target: Path)
 
     everything = wordnet.triples()
     graph = Neighbourhood(everything)
-    pictured = drop_loners(matches, graph)
-    entities = choose_entities(pictured, graph, ENTITIES)
+    with_images = drop_loners(matches, graph)
+    entities = choose_entities(with_images, graph, ENTITIES)
     triples = [one for one in everything if one[0] in entities and one[2] in entities]
-    parts = split(triples, pictured, SEED)
+    parts = split(triples, with_images, SEED)
     relations = sorted({relation for _, relation, _ in triples})
-    pictures = {
-        f"n{synset}": choose_pictures(matches[synset], package) for synset in sorted(pictured)
+    images = {
+        f"n{synset}": choose_images(matches[synset], package) for synset in sorted(with_images)
     }
     counts = {
         "entities": len(entities),
         "relations": len(relations),
         **{name: len(part) for name, part in parts.items()},
-        "pictured": len(pictured),
-        "pictures": sum(map(len, pictures.values())),
+        "with_images": len(with_images),
+        "images": sum(map(len, images.values())),
     }
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -512,7 +512,7 @@ def build(wordnet_folder: Path, emoji_package: Path, recipe: Path, target: Path)
             folder / "relation2text.txt",
             (f"{relation}\t{relation.strip('_').replace('_', ' ')}" for relation in relations),
         )
-        for owner, files in pictures.items():
+        for owner, files in images.items():
             (folder / "images" / owner).mkdir(parents=True)
             for name, content in files.items():
                 (folder / "images" / owner / name).write_bytes(content)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs/images/dag.png"
+IMAGE = ROOT / "docs/images/dag.png"
 MARGIN = 24  # pixels around the graph
 
 _FLAGS = (
@@ -47,7 +47,7 @@ def opened(build: Path, scale: float = 1, **settings: object) -> Iterator[Page]:
 
     Args:
         build: The folder that Kedro-Viz built.
-        scale: Pixels of the picture to one of the page.
+        scale: Pixels of the image to one of the page.
         **settings: What Kedro-Viz keeps in the browser's storage, such as ``orientation``.
 
     Yields:
@@ -75,7 +75,7 @@ def opened(build: Path, scale: float = 1, **settings: object) -> Iterator[Page]:
 
 
 def main() -> None:
-    """Build, open, hide what says nothing of the method, and take the picture."""
+    """Build, open, hide what says nothing of the method, and take the image."""
     subprocess.run([sys.executable, "-m", "kedro", "viz", "build"], cwd=ROOT, check=True)
     nodes = json.loads((ROOT / "build/api/main").read_text())["nodes"]
     work_folders = {node["id"]: True for node in nodes if node["name"].endswith("_work")}
@@ -87,9 +87,9 @@ def main() -> None:
     with opened(ROOT / "build", scale=1.25, **hidden) as page:
         page.wait_for_timeout(2_000)  # the chart glides into its place
         box = page.locator("#pipeline-graph #zoom-wrapper").bounding_box()
-        PICTURE.parent.mkdir(exist_ok=True)
+        IMAGE.parent.mkdir(exist_ok=True)
         page.screenshot(
-            path=PICTURE,
+            path=IMAGE,
             clip={
                 "x": box["x"] - MARGIN,
                 "y": box["y"] - MARGIN,

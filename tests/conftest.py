@@ -138,8 +138,8 @@ def copy_project() -> Callable[[Path], Project]:
         folders = ["conf", "notebooks", "scripts", "src", *samples]
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local", "images")
         for name in folders:
-            keep_pictures = name.endswith(SYNTHETIC)
-            shutil.copytree(ROOT / name, folder / name, ignore=None if keep_pictures else ignored)
+            keep_images = name.endswith(SYNTHETIC)
+            shutil.copytree(ROOT / name, folder / name, ignore=None if keep_images else ignored)
         for name in [*files, ".dvc/config", ".dvc/.gitignore", "conf/local/.gitkeep"]:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -191,9 +191,9 @@ def _cut_sample(folder: Path, triples: int = 20) -> None:
         tables[name] = [row for row in read(name) if row[0] in kept]
     for name, rows in tables.items():
         (folder / name).write_text("".join("\t".join(row) + "\n" for row in rows))
-    for pictures in (SAMPLE / "images").iterdir():
-        if pictures.name.removeprefix("n") in kept:
-            shutil.copytree(pictures, folder / "images" / pictures.name)
+    for images in (SAMPLE / "images").iterdir():
+        if images.name.removeprefix("n") in kept:
+            shutil.copytree(images, folder / "images" / images.name)
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,13 @@ def test_a_notebook_runs(path, finished_project):
         first.source = first.source.replace(f'DATA_SET = "{name}"', f'DATA_SET = "{name}_ci"')
     folder = finished_project.folder / "notebooks"
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    pictures = [
+    images = [
         output
         for cell in notebook.cells
         for output in cell.get("outputs", ())
         if "image/png" in output.get("data", {})
     ]
-    assert pictures, "the sample's pictures are shown"
+    assert images, "the sample's images are shown"
 
 
 def test_there_is_one_for_every_task():

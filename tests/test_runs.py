@@ -27,7 +27,7 @@ def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert metrics["test"]["both.realistic.count"] == 40
     assert 0 < metrics["test"]["both.realistic.hits_at_10"] <= 1
-    assert {"test_popularity", "test_pictures_withheld"} <= metrics.keys()
+    assert {"test_popularity", "test_without_images"} <= metrics.keys()
     assert "</html>" in (reporting / "index.html").read_text()
     output = project.folder / f"data/07_model_output/{CI}/link_prediction"
     assert len(pd.read_parquet(output / "predictions.parquet")) == 40
@@ -46,10 +46,10 @@ def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert set(metrics["test"]) == scores
     assert set(metrics["test_by_group"]) == {"ambiguous", "clear", "misleading"}
-    assert {"test_baseline", "test_pictures_withheld"} <= metrics.keys()
+    assert {"test_baseline", "test_without_images"} <= metrics.keys()
     assert "synthetic sample" in (reporting / "index.html").read_text()
     output = finished_project.folder / f"data/07_model_output/synthetic_ci/{task}"
-    for name in ("predictions", "pictures_withheld", "baseline"):
+    for name in ("predictions", "without_images", "baseline"):
         assert len(pd.read_parquet(output / f"{name}.parquet")) == 120
     assert (finished_project.folder / f"data/06_models/synthetic_ci/{task}/seed_42").is_dir()
 
@@ -111,7 +111,7 @@ def test_globals_are_checked_too(own_data, line, message):
     assert "Traceback" not in output
 
 
-def test_whole_pictures_are_no_input_of_the_faithful_preset(finished_project):
+def test_whole_images_are_no_input_of_the_faithful_preset(finished_project):
     command = ("kedro", "run", "--pipelines", "relation_extraction", "--env", "ci")
     output = finished_project.run(*command, "--params", "preset=faithful", fails=True)
     assert "relation_extraction.image_association.slots.full.count: the preset" in output
@@ -174,8 +174,8 @@ def own_data(tmp_path_factory, copy_project):
     (folder / "relation2text.txt").write_text("in\tlies in\nnear\tis close to\n")
     for number, city in enumerate(cities[:5]):
         (folder / "images" / city).mkdir(parents=True)
-        picture = Image.new("RGB", (40, 30), (50 * number, 90, 120))
-        picture.save(folder / "images" / city / "a photo.jpg")
+        image = Image.new("RGB", (40, 30), (50 * number, 90, 120))
+        image.save(folder / "images" / city / "a photo.jpg")
     return project
 
 
@@ -191,8 +191,8 @@ OWN_POSTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("with_pictures", [True, False])
-def test_own_posts_run_as_the_documentation_says(own_data, with_pictures):
+@pytest.mark.parametrize("with_images", [True, False])
+def test_own_posts_run_as_the_documentation_says(own_data, with_images):
     folder = own_data.folder / "data/01_raw/my_posts"
     (folder / "images").mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), "red").save(folder / "images/beach.png")
@@ -204,21 +204,21 @@ def test_own_posts_run_as_the_documentation_says(own_data, with_pictures):
             for number, name in enumerate(names)
         ]
         (folder / f"{split}.txt").write_text("\n".join(posts))
-    if not with_pictures:
+    if not with_images:
         images = "images: data/01_raw/my_posts "
         own_data.replace("conf/my_posts/globals.yml", images, "images: null ")
     own_data.run(*OWN_POSTS)
     reporting = own_data.folder / "data/08_reporting/my_posts/entity_recognition"
     assert "My posts" in (reporting / "index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
-    assert coverage["owners"]["with_pictures"] == (4 if with_pictures else 0)
+    assert coverage["owners"]["with_images"] == (4 if with_images else 0)
 
 
 def own_coverage(project):
     reporting = project.folder / "data/08_reporting/my_graph"
     assert "</html>" in (reporting / "link_prediction/index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
-    return coverage["owners"]["with_pictures"], coverage["owners"]["all"]
+    return coverage["owners"]["with_images"], coverage["owners"]["all"]
 
 
 def test_own_data_runs_as_the_documentation_says(own_data):
@@ -226,7 +226,7 @@ def test_own_data_runs_as_the_documentation_says(own_data):
     assert own_coverage(own_data) == (5, 12)
 
 
-def test_own_data_runs_without_any_picture(own_data):
+def test_own_data_runs_without_any_image(own_data):
     own_data.replace(
         "conf/my_graph/globals.yml", "images: data/01_raw/my_graph/images", "images: null"
     )

@@ -17,12 +17,12 @@ TABLES = [
     "triples",
     "queries",
     "quarantine",
-    "raw_pictures",
-    "pictures",
+    "raw_images",
+    "images",
     "entity_modeling_curve",
     "training_curve",
     "predictions",
-    "predictions_pictures_withheld",
+    "predictions_without_images",
     "predictions_popularity",
     "drill_down",
 ]
@@ -31,11 +31,11 @@ TABLES_ON_POSTS = [
     "posts",
     "labels",
     "quarantine",
-    "raw_pictures",
-    "pictures",
+    "raw_images",
+    "images",
     "training_curve",
     "predictions",
-    "predictions_pictures_withheld",
+    "predictions_without_images",
     "predictions_baseline",
     "drill_down",
 ]
@@ -86,8 +86,8 @@ def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
     with draw_dag.opened(build, expandAllPipelines=True) as page:
         page.locator("text=rank_test_answers").first.wait_for()
         shown = names(page)
-        assert {"index_graph", "store_pictures", "finetune_link_prediction"} <= shown
-        assert {"pictures", "quarantine", "predictions", "predictions_popularity"} <= shown
+        assert {"index_graph", "store_images", "finetune_link_prediction"} <= shown
+        assert {"images", "quarantine", "predictions", "predictions_popularity"} <= shown
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ _SCORES = {
 }
 _ROWS = {
     "test": "model",
-    "test_pictures_withheld": "pictures withheld",
+    "test_without_images": "without images",
     "test_popularity": "popularity baseline",
     "test_baseline": "baseline without a model",
     "test_without_leaks": "model, without leaking triples",
@@ -84,8 +84,7 @@ def _score_table(task: str, metrics: dict[str, Any]) -> str:
         )
         lines.append(label.ljust(width) + "".join(values))
     lines += [
-        f"F1 on {group} posts: {scores['model']:.3f}, "
-        f"with pictures withheld {scores['pictures_withheld']:.3f}"
+        f"F1 on {group} posts: {scores['model']:.3f}, without images {scores['without_images']:.3f}"
         for group, scores in metrics.get("test_by_group", {}).items()
     ]
     return "\n".join(lines)
@@ -131,13 +130,13 @@ class BadInputHooks:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Refuse at once what training would refuse after all pictures were decoded."""
+        """Refuse at once what training would refuse after all images were decoded."""
         for task in ON_POSTS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
                 slots = catalog.load(name).slots
                 if "full" in slots and slots["full"].count:
-                    what = "the preset 'faithful' takes crops alone, and this gives whole pictures"
+                    what = "the preset 'faithful' takes crops alone, and this gives whole images"
                     remedy = "Set the count to 0, and say in `crops` where crops come from."
                     where = f"{task}.image_association.slots.full.count"
                     raise DataError(Problem(where, None, what, remedy))

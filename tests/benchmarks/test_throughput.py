@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from transformers import BertTokenizer
 
-from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
+from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import RoleLayout
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
-from mkgformer_kedro.pipelines.image_association.link_prediction import store_pictures
+from mkgformer_kedro.pipelines.image_association.link_prediction import store_images
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
@@ -41,12 +41,12 @@ def load_script() -> ModuleType:
 
 
 throughput = load_script()
-CAUSES = [name for name in throughput.LABELS if name != "pictures_of_zeros"]
+CAUSES = [name for name in throughput.LABELS if name != "images_of_zeros"]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """What the stages leave of a graph of 12 entities, every second one with pictures."""
+    """What the stages leave of a graph of 12 entities, every second one with images."""
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(PROJECT / "conf/base", root / "conf/base")
     environment = root / "conf/tiny"
@@ -80,9 +80,9 @@ def project(tmp_path_factory) -> Path:
     for number in range(0, ENTITIES, 2):
         folder = root / f"data/01_raw/tiny/images/e{number}"
         folder.mkdir(parents=True)
-        for picture in range(1 + number % 3):
+        for image in range(1 + number % 3):
             colours = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(colours).save(folder / f"{picture}.png")
+            Image.fromarray(colours).save(folder / f"{image}.png")
     parameters = ImageAssociationParameters(
         slots={"full": {"size": 16, "count": 2}, "detection": {"size": 8, "count": 1}},
         order="name",
@@ -93,11 +93,9 @@ def project(tmp_path_factory) -> Path:
         max_pixels=10_000,
         workers=1,
     )
-    listing = PictureFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
-    pictures, store = store_pictures(
-        listing, entities, relations, triples, root / "work", parameters
-    )
-    pictures.to_parquet(tables / "pictures.parquet", index=False)
+    listing = ImageFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
+    images, store = store_images(listing, entities, relations, triples, root / "work", parameters)
+    images.to_parquet(tables / "images.parquet", index=False)
     shutil.copytree(store, root / "data/04_feature/tiny/visual_store")
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -124,8 +122,8 @@ def project(tmp_path_factory) -> Path:
                 "patch_size": 8,
             },
             num_fusion_layers=2,
-            picture_sizes={"full": 16, "detection": 8},
-            picture_counts={"full": 2, "detection": 1},
+            image_sizes={"full": 16, "detection": 8},
+            image_counts={"full": 2, "detection": 1},
             mask_token_id=tokenizer.mask_token_id,
         )
     )
@@ -190,14 +188,12 @@ class TestBothWaysAgree:
         assert agreement["ranks"] == agreement["ranks_equal"] == 12
         assert len(agreement["loss_difference"]) == len(CAUSES) + 1  # fp32: one cause fewer
 
-    def test_the_check_notices_other_pictures(self, world, project):
-        pictures = pd.read_parquet(project / "data/02_intermediate/tiny/pictures.parquet")
-        pictures["path"] = pictures["path"].to_numpy()[::-1]
+    def test_the_check_notices_other_images(self, world, project):
+        images = pd.read_parquet(project / "data/02_intermediate/tiny/images.parquet")
+        images["path"] = images["path"].to_numpy()[::-1]
         entities = pd.read_parquet(project / "data/02_intermediate/tiny/entities.parquet")["entity"]
-        images = project / "data/01_raw/tiny/images"
-        swapped = throughput.PictureFiles(
-            world.store, pictures, entities, images, world.model.config
-        )
+        folder = project / "data/01_raw/tiny/images"
+        swapped = throughput.ImageFiles(world.store, images, entities, folder, world.model.config)
         with pytest.raises(AssertionError, match="authors' way: the loss differs"):
             throughput.check_agreement(replace(world, files=swapped), world.test_rows)
 
@@ -212,23 +208,23 @@ class TestBothWaysAgree:
         with pytest.raises(AssertionError, match="a rank differs by 4"):
             throughput.check_agreement(world, world.test_rows)
 
-    def test_pictures_of_zeros_are_another_model(self, world):
+    def test_images_of_zeros_are_another_model(self, world):
         rows = world.train_rows[:8]
-        zeros = throughput.Way(pictures_of_zeros=True)
+        zeros = throughput.Way(images_of_zeros=True)
         ours, _ = loss_and_gradients(world, throughput.OURS, rows)
         other, _ = loss_and_gradients(world, zeros, rows)
-        everything = replace(throughput.AUTHORS, pictures_of_zeros=True)
+        everything = replace(throughput.AUTHORS, images_of_zeros=True)
         authors, _ = loss_and_gradients(world, everything, rows)
         assert not torch.isclose(ours, other)
         torch.testing.assert_close(authors, other)
 
 
-class TestPictureFiles:
+class TestImageFiles:
     def test_they_hold_what_the_store_holds(self, world):
         owners = np.arange(ENTITIES)
         stored, decoded = world.store.read(owners), world.files.read(owners)
         assert stored.keys() == decoded.keys()
-        np.testing.assert_array_equal(stored.pop("picture_mask"), decoded.pop("picture_mask"))
+        np.testing.assert_array_equal(stored.pop("image_mask"), decoded.pop("image_mask"))
         for name, pixels in stored.items():
             restored = decoded[name] * world.files._std + world.files._mean
             present = pixels.any(axis=(2, 3, 4))
@@ -321,7 +317,7 @@ class TestOpenWorld:
         config = model.config
         assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
         assert (config.vision_config.patch_size, config.vision_config.hidden_size) == (32, 768)
-        assert config.picture_roles == ("full", "detection")
+        assert config.image_roles == ("full", "detection")
         assert config.text_config.vocab_size == len(tokenizer) + 9
 
 

@@ -106,7 +106,7 @@ def test_relation_post_knows_where_it_stands(load_relations):
 @pytest.mark.parametrize(
     "line", [post(img_id=""), post(img_id=None), post(without="img_id")], ids=["empty", "None", ""]
 )
-def test_relation_post_without_picture_is_normal(load_relations, line):
+def test_relation_post_without_image_is_normal(load_relations, line):
     raw = load_relations({"train.txt": line})
     assert raw.problems == ()
     assert raw.posts["image"].isna().tolist() == [True, False, False]

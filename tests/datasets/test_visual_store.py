@@ -20,7 +20,7 @@ SIZES = (4, 4, 2)
 OWNERS = 6
 
 
-def picture(content: str, size: int) -> np.ndarray:
+def image(content: str, size: int) -> np.ndarray:
     seed = int.from_bytes(content.encode(), "little")
     return np.random.default_rng(seed).integers(0, 256, (3, size, size), dtype=np.uint8)
 
@@ -29,8 +29,8 @@ def fill(writer: VisualStoreWriter, contents: dict[int, dict[int, str]]) -> None
     """Append the owners that the writer does not know yet."""
     for owner, slots in contents.items():
         if owner not in writer.notes:
-            pictures = {slot: (each, picture(each, SIZES[slot])) for slot, each in slots.items()}
-            writer.append(owner, pictures, note=[owner, "note"])
+            images = {slot: (each, image(each, SIZES[slot])) for slot, each in slots.items()}
+            writer.append(owner, images, note=[owner, "note"])
 
 
 def build(work: Path, contents: dict[int, dict[int, str]]) -> Path:
@@ -56,19 +56,19 @@ SOME = {0: {0: "a", 1: "b", 2: "c"}, 2: {0: "b"}, 3: {}, 5: {0: "d", 2: "c"}}
 def test_reads_what_was_written(tmp_path_factory, contents, owners):
     store = VisualStore(build(tmp_path_factory.mktemp("work"), contents))
     read = store.read(owners)
-    assert set(read) == {"pixel_values", "detection_pixel_values", "picture_mask"}
+    assert set(read) == {"pixel_values", "detection_pixel_values", "image_mask"}
     assert read["pixel_values"].shape == (len(owners), 2, 3, 4, 4)
     assert read["detection_pixel_values"].shape == (len(owners), 1, 3, 2, 2)
-    assert read["picture_mask"].shape == (len(owners), 3)
+    assert read["image_mask"].shape == (len(owners), 3)
     for row, owner in enumerate(owners):
         found = [*read["pixel_values"][row], *read["detection_pixel_values"][row]]
         for slot, pixels in enumerate(found):
             content = contents.get(owner, {}).get(slot)
-            assert read["picture_mask"][row, slot] == (content is not None)
-            expected = 0 if content is None else picture(content, SIZES[slot])
+            assert read["image_mask"][row, slot] == (content is not None)
+            expected = 0 if content is None else image(content, SIZES[slot])
             np.testing.assert_array_equal(pixels, np.broadcast_to(expected, pixels.shape))
     expected = [bool(contents.get(owner)) for owner in range(OWNERS)]
-    np.testing.assert_array_equal(store.has_pictures, expected)
+    np.testing.assert_array_equal(store.has_images, expected)
 
 
 def test_content_is_kept_once_per_role(tmp_path: Path):
@@ -80,9 +80,9 @@ def test_content_is_kept_once_per_role(tmp_path: Path):
     assert len(store) == OWNERS
 
 
-def test_a_store_without_any_picture(tmp_path: Path):
+def test_a_store_without_any_image(tmp_path: Path):
     store = VisualStore(build(tmp_path, {}))
-    assert not store.has_pictures.any()
+    assert not store.has_images.any()
     assert not store.read(range(OWNERS))["pixel_values"].any()
 
 
@@ -92,7 +92,7 @@ def test_owner_out_of_bounds(tmp_path: Path, owner: int):
         VisualStore(build(tmp_path, SOME)).read([0, owner])
 
 
-def test_a_worker_gets_the_path_and_not_the_pictures(tmp_path: Path):
+def test_a_worker_gets_the_path_and_not_the_images(tmp_path: Path):
     store = VisualStore(build(tmp_path, SOME))
     pickled = pickle.dumps(store)
     assert len(pickled) < 500
@@ -104,7 +104,7 @@ def test_a_worker_gets_the_path_and_not_the_pictures(tmp_path: Path):
 def test_files_are_mapped_not_read(tmp_path: Path):
     store = VisualStore(build(tmp_path, SOME))
     assert isinstance(store.slots, np.memmap)
-    assert all(isinstance(each, np.memmap) for each in store._pictures.values())
+    assert all(isinstance(each, np.memmap) for each in store._images.values())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_finished_owners_and_their_notes_are_known_again(tmp_path: Path, caplog)
     assert "Going on where the interrupted run was: 2 owners stored." in caplog.text
 
 
-def test_other_pictures_or_settings_start_over(tmp_path: Path, caplog):
+def test_other_images_or_settings_start_over(tmp_path: Path, caplog):
     fill(VisualStoreWriter(tmp_path, LAYOUTS, OWNERS, "old"), {0: {0: "z"}, 1: {0: "y"}})
     with caplog.at_level("INFO"):
         folder = build(tmp_path, SOME)
@@ -169,7 +169,7 @@ def test_a_store_that_was_moved_away_is_built_anew(tmp_path: Path):
     assert bytes_of(build(tmp_path / "work", SOME)) == bytes_of(whole)
 
 
-def test_pictures_that_vanished_from_the_work_folder_are_named(tmp_path: Path):
+def test_images_that_vanished_from_the_work_folder_are_named(tmp_path: Path):
     build(tmp_path, SOME)
     os.truncate(tmp_path / "store" / "full.u8", 1)
     with pytest.raises(DataError, match="the journal tells of 144 bytes, found 1") as raised:
@@ -227,7 +227,7 @@ def test_the_header_says_what_the_store_holds(tmp_path: Path):
     }
 
 
-def test_the_content_key_follows_the_pictures_and_their_places(tmp_path: Path):
+def test_the_content_key_follows_the_images_and_their_places(tmp_path: Path):
     variants = [SOME, {**SOME, 2: {0: "a"}}, {**SOME, 2: {0: "z"}}, {0: SOME[0]}]
     keys = [
         header_of(build(tmp_path / str(number), variant))["content"]

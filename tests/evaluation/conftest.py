@@ -78,9 +78,9 @@ class Posts:
 
     posts: pd.DataFrame
     labels: pd.DataFrame
-    has_pictures: np.ndarray
+    has_images: np.ndarray
     model: pd.DataFrame
-    without_pictures: pd.DataFrame
+    without_images: pd.DataFrame
     baseline: pd.DataFrame
 
 
@@ -108,7 +108,7 @@ def _posts(generator: np.random.Generator, size: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def relation_sample() -> Posts:
-    """Relation extraction: two seeds, right about 80 % with pictures and 40 % without."""
+    """Relation extraction: two seeds, right about 80 % with images and 40 % without."""
     generator = np.random.default_rng(0)
     posts = _posts(generator, 180)
     labels = pd.DataFrame(
@@ -138,9 +138,9 @@ def relation_sample() -> Posts:
             )
         return pd.concat(tables, ignore_index=True)
 
-    has_pictures = np.arange(len(posts)) % 4 != 0
+    has_images = np.arange(len(posts)) % 4 != 0
     return Posts(
-        posts, labels, has_pictures, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
+        posts, labels, has_images, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
     )
 
 
@@ -178,9 +178,9 @@ def entity_sample() -> Posts:
         columns = ["post", "seed", "tags", "predicted", "words_lost"]
         return pd.DataFrame(rows, columns=columns)
 
-    has_pictures = np.arange(len(posts)) % 4 != 0
+    has_images = np.arange(len(posts)) % 4 != 0
     return Posts(
-        posts, labels, has_pictures, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
+        posts, labels, has_images, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
     )
 
 

@@ -29,10 +29,10 @@ def test_groups_of_a_hand_made_table():
 
 def test_every_cut_covers_all_predictions_and_averages_to_the_whole(graph):
     predictions = predict(graph.queries, [graph.scores], graph.test)
-    has_pictures = np.arange(graph.num_entities) % 3 == 0
+    has_images = np.arange(graph.num_entities) % 3 == 0
     leak = reverse_in_train(graph.train, graph.test)
     tables = drill_down(
-        predictions, graph.train, leak=leak, has_pictures=has_pictures, seed=0, resamples=50
+        predictions, graph.train, leak=leak, has_images=has_images, seed=0, resamples=50
     )
     whole = ranking_metrics(predictions)["both.realistic.inverse_harmonic_mean_rank"]
     for table in tables.values():
@@ -43,9 +43,9 @@ def test_every_cut_covers_all_predictions_and_averages_to_the_whole(graph):
         assert (mrr <= table["high"]).all()
     leaking = tables["leak"].set_index("leak")["count"]
     assert leaking[True] == 2 * leak.sum()
-    with_pictures = tables["entity_pictures"].set_index("entity_pictures")["count"]
+    with_images = tables["entity_images"].set_index("entity_images")["count"]
     given = np.concatenate([graph.test["head"], graph.test["tail"]])
-    assert with_pictures[True] == has_pictures[given].sum()
+    assert with_images[True] == has_images[given].sum()
     assert set(tables["category"]["direction"]) == {"head", "tail"}
 
 
@@ -56,7 +56,7 @@ def test_a_relation_that_train_lacks_is_named_as_such(graph):
         predictions,
         train,
         leak=np.zeros(len(graph.test), dtype=bool),
-        has_pictures=np.zeros(graph.num_entities, dtype=bool),
+        has_images=np.zeros(graph.num_entities, dtype=bool),
         seed=0,
         resamples=10,
     )

@@ -45,13 +45,13 @@ def any_tags(generator: np.random.Generator, posts: int) -> list[list[str]]:
 def evaluation_of(sample, **changes):
     tables = {
         "model": sample.model,
-        "without_pictures": sample.without_pictures,
+        "without_images": sample.without_images,
         "baseline": sample.baseline,
         "posts": sample.posts,
         "labels": sample.labels,
     }
     return evaluate_entity_recognition(
-        **tables | changes, has_pictures=sample.has_pictures, seed=0, resamples=100
+        **tables | changes, has_images=sample.has_images, seed=0, resamples=100
     )
 
 
@@ -211,7 +211,7 @@ def test_the_gazetteer_reads_train_alone(entity_sample):
 def test_tables_read_from_parquet_score_alike(entity_sample, tmp_path):
     expected = evaluation_of(entity_sample)
     changes = {}
-    for name in ("model", "without_pictures", "baseline", "posts"):
+    for name in ("model", "without_images", "baseline", "posts"):
         getattr(entity_sample, name).to_parquet(tmp_path / name)
         changes[name] = pd.read_parquet(tmp_path / name)
     found = evaluation_of(entity_sample, **changes)
@@ -226,9 +226,9 @@ def test_the_evaluation_holds_scores_comparisons_and_groups(entity_sample):
     found = evaluation_of(entity_sample)
     assert found.seeds == [1, 2]
     assert "the gazetteer baseline" in found.baseline_verdict.text
-    assert found.pictures_verdict.text.startswith("Pictures help")
+    assert found.images_verdict.text.startswith("Images help")
     assert [item.share for item in found.shares] == ["ambiguous", "clear", "misleading"]
-    assert set(found.groups) == {"group", "pictures", "mention", "type"}
+    assert set(found.groups) == {"group", "images", "mention", "type"}
     assert found.groups["type"]["group"].tolist() == ["PER", "LOC", "ORG"]
     gold = sum(
         len(entities_of(tags)) for tags in entity_sample.posts.query("split == 'test'")["tags"]
@@ -260,7 +260,7 @@ def test_a_mention_is_seen_whatever_its_case_and_type():
     )
     labels = pd.DataFrame({"label": TYPES, "text": TYPES})
     found = evaluate_entity_recognition(
-        model, model, model, posts, labels, has_pictures=np.ones(2, bool), seed=0, resamples=20
+        model, model, model, posts, labels, has_images=np.ones(2, bool), seed=0, resamples=20
     )
     table = found.groups["mention"].set_index("group")
     assert table["recall"].to_dict() == {"in train": 1.0, "not in train": 0.0}

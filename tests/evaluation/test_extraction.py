@@ -197,14 +197,14 @@ def test_a_seed_without_a_row_of_a_post_predicted_nothing_of_it():
 
 
 def test_shares_are_compared_one_by_one():
-    model, withheld = random_counts(rate=0.9), random_counts(rate=0.4, chance=1)
+    model, without_images = random_counts(rate=0.9), random_counts(rate=0.4, chance=1)
     posts = pd.Index(model["post"])
     shares = pd.Series([["misleading", "ambiguous", None][i % 3] for i in range(60)], index=posts)
-    found = compare_shares(model, withheld, shares, seed=0, resamples=100)
+    found = compare_shares(model, without_images, shares, seed=0, resamples=100)
     assert [item.share for item in found] == ["ambiguous", "misleading"]
     for item in found:
         inside = shares.index[shares == item.share]
-        first, second = (t[t["post"].isin(inside)].reset_index() for t in (model, withheld))
+        first, second = (t[t["post"].isin(inside)].reset_index() for t in (model, without_images))
         assert item.posts == 20
         assert item.same_answers == (first["answer"] == second["answer"]).mean()
         expected = [score(t, seed=0, resamples=20).metrics["f1"] for t in (first, second)]
@@ -216,27 +216,27 @@ def test_the_ambiguous_share_is_won_or_the_reason_is_given():
     won = ambiguous_verdict(comparison(0.3, 0.2, 0.4, 0.3))
     assert won.outcome == "good"
     assert "(48)" in won.text
-    assert "pictures help" in won.text
+    assert "images help" in won.text
     ignored = ambiguous_verdict(comparison(0.01, -0.1, 0.1, 0.95))
     assert ignored.outcome == "bad"
-    assert "do not show that pictures help" in ignored.text
+    assert "do not show that images help" in ignored.text
     assert "95\u00a0% of them: it hardly looks" in ignored.text
     unread = ambiguous_verdict(comparison(0.01, -0.1, 0.1, 0.4))
     assert "has not learned to read them" in unread.text
     lost = ambiguous_verdict(comparison(-0.3, -0.4, -0.2, 0.4))
     assert lost.outcome == "bad"
-    assert "pictures hurt" in lost.text
+    assert "images hurt" in lost.text
 
 
 @pytest.mark.parametrize(
     ("ends", "outcome", "words"),
     [
-        ((-0.3, -0.4, -0.2), "bad", "pictures hurt"),
+        ((-0.3, -0.4, -0.2), "bad", "images hurt"),
         ((-0.1, -0.3, 0.1), "open", "no harm is shown"),
         ((0.3, 0.2, 0.4), "good", "help all the same"),
     ],
 )
-def test_misleading_pictures_do_harm_or_not(ends, outcome, words):
+def test_misleading_images_do_harm_or_not(ends, outcome, words):
     verdict = misleading_verdict(comparison(*ends, same=0.5))
     assert verdict.outcome == outcome
     assert words in verdict.text

@@ -23,7 +23,7 @@ EVALUATE = dict(
     zip(TASKS, [evaluate_relation_extraction, evaluate_entity_recognition], strict=True)
 )
 EXAMPLES = dict(zip(TASKS, [relation_examples, entity_examples], strict=True))
-PICTURE = np.full((3, 8, 8), 90, dtype=np.uint8)
+IMAGE = np.full((3, 8, 8), 90, dtype=np.uint8)
 CURVE = pd.DataFrame(
     {
         "seed": [1, 1, 2, 2],
@@ -49,11 +49,11 @@ def samples(relation_sample, entity_sample):
 def evaluation_of(task: str, sample):
     return EVALUATE[task](
         sample.model,
-        sample.without_pictures,
+        sample.without_images,
         sample.baseline,
         sample.posts,
         sample.labels,
-        has_pictures=sample.has_pictures,
+        has_images=sample.has_images,
         seed=0,
         resamples=50,
     )
@@ -62,11 +62,11 @@ def evaluation_of(task: str, sample):
 def examples_of(task: str, sample, examples: int = 2):
     return EXAMPLES[task](
         sample.model,
-        sample.without_pictures,
+        sample.without_images,
         sample.posts,
         sample.labels,
-        sample.has_pictures,
-        lambda row: [PICTURE] * 6 if sample.has_pictures[row] else [],
+        sample.has_images,
+        lambda row: [IMAGE] * 6 if sample.has_images[row] else [],
         examples=examples,
         seed=0,
     )
@@ -138,7 +138,7 @@ def test_the_page_asks_nothing_of_the_network(task, pages, collect):
 def test_the_page_holds_the_numbers_it_was_given(task, pages, evaluations, collect):
     text = " ".join(collect(pages[task]).text.split())
     evaluation = evaluations[task]
-    for scores in (evaluation.model, evaluation.without_pictures, evaluation.baseline):
+    for scores in (evaluation.model, evaluation.without_images, evaluation.baseline):
         for name, value in scores.metrics.items():
             low, high = scores.intervals[name]
             assert f"{value:.3f} {low:.3f} to {high:.3f}" in text
@@ -152,10 +152,9 @@ def test_the_page_holds_the_numbers_it_was_given(task, pages, evaluations, colle
         assert f'<li class="{verdict.outcome}">' in pages[task]
     for share in evaluation.shares:
         difference = f"{share.difference.value:+.3f}".replace("-", "\u2212")
-        low, high = share.without_pictures.intervals["f1"]
+        low, high = share.without_images.intervals["f1"]
         assert (
-            f"{share.without_pictures.metrics['f1']:.3f} {low:.3f} to {high:.3f} {difference}"
-            in text
+            f"{share.without_images.metrics['f1']:.3f} {low:.3f} to {high:.3f} {difference}" in text
         )
     for cut, table in evaluation.groups.items():
         if cut != "group":
@@ -171,7 +170,7 @@ def test_a_synthetic_sample_is_called_one_and_other_data_is_not(task, pages, sam
     real = replace(samples[task], posts=samples[task].posts.assign(group=None))
     page = page_of(task, real, evaluation_of(task, real), synthetic=False)
     assert "synthetic" not in collect(page).text
-    assert "What pictures bring" not in page
+    assert "What images bring" not in page
 
 
 def test_the_errors_of_entities_are_named_and_counted(pages, evaluations, samples, collect):
@@ -189,22 +188,22 @@ def test_the_errors_of_entities_are_named_and_counted(pages, evaluations, sample
     assert "Kinds of errors" not in pages["relation_extraction"]
 
 
-def test_examples_are_of_four_kinds_and_prefer_pictures():
+def test_examples_are_of_four_kinds_and_prefer_images():
     posts = [f"p{i}" for i in range(40)]
     right = pd.Series([i % 2 == 0 for i in range(40)], index=posts)
-    withheld = pd.Series([i % 4 < 2 for i in range(40)], index=posts)
+    without_images = pd.Series([i % 4 < 2 for i in range(40)], index=posts)
     about = pd.Series([None if i < 4 else i % 3 for i in range(40)], index=posts, dtype=object)
-    pictures = pd.Series([i >= 4 and i < 36 for i in range(40)], index=posts)
-    chosen = choose_examples(right, withheld, about, pictures, examples=3, seed=0)
+    images = pd.Series([i >= 4 and i < 36 for i in range(40)], index=posts)
+    chosen = choose_examples(right, without_images, about, images, examples=3, seed=0)
     assert [kind for kind, _ in chosen] == [
         kind for kind in ("decided", "misled", "right", "wrong") for _ in range(3)
     ]
     assert len({post for _, post in chosen}) == 12
     for kind, post in chosen:
-        assert pictures[post]
+        assert images[post]
         assert right[post] == (kind in ("decided", "right"))
-        assert (right[post] != withheld[post]) == (kind in ("decided", "misled"))
-    again = choose_examples(right, withheld, about, pictures, examples=3, seed=0)
+        assert (right[post] != without_images[post]) == (kind in ("decided", "misled"))
+    again = choose_examples(right, without_images, about, images, examples=3, seed=0)
     assert again == chosen
 
 
@@ -232,7 +231,7 @@ def test_a_relation_example_marks_both_mentions_and_names_all_answers(samples):
         assert example.answers["Predicted"].startswith(sample.labels["text"][answer["predicted"]])
         assert example.right == (answer["relation"] == answer["predicted"])
         assert example.share == post["group"]
-        assert len(example.pictures) == 4
+        assert len(example.images) == 4
 
 
 def test_mentions_that_overlap_are_both_marked(samples):
@@ -252,14 +251,14 @@ def test_an_entity_example_marks_gold_and_predicted_entities(samples):
     sample = samples["entity_recognition"]
     examples = examples_of("entity_recognition", sample)
     assert {example.kind for example in examples} == {
-        "Right with pictures, wrong with pictures withheld",
-        "Wrong with pictures, right with pictures withheld",
+        "Right with images, wrong without images",
+        "Wrong with images, right without images",
         "Right",
         "Wrong",
     }
     for example in examples:
         readers = ", ".join(example.readings).lower()
-        assert readers == "gold, predicted, pictures withheld"
+        assert readers == "gold, predicted, without images"
         assert example.right == any(
             "gold, predicted" in reader.lower() for reader in example.readings
         )
@@ -284,9 +283,9 @@ def test_neighbouring_entities_of_one_type_are_two_marks(samples):
         }
     )
     (example,) = entity_examples(
-        model, model, posts, sample.labels, np.array([True]), lambda row: [PICTURE],
+        model, model, posts, sample.labels, np.array([True]), lambda row: [IMAGE],
         examples=1, seed=0,
     )  # fmt: skip
     ((reader, pieces),) = example.readings.items()
-    assert reader == "Gold, predicted, pictures withheld"
+    assert reader == "Gold, predicted, without images"
     assert [(piece.text, piece.label) for piece in pieces] == [("a", "PER"), ("b c", "PER")]

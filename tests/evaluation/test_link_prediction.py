@@ -28,16 +28,16 @@ def guesses(graph) -> pd.DataFrame:
 
 
 def evaluation_of(
-    graph, model: pd.DataFrame, without_pictures: pd.DataFrame, leak: np.ndarray
+    graph, model: pd.DataFrame, without_images: pd.DataFrame, leak: np.ndarray
 ) -> LinkPredictionEvaluation:
     popularity = Popularity(graph.train, graph.num_entities).score(graph.queries)
     return evaluate_link_prediction(
         model,
-        without_pictures,
+        without_images,
         predict(graph.queries, [popularity], graph.test),
         graph.train,
         leak=leak,
-        has_pictures=np.ones(graph.num_entities, dtype=bool),
+        has_images=np.ones(graph.num_entities, dtype=bool),
         seed=0,
         resamples=100,
     )
@@ -72,17 +72,17 @@ def test_the_verdicts_say_what_the_figures_say(graph):
     assert "beats the popularity baseline" in helped.popularity_verdict.text
     assert "1.000 against" in helped.popularity_verdict.text
     assert f"{helped.popularity.scores.metrics[MRR]:.3f}" in helped.popularity_verdict.text
-    assert helped.pictures_verdict.outcome == "good"
-    assert helped.pictures_verdict.text.startswith("Pictures help")
+    assert helped.images_verdict.outcome == "good"
+    assert helped.images_verdict.text.startswith("Images help")
 
     hurt = evaluation_of(graph, poor, best, no_leak)
-    assert hurt.pictures_verdict.outcome == "bad"
-    assert hurt.pictures_verdict.text.startswith("Pictures hurt")
-    assert "a difference of \u2212" in hurt.pictures_verdict.text
+    assert hurt.images_verdict.outcome == "bad"
+    assert hurt.images_verdict.text.startswith("Images hurt")
+    assert "a difference of \u2212" in hurt.images_verdict.text
 
     alike = evaluation_of(graph, poor, poor, no_leak)
-    assert alike.pictures_verdict.outcome == "open"
-    assert "do not show that pictures help" in alike.pictures_verdict.text
+    assert alike.images_verdict.outcome == "open"
+    assert "do not show that images help" in alike.images_verdict.text
 
 
 def test_a_model_no_better_than_popularity_is_called_that(graph):

@@ -29,7 +29,7 @@ def graph(one_graph):
 
 
 @pytest.fixture(scope="module")
-def has_pictures(graph) -> np.ndarray:
+def has_images(graph) -> np.ndarray:
     return np.arange(graph.num_entities) % 2 == 0
 
 
@@ -39,7 +39,7 @@ def predictions(graph) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def evaluation(graph, predictions, has_pictures):
+def evaluation(graph, predictions, has_images):
     popularity = Popularity(graph.train, graph.num_entities).score(graph.queries)
     return evaluate_link_prediction(
         predictions,
@@ -47,28 +47,28 @@ def evaluation(graph, predictions, has_pictures):
         predict(graph.queries, [popularity], graph.test),
         graph.train,
         leak=reverse_in_train(graph.train, graph.test),
-        has_pictures=has_pictures,
+        has_images=has_images,
         seed=0,
         resamples=50,
     )
 
 
-def examples_of(graph, predictions: pd.DataFrame, has_pictures: np.ndarray) -> list:
+def examples_of(graph, predictions: pd.DataFrame, has_images: np.ndarray) -> list:
     entities = pd.DataFrame(
         {
             "name": [f"entity {i} {HOSTILE}" for i in range(graph.num_entities)],
             "text": [f"text of {i} {HOSTILE}" for i in range(graph.num_entities)],
         }
     )
-    picture = np.full((3, 8, 8), 90, dtype=np.uint8)
-    chosen = choose_examples(predictions, has_pictures, right=3, wrong=2, seed=0)
+    image = np.full((3, 8, 8), 90, dtype=np.uint8)
+    chosen = choose_examples(predictions, has_images, right=3, wrong=2, seed=0)
     return describe_examples(
-        chosen, entities, RELATIONS, lambda entity: [picture] * 6 if has_pictures[entity] else []
+        chosen, entities, RELATIONS, lambda entity: [image] * 6 if has_images[entity] else []
     )
 
 
 @pytest.fixture(scope="module")
-def page(graph, predictions, has_pictures, evaluation) -> str:
+def page(graph, predictions, has_images, evaluation) -> str:
     return render_link_prediction_report(
         evaluation,
         data_set=f"own data {HOSTILE}",
@@ -79,7 +79,7 @@ def page(graph, predictions, has_pictures, evaluation) -> str:
         ],
         curve=pd.DataFrame({"step": [1, 2], "loss": [0.5, 0.25]}),
         curve_panels={"Training loss": "loss"},
-        examples=examples_of(graph, predictions, has_pictures),
+        examples=examples_of(graph, predictions, has_images),
         facts={"Ingestion": {"counts": {"entities": 14541}, HOSTILE: [HOSTILE, 1, None, True]}},
     )
 
@@ -118,7 +118,7 @@ def test_the_page_asks_nothing_of_the_network(page, collect):
 
 def test_the_page_holds_the_numbers_it_was_given(page, evaluation, collect):
     text = " ".join(collect(page).text.split())
-    for assessed in (evaluation.model, evaluation.without_pictures, evaluation.popularity):
+    for assessed in (evaluation.model, evaluation.without_images, evaluation.popularity):
         for scores in (assessed.scores, assessed.without_leaks):
             for metric in ("inverse_harmonic_mean_rank", "hits_at_1", "hits_at_10"):
                 key = f"both.realistic.{metric}"
@@ -130,7 +130,7 @@ def test_the_page_holds_the_numbers_it_was_given(page, evaluation, collect):
             assert f"{evaluation.model.scores.metrics[key]:.3f}" in text
             assert f"{evaluation.raw[key]:.3f}" in text
     assert evaluation.popularity_verdict.text.replace("\u00a0", " ") in text
-    assert evaluation.pictures_verdict.text.replace("\u00a0", " ") in text
+    assert evaluation.images_verdict.text.replace("\u00a0", " ") in text
     assert "TransE a paper 0.441" in text
     assert "14\u202f541" in collect(page).text
     for table in evaluation.groups.values():
@@ -140,36 +140,36 @@ def test_the_page_holds_the_numbers_it_was_given(page, evaluation, collect):
 
 def test_a_verdict_is_marked_good_or_bad(page, evaluation):
     assert f'<li class="{evaluation.popularity_verdict.outcome}">' in page
-    worse = replace(evaluation, against_no_pictures=Difference(-0.2, Interval(-0.3, -0.1)))
-    assert worse.pictures_verdict.outcome == "bad"
+    worse = replace(evaluation, against_no_images=Difference(-0.2, Interval(-0.3, -0.1)))
+    assert worse.images_verdict.outcome == "bad"
 
 
-def test_examples_are_right_then_wrong_and_prefer_pictures(predictions, has_pictures):
-    chosen = choose_examples(predictions, has_pictures, right=3, wrong=2, seed=0)
+def test_examples_are_right_then_wrong_and_prefer_images(predictions, has_images):
+    chosen = choose_examples(predictions, has_images, right=3, wrong=2, seed=0)
     assert (chosen["rank_pessimistic"].iloc[:3] == 1).all()
     assert (chosen["rank_optimistic"].iloc[3:] > 10).all()
-    assert has_pictures[chosen["entity"]].all()
+    assert has_images[chosen["entity"]].all()
     wrong = chosen.iloc[3:]
     assert not wrong.duplicated(["relation", "direction"]).any()
-    again = choose_examples(predictions, has_pictures, right=3, wrong=2, seed=0)
+    again = choose_examples(predictions, has_images, right=3, wrong=2, seed=0)
     pd.testing.assert_frame_equal(again, chosen)
 
 
-def test_examples_run_out_gracefully(predictions, has_pictures):
+def test_examples_run_out_gracefully(predictions, has_images):
     perfect = predictions.assign(rank_optimistic=1, rank_pessimistic=1)
-    chosen = choose_examples(perfect.head(2), has_pictures, right=5, wrong=5, seed=0)
+    chosen = choose_examples(perfect.head(2), has_images, right=5, wrong=5, seed=0)
     assert len(chosen) == 2
 
 
-def test_an_example_tells_query_answer_and_guesses(graph, predictions, has_pictures):
-    chosen = choose_examples(predictions, has_pictures, right=3, wrong=2, seed=0)
-    examples = examples_of(graph, predictions, has_pictures)
+def test_an_example_tells_query_answer_and_guesses(graph, predictions, has_images):
+    chosen = choose_examples(predictions, has_images, right=3, wrong=2, seed=0)
+    examples = examples_of(graph, predictions, has_images)
     assert len(examples) == 5
     for row, example in zip(chosen.itertuples(), examples, strict=True):
         assert example.known.name.startswith(f"entity {row.entity} ")
         assert example.answer.name.startswith(f"entity {row.answer} ")
         assert example.relation == RELATIONS[row.relation]
-        assert len(example.known.pictures) == 4
+        assert len(example.known.images) == 4
         assert [g.is_answer for g in example.guesses] == [
             entity == row.answer for entity in row.top_entities[:5]
         ]

@@ -35,13 +35,13 @@ def predictions_of(gold: list[int], predicted: list[int], seed: int = 1) -> pd.D
 def evaluation_of(sample, **changes):
     tables = {
         "model": sample.model,
-        "without_pictures": sample.without_pictures,
+        "without_images": sample.without_images,
         "baseline": sample.baseline,
         "posts": sample.posts,
         "labels": sample.labels,
     }
     return evaluate_relation_extraction(
-        **tables | changes, has_pictures=sample.has_pictures, seed=0, resamples=100
+        **tables | changes, has_images=sample.has_images, seed=0, resamples=100
     )
 
 
@@ -139,12 +139,12 @@ def test_the_evaluation_holds_scores_comparisons_and_groups(relation_sample):
     assert found.seeds == [1, 2]
     assert found.baseline_verdict.outcome == "good"
     assert "beats the majority baseline on F1" in found.baseline_verdict.text
-    assert found.pictures_verdict.text.startswith("Pictures help")
+    assert found.images_verdict.text.startswith("Images help")
     assert [item.share for item in found.shares] == ["ambiguous", "clear", "misleading"]
-    assert set(found.groups) == {"group", "pictures", "mentions", "relation"}
-    for cut in ("group", "pictures", "mentions"):
+    assert set(found.groups) == {"group", "images", "mentions", "relation"}
+    for cut in ("group", "images", "mentions"):
         assert found.groups[cut]["posts"].sum() == 60
-    assert found.groups["pictures"]["group"].tolist() == ["with pictures", "without pictures"]
+    assert found.groups["images"]["group"].tolist() == ["with images", "without images"]
     assert found.groups["relation"]["group"].tolist() == ["/a/a/peer", "/a/b/of"]
     by_share = found.groups["group"].set_index("group")["f1"]
     for item in found.shares:
@@ -162,12 +162,12 @@ def test_metrics_are_what_metrics_json_holds(relation_sample):
     ends = metrics["test_interval"]["f1"]
     assert ends["low"] < metrics["test"]["f1"] < ends["high"]
     for share in metrics["test_by_group"].values():
-        assert share["difference"] == pytest.approx(share["model"] - share["pictures_withheld"])
+        assert share["difference"] == pytest.approx(share["model"] - share["without_images"])
         assert share["interval"]["low"] <= share["difference"] <= share["interval"]["high"]
 
     one = relation_sample.model[relation_sample.model["seed"] == 2]
-    blind = relation_sample.without_pictures
-    alone = evaluation_of(relation_sample, model=one, without_pictures=blind[blind["seed"] == 2])
+    blind = relation_sample.without_images
+    alone = evaluation_of(relation_sample, model=one, without_images=blind[blind["seed"] == 2])
     assert "test_std" not in alone.metrics
     assert alone.metrics["seeds"] == [2]
     assert alone.verdicts[-1].text.startswith("One training run (seed 2)")
@@ -189,7 +189,7 @@ def test_other_data_has_no_shares(relation_sample):
     assert found.shares == []
     assert "test_by_group" not in found.metrics
     assert len(found.verdicts) == 3
-    assert set(found.drill_down["cut"]) == {"pictures", "mentions", "relation"}
+    assert set(found.drill_down["cut"]) == {"images", "mentions", "relation"}
 
 
 def test_the_drill_down_is_one_table(relation_sample):

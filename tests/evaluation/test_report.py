@@ -36,15 +36,15 @@ def test_numbers(value, digits, text):
     assert format_number(value, digits) == text
 
 
-def test_a_thumbnail_is_a_small_jpeg_of_the_picture():
+def test_a_thumbnail_is_a_small_jpeg_of_the_image():
     pixels = np.zeros((3, 224, 448), dtype=np.uint8)
     pixels[0] = 200
     uri = thumbnail(pixels)
     head, body = uri.split(",")
     assert head == "data:image/jpeg;base64"
-    picture = Image.open(io.BytesIO(base64.b64decode(body)))
-    assert picture.size == (96, 48)
-    red, green, blue = picture.getpixel((50, 20))
+    image = Image.open(io.BytesIO(base64.b64decode(body)))
+    assert image.size == (96, 48)
+    red, green, blue = image.getpixel((50, 20))
     assert red > 190
     assert max(green, blue) < 10
 

@@ -3,20 +3,20 @@
 import pytest
 
 from mkgformer_kedro.evaluation.intervals import Difference, Interval
-from mkgformer_kedro.evaluation.verdicts import baseline_verdict, pictures_verdict
+from mkgformer_kedro.evaluation.verdicts import baseline_verdict, images_verdict
 
 
 @pytest.mark.parametrize(
     ("value", "interval", "outcome", "opening"),
     [
-        (0.1, (0.05, 0.15), "good", "Pictures help"),
-        (-0.1, (-0.15, -0.05), "bad", "Pictures hurt"),
-        (0.1, (-0.05, 0.15), "open", "These test posts do not show that pictures help"),
-        (-0.0004, (-0.0006, -0.0001), "open", "Pictures make hardly any difference"),
+        (0.1, (0.05, 0.15), "good", "Images help"),
+        (-0.1, (-0.15, -0.05), "bad", "Images hurt"),
+        (0.1, (-0.05, 0.15), "open", "These test posts do not show that images help"),
+        (-0.0004, (-0.0006, -0.0001), "open", "Images make hardly any difference"),
     ],
 )
-def test_pictures(value, interval, outcome, opening):
-    verdict = pictures_verdict(
+def test_images(value, interval, outcome, opening):
+    verdict = images_verdict(
         "F1", "test posts", (0.5 + value, 0.5), Difference(value, Interval(*interval))
     )
     assert verdict.outcome == outcome

@@ -29,7 +29,7 @@ class Tiny:
         vision: dict[str, Any] | None = None,
         **fields: Any,
     ) -> MKGformerConfig:
-        """Two fused layers of four, and pictures of all roles that the task has."""
+        """Two fused layers of four, and images of all roles that the task has."""
         text_config = {
             "vocab_size": self.vocabulary,
             "hidden_size": 32,
@@ -50,16 +50,16 @@ class Tiny:
             **MKGformerConfig.preset(preset, task),
             "num_fusion_layers": 2,
             "fusion_init": "normal",
-            "picture_sizes": self.sizes,
+            "image_sizes": self.sizes,
             "num_entities": self.entities,
             "num_relations": self.relations,
             "entity_token_start": self.words,
             "mask_token_id": self.mask,
             **fields,
         }
-        if "picture_counts" not in fields:
+        if "image_counts" not in fields:
             crops_only = values["visual_embeddings"] == "class_and_crops"
-            values["picture_counts"] = self.crops if crops_only else self.counts
+            values["image_counts"] = self.crops if crops_only else self.counts
         return MKGformerConfig(
             text_config={**text_config, **(text or {})},
             vision_config={**vision_config, **(vision or {})},
@@ -100,8 +100,8 @@ class Tiny:
             "token_type_ids": segments * attention_mask,
         }
 
-    def pictures(self, rows: int, crops_only: bool = False) -> dict[str, torch.Tensor]:
-        """Random uint8 pictures in every slot."""
+    def images(self, rows: int, crops_only: bool = False) -> dict[str, torch.Tensor]:
+        """Random uint8 images in every slot."""
         generator = torch.Generator().manual_seed(2)
         return {
             name: torch.randint(

@@ -13,8 +13,8 @@ def test_default_is_corrected_preset():
 
     assert {name: getattr(config, name) for name in corrected} == corrected
     assert config.num_fusion_layers == 3
-    assert config.picture_roles == ("full", "grounding", "detection")
-    assert config.num_picture_slots == 7
+    assert config.image_roles == ("full", "grounding", "detection")
+    assert config.num_image_slots == 7
 
 
 @pytest.mark.parametrize("task", ["link_prediction", "relation_extraction", "entity_recognition"])
@@ -32,18 +32,18 @@ def test_faithful_presets_of_the_tasks():
     entities = MKGformerConfig.preset("faithful", "entity_recognition")
 
     assert link_prediction["visual_embeddings"] == "patches"
-    assert "picture_counts" not in link_prediction
+    assert "image_counts" not in link_prediction
     for preset in (relations, entities):
         assert preset["visual_embeddings"] == "class_and_crops"
-        assert MKGformerConfig(**preset).picture_roles == ("grounding", "detection")
+        assert MKGformerConfig(**preset).image_roles == ("grounding", "detection")
     assert relations["classifier_dropout"] == 0.5
     assert entities["constrain_transitions"] is False
 
 
 def test_presets_are_copies():
-    MKGformerConfig.preset("faithful", "relation_extraction")["picture_counts"]["full"] = 1
+    MKGformerConfig.preset("faithful", "relation_extraction")["image_counts"]["full"] = 1
 
-    assert "full" not in MKGformerConfig.preset("faithful", "relation_extraction")["picture_counts"]
+    assert "full" not in MKGformerConfig.preset("faithful", "relation_extraction")["image_counts"]
 
 
 def test_round_trip(tiny, tmp_path):
@@ -75,10 +75,10 @@ def test_relation_tokens_follow_entity_tokens(tiny):
 
 
 def test_role_without_slots_is_absent(tiny):
-    config = tiny.config(picture_sizes={"full": 16}, picture_counts={"full": 2, "detection": 0})
+    config = tiny.config(image_sizes={"full": 16}, image_counts={"full": 2, "detection": 0})
 
-    assert config.picture_roles == ("full",)
-    assert config.num_picture_slots == 2
+    assert config.image_roles == ("full",)
+    assert config.num_image_slots == 2
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_role_without_slots_is_absent(tiny):
         ({"num_fusion_layers": 5}, "text_config has 4 layers"),
         ({"num_fusion_layers": 3, "vision": {"num_hidden_layers": 2}}, "vision_config has 2"),
         ({"num_fusion_layers": 4, "prefix_source": "previous_layer"}, "at most 3"),
-        ({"picture_sizes": {"full": 20}, "picture_counts": {"full": 1}}, "20 pixels for full"),
-        ({"picture_sizes": {}, "picture_counts": {"full": 1}}, "0 pixels for full"),
-        ({"picture_counts": {"crop": 1}}, "picture_counts names crop"),
-        ({"picture_sizes": {"crop": 8}}, "picture_sizes names crop"),
-        ({"picture_counts": {"full": 0}}, "At least one role"),
-        ({"picture_counts": {"full": 1, "detection": -1}}, "negative"),
-        ({"visual_embeddings": "class_and_crops", "picture_counts": {"full": 1}}, "no place"),
+        ({"image_sizes": {"full": 20}, "image_counts": {"full": 1}}, "20 pixels for full"),
+        ({"image_sizes": {}, "image_counts": {"full": 1}}, "0 pixels for full"),
+        ({"image_counts": {"crop": 1}}, "image_counts names crop"),
+        ({"image_sizes": {"crop": 8}}, "image_sizes names crop"),
+        ({"image_counts": {"full": 0}}, "At least one role"),
+        ({"image_counts": {"full": 1, "detection": -1}}, "negative"),
+        ({"visual_embeddings": "class_and_crops", "image_counts": {"full": 1}}, "no place"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"classifier_dropout": 1.0}, "classifier_dropout is 1.0"),
         ({"representation": "mean"}, "representation is 'mean'. Use 'markers' or 'cls'"),

@@ -53,43 +53,43 @@ def real(states, inputs):
 
 
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])
-def test_every_picture_and_token_matters(tiny, preset):
-    model, texts, pictures = tiny.model(preset), tiny.texts(), tiny.pictures(4)
-    states = states_of(model, **texts, **pictures)
+def test_every_image_and_token_matters(tiny, preset):
+    model, texts, images = tiny.model(preset), tiny.texts(), tiny.images(4)
+    states = states_of(model, **texts, **images)
 
-    for name in pictures:
-        other = {**pictures, name: 255 - pictures[name]}
+    for name in images:
+        other = {**images, name: 255 - images[name]}
         assert (states_of(model, **texts, **other) - states).abs().max() > 1e-2
 
 
 @torch.no_grad()
-def test_without_pictures_equals_the_text_tower(tiny):
+def test_without_images_equals_the_text_tower(tiny):
     model, texts = tiny.model(), tiny.texts()
     expected = model.mkgformer.text_model(**texts).last_hidden_state
 
-    nobody_looks = {**tiny.pictures(2), "picture_index": torch.full((4,), -1)}
-    all_masked = {**tiny.pictures(4), "picture_mask": torch.zeros(4, tiny.slots, dtype=torch.bool)}
-    no_rows = {**tiny.pictures(0), "picture_index": torch.full((4,), -1)}
-    for pictures in ({}, nobody_looks, all_masked, no_rows):
-        assert torch.equal(states_of(model, **texts, **pictures), expected)
+    nobody_looks = {**tiny.images(2), "image_index": torch.full((4,), -1)}
+    all_masked = {**tiny.images(4), "image_mask": torch.zeros(4, tiny.slots, dtype=torch.bool)}
+    no_rows = {**tiny.images(0), "image_index": torch.full((4,), -1)}
+    for images in ({}, nobody_looks, all_masked, no_rows):
+        assert torch.equal(states_of(model, **texts, **images), expected)
 
 
-def test_example_without_pictures_equals_the_text_pass_in_a_mixed_batch(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts(), tiny.pictures(2)
+def test_example_without_images_equals_the_text_pass_in_a_mixed_batch(tiny):
+    model, texts, images = tiny.model(), tiny.texts(), tiny.images(2)
     text_only = states_of(model, **texts)
 
-    states = states_of(model, **texts, **pictures, picture_index=torch.tensor([1, -1, 0, -1]))
+    states = states_of(model, **texts, **images, image_index=torch.tensor([1, -1, 0, -1]))
 
     assert torch.equal(states[[1, 3]], text_only[[1, 3]])
     assert (states[[0, 2]] - text_only[[0, 2]]).abs().amax(dim=(1, 2)).min() > 1e-2
 
 
-def test_faithful_attends_to_a_missing_picture_as_to_zeros(tiny):
-    model, texts, pictures = tiny.model("faithful"), tiny.texts(), tiny.pictures(2)
-    model.mkgformer.picture_shift.zero_()  # colour 0 becomes the zero tensor
-    shown = {name: torch.cat([p[[1, 0]], torch.zeros_like(p)]) for name, p in pictures.items()}
+def test_faithful_attends_to_a_missing_image_as_to_zeros(tiny):
+    model, texts, images = tiny.model("faithful"), tiny.texts(), tiny.images(2)
+    model.mkgformer.image_shift.zero_()  # colour 0 becomes the zero tensor
+    shown = {name: torch.cat([p[[1, 0]], torch.zeros_like(p)]) for name, p in images.items()}
 
-    states = states_of(model, **texts, **pictures, picture_index=torch.tensor([1, 0, -1, -1]))
+    states = states_of(model, **texts, **images, image_index=torch.tensor([1, 0, -1, -1]))
 
     close(states, states_of(model, **texts, **shown))
     close(states[2:], states_of(model, **texts)[2:])
@@ -99,61 +99,61 @@ def test_faithful_attends_to_a_missing_picture_as_to_zeros(tiny):
 @torch.no_grad()
 def test_zero_fusion_equals_the_text_tower(tiny, fields):
     model = tiny.model(fusion_init="zero", **fields)
-    texts, pictures = tiny.texts(), tiny.pictures(4)
+    texts, images = tiny.texts(), tiny.images(4)
 
     assert torch.equal(
-        states_of(model, **texts, **pictures),
+        states_of(model, **texts, **images),
         model.mkgformer.text_model(**texts).last_hidden_state,
     )
 
 
 def test_padding_and_batch_mates_change_nothing(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts(), tiny.pictures(4)
+    model, texts, images = tiny.model(), tiny.texts(), tiny.images(4)
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
-    together = states_of(model, **texts, **pictures, picture_mask=mask)
+    together = states_of(model, **texts, **images, image_mask=mask)
 
     for row, length in enumerate(texts["attention_mask"].sum(dim=1).tolist()):
         alone = states_of(
             model,
             **{name: tensor[row : row + 1, :length] for name, tensor in texts.items()},
-            **{name: tensor[row : row + 1] for name, tensor in pictures.items()},
-            picture_mask=mask[row : row + 1],
+            **{name: tensor[row : row + 1] for name, tensor in images.items()},
+            image_mask=mask[row : row + 1],
         )
         close(together[row, :length], alone[0])
 
 
-def test_masked_pictures_do_not_matter(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts((9, 6)), tiny.pictures(2)
+def test_masked_images_do_not_matter(tiny):
+    model, texts, images = tiny.model(), tiny.texts((9, 6)), tiny.images(2)
     mask = torch.tensor([[True, False, True, True], [False, True, True, False]])
-    states = states_of(model, **texts, **pictures, picture_mask=mask)
+    states = states_of(model, **texts, **images, image_mask=mask)
 
-    hidden = dict(zip(pictures, mask.split([1, 2, 1], dim=1), strict=True))
+    hidden = dict(zip(images, mask.split([1, 2, 1], dim=1), strict=True))
     other = {
         name: torch.where(hidden[name][..., None, None, None], pixels, 255 - pixels)
-        for name, pixels in pictures.items()
+        for name, pixels in images.items()
     }
 
-    close(states_of(model, **texts, **other, picture_mask=mask), states, atol=0)
+    close(states_of(model, **texts, **other, image_mask=mask), states, atol=0)
 
 
 @pytest.mark.parametrize("mask_prefix_padding", [True, False])
 def test_prefix_padding(tiny, mask_prefix_padding):
     model = tiny.model(mask_prefix_padding=mask_prefix_padding)
-    texts, pictures = tiny.texts((9, 6)), tiny.pictures(2)
+    texts, images = tiny.texts((9, 6)), tiny.images(2)
     longer = {name: nn.functional.pad(tensor, (0, 3)) for name, tensor in texts.items()}
 
-    states = states_of(model, **texts, **pictures)
-    with_padding = states_of(model, **longer, **pictures)[:, :9]
+    states = states_of(model, **texts, **images)
+    with_padding = states_of(model, **longer, **images)[:, :9]
 
     difference = (real(states, texts) - real(with_padding, texts)).abs().max()
     assert (difference < 1e-5) == mask_prefix_padding
 
 
 def test_text_is_all_tokens_without_attention_mask(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts((8, 8)), tiny.pictures(2)
+    model, texts, images = tiny.model(), tiny.texts((8, 8)), tiny.images(2)
     unmasked = {name: texts[name] for name in ("input_ids", "token_type_ids")}
 
-    close(states_of(model, **unmasked, **pictures), states_of(model, **texts, **pictures))
+    close(states_of(model, **unmasked, **images), states_of(model, **texts, **images))
 
 
 # The two exchanges
@@ -238,7 +238,7 @@ def test_prefix_source(tiny, source, number):
         seen.update(prefix=args[2:4]) or read_prefix(*args)
     )
 
-    model(**tiny.texts(), **tiny.pictures(4))
+    model(**tiny.texts(), **tiny.images(4))
 
     source_input = seen["layer_input"] if source == "same_layer" else seen["input_below"]
     attention = model.text_model.encoder.layer[number].attention.self
@@ -261,9 +261,9 @@ def test_prefix_source(tiny, source, number):
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])
 def test_towers_of_different_depth_width_and_heads(tiny, vision, preset):
     model = tiny.model(preset, vision=vision).train()
-    texts, pictures = tiny.texts(), tiny.pictures(4)
+    texts, images = tiny.texts(), tiny.images(4)
 
-    output = model(**texts, **pictures, labels=torch.tensor([[1], [2], [3], [4]]))
+    output = model(**texts, **images, labels=torch.tensor([[1], [2], [3], [4]]))
     output.loss.backward()
 
     assert output.logits.shape == (4, tiny.entities)
@@ -275,21 +275,21 @@ def test_towers_of_different_depth_width_and_heads(tiny, vision, preset):
 def test_fusion_of_all_layers(tiny):
     model = tiny.model(num_fusion_layers=4)
 
-    assert states_of(model, **tiny.texts(), **tiny.pictures(4)).isfinite().all()
+    assert states_of(model, **tiny.texts(), **tiny.images(4)).isfinite().all()
 
 
 @torch.no_grad()
 def test_visual_tokens(tiny):
-    """Class and patches of each picture, at CLIP's own positions where the grid is its own."""
+    """Class and patches of each image, at CLIP's own positions where the grid is its own."""
     model = tiny.model().mkgformer
-    pictures = tiny.pictures(2)
-    pixels = [model._normalize(p) for p in pictures.values()]
+    images = tiny.images(2)
+    pixels = [model._normalize(p) for p in images.values()]
     seen = []
     model.vision_model.encoder.layers[0].register_forward_pre_hook(
         lambda _, args: seen.append(args[0])
     )
 
-    model(**tiny.texts((5, 5)), **pictures)
+    model(**tiny.texts((5, 5)), **images)
 
     # 24 pixels: 9 patches, 16: 4 (the table's own grid), 8: 1.
     assert seen[0].shape == (2, (9 + 1) + 2 * (4 + 1) + (1 + 1), 32)
@@ -297,28 +297,28 @@ def test_visual_tokens(tiny):
     close(seen[0][:, 10:15], vision.pre_layrnorm(vision.embeddings(pixels[1][:, 0])))
 
 
-# Sharing pictures between examples
+# Sharing images between examples
 
 
 def test_grouped_equals_ungrouped(tiny):
     model, texts = tiny.model(), tiny.texts((9, 6, 9, 7, 8))
-    pictures = tiny.pictures(3)
+    images = tiny.images(3)
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]).bool()
     index = torch.tensor([2, 0, -1, 2, 1])
 
-    grouped = states_of(model, **texts, **pictures, picture_mask=mask, picture_index=index)
+    grouped = states_of(model, **texts, **images, image_mask=mask, image_index=index)
 
     ungrouped = states_of(
         model,
         **texts,
-        **{name: pixels[index] for name, pixels in pictures.items()},
-        picture_mask=mask[index] & (index >= 0)[:, None],
+        **{name: pixels[index] for name, pixels in images.items()},
+        image_mask=mask[index] & (index >= 0)[:, None],
     )
     close(grouped, ungrouped)
 
 
 def test_lower_visual_layers_see_each_row_once(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts(), tiny.pictures(3)
+    model, texts, images = tiny.model(), tiny.texts(), tiny.images(3)
     rows = []
     layers = model.mkgformer.vision_model.encoder.layers
     layers[0].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
@@ -326,18 +326,18 @@ def test_lower_visual_layers_see_each_row_once(tiny):
     layers[3].layer_norm1.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
 
     # Nobody looks at row 1; the first fused layer still reads rows, the next one examples.
-    states_of(model, **texts, **pictures, picture_index=torch.tensor([2, 2, 0, 2]))
+    states_of(model, **texts, **images, image_index=torch.tensor([2, 2, 0, 2]))
 
     assert rows == [2, 2, 4]
 
 
 def test_uint8_equals_normalised_floats(tiny):
-    model, texts, pictures = tiny.model(), tiny.texts(), tiny.pictures(4)
+    model, texts, images = tiny.model(), tiny.texts(), tiny.images(4)
     mean = torch.tensor(model.config.image_mean).view(3, 1, 1)
     std = torch.tensor(model.config.image_std).view(3, 1, 1)
-    floats = {name: (pixels / 255 - mean) / std for name, pixels in pictures.items()}
+    floats = {name: (pixels / 255 - mean) / std for name, pixels in images.items()}
 
-    close(states_of(model, **texts, **floats), states_of(model, **texts, **pictures))
+    close(states_of(model, **texts, **floats), states_of(model, **texts, **images))
 
 
 # How it is computed
@@ -348,13 +348,13 @@ def test_uint8_equals_normalised_floats(tiny):
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_attention_implementations_agree(tiny, attention, preset, fields):
-    texts, pictures = tiny.texts(), tiny.pictures(3)
+    texts, images = tiny.texts(), tiny.images(3)
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]]).bool()
     inputs = {
         **texts,
-        **pictures,
-        "picture_mask": mask,
-        "picture_index": torch.tensor([0, 2, 1, -1]),
+        **images,
+        "image_mask": mask,
+        "image_index": torch.tensor([0, 2, 1, -1]),
     }
     expected = states_of(tiny.model(preset, **fields), **inputs)
 
@@ -369,8 +369,8 @@ def test_attention_implementations_agree(tiny, attention, preset, fields):
 def test_checkpointed_gradients_are_the_plain_ones(tiny, preset, use_reentrant):
     inputs = {
         **tiny.texts(),
-        **tiny.pictures(3),
-        "picture_index": torch.tensor([0, 2, 1, -1]),
+        **tiny.images(3),
+        "image_index": torch.tensor([0, 2, 1, -1]),
         "labels": torch.tensor([[1, 3], [2, -100], [3, -100], [0, 5]]),
     }
     gradients = []
@@ -392,21 +392,21 @@ def test_every_parameter_gets_a_gradient(tiny, tmp_path):
         tiny.model(preset, text_pooler=True).save_pretrained(tmp_path / preset)
         model = MKGformerForLinkPrediction.from_pretrained(tmp_path / preset).train()
 
-        model(**tiny.texts(), **tiny.pictures(4), labels=torch.zeros(4, 1).long()).loss.backward()
+        model(**tiny.texts(), **tiny.images(4), labels=torch.zeros(4, 1).long()).loss.backward()
 
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_distributed_batch_without_pictures(tiny, tmp_path):
+def test_distributed_batch_without_images(tiny, tmp_path):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
     )
     try:
         model = nn.parallel.DistributedDataParallel(tiny.model().train())
         labels = torch.zeros(4, 1).long()
-        for pictures in ({}, tiny.pictures(4), {}):
+        for images in ({}, tiny.images(4), {}):
             model.zero_grad()
-            model(**tiny.texts(), **pictures, labels=labels).loss.backward()
+            model(**tiny.texts(), **images, labels=labels).loss.backward()
             assert all(parameter.grad is not None for parameter in model.parameters())
         assert not any(p.grad.any() for p in model.module.mkgformer.vision_model.parameters())
     finally:
@@ -415,7 +415,7 @@ def test_distributed_batch_without_pictures(tiny, tmp_path):
 
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])
 def test_bfloat16(tiny, preset):
-    inputs = {**tiny.texts(), **tiny.pictures(3), "picture_index": torch.tensor([0, 2, -1, 1])}
+    inputs = {**tiny.texts(), **tiny.images(3), "image_index": torch.tensor([0, 2, -1, 1])}
     labels = torch.tensor([[1], [2], [3], [4]])
     model = tiny.model(preset).train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -540,7 +540,7 @@ def test_untrained_head_starts_as_layer_norm(tiny):
 
 def test_save_and_load(tiny, tmp_path):
     model = tiny.model("faithful", text_pooler=True, vision=OTHER_TOWER)
-    inputs = {**tiny.texts(), **tiny.pictures(4)}
+    inputs = {**tiny.texts(), **tiny.images(4)}
     model.save_pretrained(tmp_path)
 
     loaded = MKGformerForLinkPrediction.from_pretrained(tmp_path)
@@ -556,7 +556,7 @@ def test_save_and_load(tiny, tmp_path):
 
 
 def test_auto_classes(tiny, tmp_path):
-    model, inputs = tiny.model(), {**tiny.texts(), **tiny.pictures(4)}
+    model, inputs = tiny.model(), {**tiny.texts(), **tiny.images(4)}
     model.save_pretrained(tmp_path)
 
     base = AutoModel.from_pretrained(tmp_path)
@@ -585,7 +585,7 @@ def test_weights_missing_from_a_checkpoint_are_initialised(tiny, tmp_path):
     # CLIP's own rule: 24 ** -0.5
     attention = model.mkgformer.vision_model.encoder.layers[0].self_attn
     assert attention.out_proj.weight.std().item() == pytest.approx(0.204, rel=0.1)
-    assert model(**tiny.texts(), **tiny.pictures(4)).logits.isfinite().all()
+    assert model(**tiny.texts(), **tiny.images(4)).logits.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -609,7 +609,7 @@ def towers(tiny, tmp_path_factory) -> Path:
 @pytest.fixture
 def make(tiny):
     def make(text, vision, **fields):
-        fields = {"picture_sizes": tiny.sizes, "picture_counts": tiny.counts, **fields}
+        fields = {"image_sizes": tiny.sizes, "image_counts": tiny.counts, **fields}
         fields = {"num_fusion_layers": 2, "mask_token_id": tiny.mask, **fields}
         return MKGformerForLinkPrediction.from_text_vision_pretrained(text, vision, **fields)
 
@@ -636,7 +636,7 @@ def test_made_of_pretrained_towers(tiny, towers, make, text, vision):
         close(model.transform.dense.weight, 0.1 * torch.eye(32))
 
     model.add_graph_tokens(3, 1)
-    assert model(**tiny.texts(), **tiny.pictures(4)).logits.shape == (4, 3)
+    assert model(**tiny.texts(), **tiny.images(4)).logits.shape == (4, 3)
 
 
 def test_vision_tower_from_scratch(tiny, towers, make):
@@ -678,16 +678,16 @@ def test_what_towers_cannot_be_made_of(towers, make):
 
 
 def test_what_cannot_be_asked(tiny):
-    texts, pictures = tiny.texts(), tiny.pictures(4)
+    texts, images = tiny.texts(), tiny.images(4)
     model = tiny.model()
-    one_role = {"pixel_values": pictures["pixel_values"]}
-    swapped = {**pictures, "pixel_values": pictures["detection_pixel_values"]}
+    one_role = {"pixel_values": images["pixel_values"]}
+    swapped = {**images, "pixel_values": images["detection_pixel_values"]}
     cases = [
         (one_role, "of full are given, but the model was configured for full, grounding"),
         (swapped, r"of full have shape \(4, 1, 3, 8, 8\), not \(4, 1, 3, 24, 24\)"),
-        (tiny.pictures(3), "3 rows of pictures for 4 texts"),
-        ({**pictures, "picture_mask": torch.ones(4, 7)}, r"picture_mask has shape \(4, 7\)"),
-        ({**pictures, "picture_index": torch.arange(3)}, r"picture_index has shape \(3,\)"),
+        (tiny.images(3), "3 rows of images for 4 texts"),
+        ({**images, "image_mask": torch.ones(4, 7)}, r"image_mask has shape \(4, 7\)"),
+        ({**images, "image_index": torch.arange(3)}, r"image_index has shape \(3,\)"),
     ]
     for wrong, message in cases:
         with pytest.raises(ValueError, match=message):

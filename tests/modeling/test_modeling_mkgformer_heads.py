@@ -48,8 +48,8 @@ def make(tiny):
     return make
 
 
-def pictures_for(tiny, model, rows):
-    return tiny.pictures(rows, crops_only=model.config.visual_embeddings == "class_and_crops")
+def images_for(tiny, model, rows):
+    return tiny.images(rows, crops_only=model.config.visual_embeddings == "class_and_crops")
 
 
 def inputs_for(tiny, model_class):
@@ -79,13 +79,13 @@ def labelled(tiny, model_class):
 @torch.no_grad()
 def test_visual_tokens_are_a_class_and_crops_with_their_own_positions(tiny, make):
     model = make(MKGformerForRelationExtraction, **CROPS).mkgformer
-    pictures = tiny.pictures(2, crops_only=True)
+    images = tiny.images(2, crops_only=True)
     seen = []
     model.vision_model.encoder.layers[0].register_forward_pre_hook(
         lambda _, args: seen.append(args[0])
     )
 
-    model(**tiny.texts((5, 5)), **pictures)
+    model(**tiny.texts((5, 5)), **images)
 
     vision = model.vision_model
     grounding, detection = (
@@ -95,7 +95,7 @@ def test_visual_tokens_are_a_class_and_crops_with_their_own_positions(tiny, make
                 for crops in model._normalize(pixels)
             ]
         )
-        for pixels in pictures.values()
+        for pixels in images.values()
     )
     tables = model.crop_position_embeddings
     # Two crops of 16 pixels have 4 patches each, one of 8 pixels has 1.
@@ -114,7 +114,7 @@ def test_visual_tokens_are_a_class_and_crops_with_their_own_positions(tiny, make
 
 def test_only_crops_have_position_tables_of_their_own(tiny, make):
     assert not len(make(MKGformerForRelationExtraction).mkgformer.crop_position_embeddings)
-    model = make(MKGformerForRelationExtraction, **CROPS, picture_counts={"grounding": 2})
+    model = make(MKGformerForRelationExtraction, **CROPS, image_counts={"grounding": 2})
 
     assert [*model.mkgformer.crop_position_embeddings] == ["grounding"]
     # CLIP's own table is kept, but not trained.
@@ -125,17 +125,17 @@ def test_only_crops_have_position_tables_of_their_own(tiny, make):
 @torch.no_grad()
 def test_missing_crops_do_not_matter(tiny, make):
     model, texts = make(MKGformerForRelationExtraction, **CROPS).mkgformer, tiny.texts()
-    pictures = tiny.pictures(4, crops_only=True)
+    images = tiny.images(4, crops_only=True)
     mask = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 0], [1, 1, 0]]).bool()
-    states = model(**texts, **pictures, picture_mask=mask).last_hidden_state
+    states = model(**texts, **images, image_mask=mask).last_hidden_state
 
-    hidden = dict(zip(pictures, mask.split([2, 1], dim=1), strict=True))
+    hidden = dict(zip(images, mask.split([2, 1], dim=1), strict=True))
     other = {
         name: torch.where(hidden[name][..., None, None, None], pixels, 255 - pixels)
-        for name, pixels in pictures.items()
+        for name, pixels in images.items()
     }
-    with_others = model(**texts, **other, picture_mask=mask).last_hidden_state
-    all_shown = model(**texts, **pictures).last_hidden_state
+    with_others = model(**texts, **other, image_mask=mask).last_hidden_state
+    all_shown = model(**texts, **images).last_hidden_state
 
     close(with_others, states, atol=0)
     assert (all_shown - states).abs().amax(dim=(1, 2)).min() > 1e-2
@@ -144,25 +144,25 @@ def test_missing_crops_do_not_matter(tiny, make):
 
 
 @torch.no_grad()
-def test_class_token_of_a_row_with_pictures_is_seen(tiny, make):
+def test_class_token_of_a_row_with_images_is_seen(tiny, make):
     model, texts = make(MKGformerForRelationExtraction, **CROPS).mkgformer, tiny.texts()
-    pictures = tiny.pictures(4, crops_only=True)
+    images = tiny.images(4, crops_only=True)
     mask = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 0], [1, 1, 0]]).bool()
-    before = model(**texts, **pictures, picture_mask=mask).last_hidden_state
+    before = model(**texts, **images, image_mask=mask).last_hidden_state
 
     model.vision_model.embeddings.class_embedding.neg_()
 
-    after = model(**texts, **pictures, picture_mask=mask).last_hidden_state
+    after = model(**texts, **images, image_mask=mask).last_hidden_state
     changed = (after - before).abs().amax(dim=(1, 2))
     assert changed[[0, 1, 3]].min() > 1e-3
     assert changed[2] == 0
 
 
-def test_full_pictures_have_no_place_beside_crops(tiny, make):
+def test_full_images_have_no_place_beside_crops(tiny, make):
     model = make(MKGformerForRelationExtraction, "faithful")
 
     with pytest.raises(ValueError, match="of full, grounding, detection are given, but the model"):
-        model(**inputs_for(tiny, MKGformerForRelationExtraction), **tiny.pictures(4))
+        model(**inputs_for(tiny, MKGformerForRelationExtraction), **tiny.images(4))
 
 
 # What both heads have in common
@@ -173,26 +173,26 @@ def test_full_pictures_have_no_place_beside_crops(tiny, make):
     ("preset", "fields"), [("corrected", {}), ("faithful", {}), ("corrected", CROPS)]
 )
 @torch.no_grad()
-def test_pictures_reach_the_logits(tiny, make, model_class, preset, fields):
+def test_images_reach_the_logits(tiny, make, model_class, preset, fields):
     model = make(model_class, preset, **fields)
-    inputs, pictures = inputs_for(tiny, model_class), pictures_for(tiny, model, 4)
-    logits = model(**inputs, **pictures).logits
+    inputs, images = inputs_for(tiny, model_class), images_for(tiny, model, 4)
+    logits = model(**inputs, **images).logits
 
-    for name in pictures:
-        other = {**pictures, name: 255 - pictures[name]}
+    for name in images:
+        other = {**images, name: 255 - images[name]}
         assert (model(**inputs, **other).logits - logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("model_class", HEADS)
 @pytest.mark.parametrize("fields", [{}, CROPS])
 @torch.no_grad()
-def test_without_pictures_equals_a_text_only_pass(tiny, make, model_class, fields):
+def test_without_images_equals_a_text_only_pass(tiny, make, model_class, fields):
     model = make(model_class, **fields)
-    inputs, pictures = inputs_for(tiny, model_class), pictures_for(tiny, model, 2)
+    inputs, images = inputs_for(tiny, model_class), images_for(tiny, model, 2)
     text_only = model(**inputs).logits
 
-    nobody_looks = model(**inputs, **pictures, picture_index=torch.full((4,), -1)).logits
-    mixed = model(**inputs, **pictures, picture_index=torch.tensor([1, -1, 0, -1])).logits
+    nobody_looks = model(**inputs, **images, image_index=torch.full((4,), -1)).logits
+    mixed = model(**inputs, **images, image_index=torch.tensor([1, -1, 0, -1])).logits
 
     assert torch.equal(nobody_looks, text_only)
     close(mixed[[1, 3]], text_only[[1, 3]])
@@ -204,10 +204,10 @@ def test_without_pictures_equals_a_text_only_pass(tiny, make, model_class, field
 @torch.no_grad()
 def test_padding_and_batch_mates_change_nothing(tiny, make, model_class, fields):
     model = make(model_class, **fields)
-    inputs, pictures = labelled(tiny, model_class), pictures_for(tiny, model, 4)
-    slots = model.config.num_picture_slots
+    inputs, images = labelled(tiny, model_class), images_for(tiny, model, 4)
+    slots = model.config.num_image_slots
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])[:, -slots:]
-    together = model(**inputs, **pictures, picture_mask=mask)
+    together = model(**inputs, **images, image_mask=mask)
 
     losses = []
     for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
@@ -218,8 +218,8 @@ def test_padding_and_batch_mates_change_nothing(tiny, make, model_class, fields)
             alone |= {name: alone[name][:, :words] for name in ("word_index", "labels")}
         output = model(
             **alone,
-            **{name: tensor[row : row + 1] for name, tensor in pictures.items()},
-            picture_mask=mask[row : row + 1],
+            **{name: tensor[row : row + 1] for name, tensor in images.items()},
+            image_mask=mask[row : row + 1],
         )
         losses.append(output.loss)
         expected = output.logits[0]
@@ -236,9 +236,9 @@ def test_attention_implementations_agree(tiny, make, model_class, preset):
     outputs = []
     for attention in ("sdpa", "eager"):
         model = make(model_class, preset, attention=attention)
-        pictures = pictures_for(tiny, model, 3)
+        images = images_for(tiny, model, 3)
         index = torch.tensor([0, 2, 1, -1])
-        outputs.append(model(**inputs, **pictures, picture_index=index))
+        outputs.append(model(**inputs, **images, image_index=index))
 
     close(outputs[1].logits, outputs[0].logits)
     close(outputs[1].loss, outputs[0].loss, atol=1e-4)
@@ -253,7 +253,7 @@ def test_towers_of_different_width_and_a_gradient_for_every_parameter(
     make(model_class, preset, vision=OTHER_TOWER, text_pooler=True).save_pretrained(tmp_path)
     model = model_class.from_pretrained(tmp_path).train()
 
-    output = model(**labelled(tiny, model_class), **pictures_for(tiny, model, 4))
+    output = model(**labelled(tiny, model_class), **images_for(tiny, model, 4))
     output.loss.backward()
 
     assert output.loss.shape == ()
@@ -263,7 +263,7 @@ def test_towers_of_different_width_and_a_gradient_for_every_parameter(
 
 @pytest.mark.parametrize("model_class", HEADS)
 @pytest.mark.parametrize("fields", [{}, CROPS])
-def test_batch_without_pictures_reaches_every_parameter(tiny, make, model_class, fields):
+def test_batch_without_images_reaches_every_parameter(tiny, make, model_class, fields):
     model = make(model_class, **fields).train()
 
     model(**labelled(tiny, model_class)).loss.backward()
@@ -278,8 +278,8 @@ def test_batch_without_pictures_reaches_every_parameter(tiny, make, model_class,
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])
 def test_bfloat16(tiny, make, model_class, preset):
     model = make(model_class, preset).train()
-    inputs = {**labelled(tiny, model_class), **pictures_for(tiny, model, 3)}
-    inputs["picture_index"] = torch.tensor([0, 2, -1, 1])
+    inputs = {**labelled(tiny, model_class), **images_for(tiny, model, 3)}
+    inputs["image_index"] = torch.tensor([0, 2, -1, 1])
     with torch.autocast("cpu", torch.bfloat16):
         output = model(**inputs)
     output.loss.backward()
@@ -303,7 +303,7 @@ def test_bfloat16(tiny, make, model_class, preset):
 @torch.no_grad()
 def test_save_and_load(tiny, make, model_class, auto_class, preset, tmp_path):
     model = make(model_class, preset, vision=OTHER_TOWER, text_pooler=True)
-    inputs = {**labelled(tiny, model_class), **pictures_for(tiny, model, 4)}
+    inputs = {**labelled(tiny, model_class), **images_for(tiny, model, 4)}
     model.save_pretrained(tmp_path)
 
     for loader in (model_class, auto_class):
@@ -350,7 +350,7 @@ def test_made_of_a_pretrained_tower(tiny, model_class, tmp_path):
     labels = dict(enumerate(tiny.tags))
     fields = {
         "vision_config": {**OTHER_TOWER, "image_size": 16, "patch_size": 8},
-        "picture_sizes": tiny.sizes,
+        "image_sizes": tiny.sizes,
         "num_fusion_layers": 2,
         "id2label": labels,
         "label2id": {name: i for i, name in labels.items()},
@@ -360,7 +360,7 @@ def test_made_of_a_pretrained_tower(tiny, model_class, tmp_path):
     model = model_class.from_text_vision_pretrained(tmp_path, None, preset="faithful", **fields)
 
     assert model.config.visual_embeddings == "class_and_crops"
-    assert model.config.picture_roles == ("grounding", "detection")
+    assert model.config.image_roles == ("grounding", "detection")
     assert model.config.id2label == labels
     assert model.config.num_labels == model.classifier.out_features == 5
     assert model.dropout.p == 0.25

@@ -52,7 +52,7 @@ def test_golden_vectors(inputs, golden):
     assert_matches(load_reference_checkpoint(WEIGHTS, CONFIG), inputs, golden)
 
 
-def test_masked_pictures_are_the_zero_pictures_of_the_golden_vectors(inputs, golden):
+def test_masked_images_are_the_zero_images_of_the_golden_vectors(inputs, golden):
     names = ("pixel_values", "grounding_pixel_values", "detection_pixel_values")
     masks = [inputs[name].flatten(2).any(dim=2) for name in names]
     assert not torch.cat(masks, dim=1).all()
@@ -62,7 +62,7 @@ def test_masked_pictures_are_the_zero_pictures_of_the_golden_vectors(inputs, gol
     }
     model = load_reference_checkpoint(WEIGHTS, CONFIG)
 
-    assert_matches(model, {**inputs, **noisy, "picture_mask": torch.cat(masks, dim=1)}, golden)
+    assert_matches(model, {**inputs, **noisy, "image_mask": torch.cat(masks, dim=1)}, golden)
 
 
 def test_saved_model_still_matches(inputs, golden, tmp_path):
@@ -154,7 +154,7 @@ def assert_matches_posts(model, task):
     golden = load_file(GOLDENS / task / "tensors.safetensors")
     names = ("input_ids", "attention_mask", "token_type_ids", "head_index", "tail_index")
     inputs = {name: golden[name] for name in names if name in golden}
-    # Stored as float16. The authors' code decodes full pictures for these tasks, and ignores them.
+    # Stored as float16. The authors' code decodes full images for these tasks, and ignores them.
     inputs["grounding_pixel_values"] = golden["aux_values"]
     inputs["detection_pixel_values"] = golden["rcnn_values"]
     of_base = {name: value for name, value in inputs.items() if not name.endswith("_index")}

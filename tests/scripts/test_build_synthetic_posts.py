@@ -1,4 +1,4 @@
-"""The synthetic posts: what they hold, that the picture decides, and that the script makes them."""
+"""The synthetic posts: what they hold, that the image decides, and that the script makes them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Post:
     """A post as it is read from the files, without anything of the script.
 
     `mentions` are (reading, first word, word behind the last): both mentions of a pair have the
-    pair's relation. `picture` is None where the file that the post names is not there.
+    pair's relation. `image` is None where the file that the post names is not there.
     """
 
     words: list[str]
     mentions: list[tuple[str, int, int]]
     labels: list[str]
     named: str
-    picture: Path | None
+    image: Path | None
     group: str
 
 
@@ -81,11 +81,11 @@ def read_relations() -> Posts:
                 assert " ".join(line["token"][slice(*mention["pos"])]) == mention["name"] != ""
             relation = line["relation"]
             mentions = [(relation, *line[role]["pos"]) for role in ("h", "t")]
-            picture = folder / "img_org" / name / line["img_id"]
+            image = folder / "img_org" / name / line["img_id"]
             posts[split].append(
                 Post(
                     line["token"], mentions, [relation], line["img_id"],
-                    picture if picture.is_file() else None, groups[split, number],
+                    image if image.is_file() else None, groups[split, number],
                 )
             )  # fmt: skip
     return posts
@@ -104,12 +104,12 @@ def read_entities() -> Posts:
             key, named = first.split(":")
             assert key == "IMGID"
             words, tags = map(list, zip(*(line.split("\t") for line in lines), strict=True))
-            picture = folder / "images" / f"{named}.png"
+            image = folder / "images" / f"{named}.png"
             mentions = spans(tags)
             posts[split].append(
                 Post(
                     words, mentions, [kind for kind, _, _ in mentions], named,
-                    picture if picture.is_file() else None, groups[split, number],
+                    image if image.is_file() else None, groups[split, number],
                 )
             )  # fmt: skip
     return posts
@@ -174,7 +174,7 @@ def in_group(part: list[Post], group: str) -> list[Post]:
 
 
 def shows(post: Post) -> str | None:
-    return post.picture and script.SHOWN[post.picture.stem]
+    return post.image and script.SHOWN[post.image.stem]
 
 
 class TestEmbeddedSamples:
@@ -225,34 +225,34 @@ class TestEmbeddedSamples:
         texts = [tuple(post.words) for part in posts.values() for post in part]
         assert len(set(texts)) == len(texts)
 
-    def test_a_third_of_the_clear_posts_and_no_other_lacks_its_picture(self, posts):
+    def test_a_third_of_the_clear_posts_and_no_other_lacks_its_image(self, posts):
         for part in posts.values():
-            missing = [post for post in part if post.picture is None]
+            missing = [post for post in part if post.image is None]
             assert {post.group for post in missing} == {"clear"}
             assert len(missing) == pytest.approx(len(in_group(part, "clear")) / 3, rel=0.05)
             assert len({post.named for post in missing}) == len(missing)
 
-    def test_pictures_are_few_files_that_train_knows(self, posts, task):
-        known = {post.picture.name for post in posts["train"] if post.picture}
+    def test_images_are_few_files_that_train_knows(self, posts, task):
+        known = {post.image.name for post in posts["train"] if post.image}
         assert len(known) <= 30
         for part in posts.values():
-            assert {post.picture.name for post in part if post.picture} <= known
-        for path in {post.picture for part in posts.values() for post in part if post.picture}:
-            with Image.open(path) as picture:
-                assert picture.size == (64, 64)
+            assert {post.image.name for post in part if post.image} <= known
+        for path in {post.image for part in posts.values() for post in part if post.image}:
+            with Image.open(path) as image:
+                assert image.size == (64, 64)
         assert 1 <= len({task.shows[one] for one in task.readings}) <= 10
 
-    def test_pictures_that_decide_can_be_told_apart(self, task):
-        """The nearest picture of a smaller and shifted copy shows the same thing."""
+    def test_images_that_decide_can_be_told_apart(self, task):
+        """The nearest image of a smaller and shifted copy shows the same thing."""
         files = {
             file: thing
             for thing in {*(task.shows[one] for one in task.readings), script.IRRELEVANT}
-            for file in script.PICTURES[thing]
+            for file in script.IMAGES[thing]
         }
 
         def pixels(file: str, box: tuple[int, int, int, int]) -> np.ndarray:
-            with Image.open(EMOJI / "images" / f"{file}.png") as picture:
-                rgba = picture.convert("RGBA")
+            with Image.open(EMOJI / "images" / f"{file}.png") as image:
+                rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, "white")
             white.alpha_composite(rgba)
             small = white.convert("RGB").crop(box).resize((8, 8), Image.Resampling.BOX)
@@ -288,7 +288,7 @@ class TestEmbeddedSamples:
         expected = {}
         for split, part in posts.items():
             sizes = [len(in_group(part, group)) for group in ("ambiguous", "clear", "misleading")]
-            without = sum(post.picture is None for post in part)
+            without = sum(post.image is None for post in part)
             expected[split] = [len(part), *sizes, without]
         for label in {label for post in posts["train"] for label in post.labels}:
             expected[f"`{label}`"] = [
@@ -296,12 +296,12 @@ class TestEmbeddedSamples:
             ]
         for thing in {shows(post) for post in posts["train"]} - {None}:
             numbers = [sum(shows(post) == thing for post in part) for part in posts.values()]
-            expected[thing] = [len(script.PICTURES[thing]), *numbers]
+            expected[thing] = [len(script.IMAGES[thing]), *numbers]
         assert tables == expected
 
 
 class TestAmbiguousPosts:
-    def test_the_picture_decides(self, posts, task):
+    def test_the_image_decides(self, posts, task):
         readings = {task.shows[reading]: reading for reading in task.readings}
         assert len(readings) == len(task.readings)
         for part in posts.values():
@@ -350,13 +350,13 @@ class TestAmbiguousPosts:
 
 
 class TestOtherPosts:
-    def test_the_picture_of_a_clear_post_agrees(self, posts, task):
+    def test_the_image_of_a_clear_post_agrees(self, posts, task):
         for part in posts.values():
             for post in in_group(part, "clear"):
                 agreeing = {task.shows[label] for label in post.labels or [""]}
-                assert post.picture is None or shows(post) in agreeing
+                assert post.image is None or shows(post) in agreeing
 
-    def test_the_picture_of_a_misleading_post_agrees_with_nothing_in_it(self, posts, task):
+    def test_the_image_of_a_misleading_post_agrees_with_nothing_in_it(self, posts, task):
         wrong = {task.shows[reading] for reading in task.readings} | {script.IRRELEVANT}
         for part in posts.values():
             misleading = in_group(part, "misleading")
@@ -394,13 +394,13 @@ class TestScript:
             assert made.keys() == kept.keys()
             assert [path for path in made if made[path] != kept[path]] == []
 
-    def test_a_missing_picture_is_named_and_the_old_sample_stays(self, tmp_path):
+    def test_a_missing_image_is_named_and_the_old_sample_stays(self, tmp_path):
         emoji, target = tmp_path / "emoji", tmp_path / "sample"
         (emoji / "images").mkdir(parents=True)
         shutil.copy(EMOJI / "LICENSE-noto-emoji.txt", emoji)
         target.mkdir()
         (target / "old.txt").touch()
-        with pytest.raises(DataError, match="no such picture"):
+        with pytest.raises(DataError, match="no such image"):
             script.build(script.ENTITY_RECOGNITION, emoji, target)
         assert [path.name for path in tmp_path.iterdir() if path != emoji] == ["sample"]
         assert [path.name for path in target.iterdir()] == ["old.txt"]

@@ -55,18 +55,18 @@ class TestEmbeddedSample:
         return [entity for (entity,) in rows("entities.txt")]
 
     @pytest.fixture(scope="class")
-    def pictures(self) -> dict[str, list[Path]]:
+    def images(self) -> dict[str, list[Path]]:
         return {folder.name: sorted(folder.iterdir()) for folder in sorted(SAMPLE.glob("images/*"))}
 
-    def test_the_readme_gives_the_counts_of_the_files(self, triples, entities, pictures):
+    def test_the_readme_gives_the_counts_of_the_files(self, triples, entities, images):
         readme = (SAMPLE / "README.md").read_text(encoding="utf-8")
         table = dict(re.findall(r"^\| (.+?) \| ([\d,]+) \|$", readme, flags=re.MULTILINE))
         counts = {name: int(count.replace(",", "")) for name, count in table.items()}
         sizes = Counter(relation for part in triples.values() for _, relation, _ in part)
         assert counts == {
             "entities": len(entities),
-            "of these with pictures": len(pictures),
-            "pictures": sum(map(len, pictures.values())),
+            "of these with images": len(images),
+            "images": sum(map(len, images.values())),
             "relations": len(rows("relations.txt")),
             **{f"{name} triples": len(part) for name, part in triples.items()},
             **{f"`{relation}`": size for relation, size in sizes.items()},
@@ -131,16 +131,16 @@ class TestEmbeddedSample:
         seen = {value for triple in triples["train"] for value in triple}
         assert all(value in seen for triple in triples[name] for value in triple)
 
-    def test_pictures_matter_in_the_test_split(self, triples, pictures):
+    def test_images_matter_in_the_test_split(self, triples, images):
         known = [end for head, _, tail in triples["test"] for end in (head, tail)]
-        assert sum(f"n{entity}" in pictures for entity in known) / len(known) > 0.5
+        assert sum(f"n{entity}" in images for entity in known) / len(known) > 0.5
 
-    def test_every_picture_folder_is_an_entity(self, entities, pictures):
-        assert set(pictures) <= {f"n{entity}" for entity in entities}
-        assert all(1 <= len(files) <= 5 for files in pictures.values())
+    def test_every_image_folder_is_an_entity(self, entities, images):
+        assert set(images) <= {f"n{entity}" for entity in entities}
+        assert all(1 <= len(files) <= 5 for files in images.values())
 
-    def test_every_picture_opens(self, pictures):
-        for path in itertools.chain.from_iterable(pictures.values()):
+    def test_every_image_opens(self, images):
+        for path in itertools.chain.from_iterable(images.values()):
             with Image.open(path) as image:
                 assert (image.format, image.size) == ("PNG", (64, 64))
                 image.load()
@@ -155,10 +155,10 @@ class TestEmbeddedSample:
             ("flag-ge", "a republic in Asia Minor on the Black Sea"),
         ],
     )
-    def test_an_emoji_shows_the_sense_that_it_depicts(self, pictures, short_name, text):
+    def test_an_emoji_shows_the_sense_that_it_depicts(self, images, short_name, text):
         (owner,) = (
             owner
-            for owner, files in pictures.items()
+            for owner, files in images.items()
             if any(path.stem.endswith(f"_{short_name}") for path in files)
         )
         assert text in dict(rows("entity2text.txt"))[owner.removeprefix("n")]
@@ -336,13 +336,13 @@ class TestMatching:
             "00000070": ["bikini"],
         }
 
-    def test_plain_pictures_come_before_skin_tones_and_none_twice(self, emoji_folder):
+    def test_plain_images_come_before_skin_tones_and_none_twice(self, emoji_folder):
         package = script.read_package(emoji_folder)
         cats = [script.parse_emoji(one) for one in EMOJI[1:3]]
-        pictures = script.choose_pictures(cats, package)
-        assert list(pictures) == ["c1_cat.png", "c2_cat2.png", "c3_cat.png"]
+        images = script.choose_images(cats, package)
+        assert list(images) == ["c1_cat.png", "c2_cat2.png", "c3_cat.png"]
         mice = [script.parse_emoji(one) for one in EMOJI[3:5]]
-        assert list(script.choose_pictures(mice, package)) == ["m_three_mice.png"]
+        assert list(script.choose_images(mice, package)) == ["m_three_mice.png"]
 
     def test_wrong_decisions_are_named_with_their_lines(self, wordnet, tmp_path):
         path = tmp_path / "matches.tsv"
@@ -393,10 +393,10 @@ class TestGraph:
         st.sets(st.sampled_from("abcdefgh")),
         st.integers(0, 3),
     )
-    def test_the_split_leaks_nothing_and_leaves_nobody_unseen(self, triples, pictured, seed):
-        parts = script.split(triples, pictured, seed)
+    def test_the_split_leaks_nothing_and_leaves_nobody_unseen(self, triples, with_images, seed):
+        parts = script.split(triples, with_images, seed)
         assert sorted(itertools.chain(*parts.values())) == sorted(triples)
-        assert parts == script.split(sorted(triples, reverse=True), pictured, seed)
+        assert parts == script.split(sorted(triples, reverse=True), with_images, seed)
         pairs = {
             name: [frozenset((head, tail)) for head, _, tail in part]
             for name, part in parts.items()
@@ -407,14 +407,14 @@ class TestGraph:
         seen = {value for triple in parts["train"] for value in triple}
         assert all(value in seen for name in ("dev", "test") for t in parts[name] for value in t)
 
-    def test_the_split_depends_on_the_seed_and_prefers_pictures(self):
+    def test_the_split_depends_on_the_seed_and_prefers_images(self):
         nodes = [f"{number:02}" for number in range(40)]
         ring = list(zip(nodes, ["_hypernym"] * 40, [*nodes[1:], nodes[0]], strict=True))
-        pictured = set(nodes[5:19])
-        parts = script.split(ring, pictured, seed=0)
+        with_images = set(nodes[5:19])
+        parts = script.split(ring, with_images, seed=0)
         held_out = {name: [head for head, _, _ in parts[name]] for name in ("dev", "test")}
         assert held_out == {"dev": ["07", "11", "17"], "test": ["04", "09", "14"]}
-        assert script.split(ring, pictured, seed=1) != parts
+        assert script.split(ring, with_images, seed=1) != parts
 
 
 class TestRebuild:
@@ -453,8 +453,8 @@ class TestRebuild:
         assert contents["LICENSE-wordnet.txt"] == b"A licence line\n\n"
         assert b"_has_part\thas part\n" in contents["relation2text.txt"]
         assert b"00000030\tcat, a feline\n" in contents["entity2text.txt"]
-        assert counts["pictured"] == 4
-        assert counts["pictures"] == 6
+        assert counts["with_images"] == 4
+        assert counts["images"] == 6
         assert list(target.parent.iterdir()) == [target]
 
     def test_the_bytes_depend_on_nothing_else(self, wordnet_folder, emoji_folder, recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""A world small enough to train on in seconds: 12 entities, half of them with pictures."""
+"""A world small enough to train on in seconds: 12 entities, half of them with images."""
 
 from __future__ import annotations
 
@@ -152,16 +152,16 @@ def tables() -> dict[str, pd.DataFrame]:
 
 @pytest.fixture(scope="session")
 def store_folder(tmp_path_factory) -> Path:
-    """Visual store in which every second entity has one or two pictures."""
+    """Visual store in which every second entity has one or two images."""
     work = tmp_path_factory.mktemp("store")
     writer = VisualStoreWriter(work, {"full": RoleLayout(16, 2)}, _ENTITIES, "tiny")
     rng = np.random.default_rng(0)
     for owner in range(0, _ENTITIES, 2):
-        pictures = {
+        images = {
             slot: (f"{owner}-{slot}", rng.integers(0, 255, (3, 16, 16), dtype=np.uint8))
             for slot in range(1 + owner % 4 // 2)
         }
-        writer.append(owner, pictures, None)
+        writer.append(owner, images, None)
     return writer.finish()
 
 

@@ -36,10 +36,10 @@ def built(model_parameters, store_folder, tables):
     return model.eval(), tokenizer, vocabulary.prompt_builder(tokenizer, model), store
 
 
-def test_pictures_are_those_of_the_store(built):
+def test_images_are_those_of_the_store(built):
     model, _, _, _ = built
-    assert model.config.picture_sizes == {"full": 16}
-    assert model.config.picture_counts == {"full": 2}
+    assert model.config.image_sizes == {"full": 16}
+    assert model.config.image_counts == {"full": 2}
 
 
 def test_new_tokens_are_one_token_each(built):

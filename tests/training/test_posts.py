@@ -103,14 +103,14 @@ def labels():
 
 @pytest.fixture(scope="session")
 def posts_store(tmp_path_factory) -> Path:
-    """Visual store in which every second post has a picture and a crop."""
+    """Visual store in which every second post has an image and a crop."""
     layouts = {"full": RoleLayout(16, 1), "grounding": RoleLayout(8, 2)}
     return store_of(tmp_path_factory.mktemp("posts_store"), layouts)
 
 
 @pytest.fixture(scope="session")
 def crops_store(tmp_path_factory) -> Path:
-    """Visual store in which every second post has crops, and none a whole picture."""
+    """Visual store in which every second post has crops, and none a whole image."""
     layouts = {"grounding": RoleLayout(16, 1), "detection": RoleLayout(8, 2)}
     return store_of(tmp_path_factory.mktemp("crops_store"), layouts)
 
@@ -119,12 +119,12 @@ def store_of(work: Path, layouts: dict[str, RoleLayout]) -> Path:
     writer = VisualStoreWriter(work, layouts, 24, "tiny")
     rng = np.random.default_rng(0)
 
-    def picture(size):
+    def image(size):
         return rng.integers(0, 255, (3, size, size), dtype=np.uint8)
 
     for owner in range(0, 24, 2):
         # Slots count through the roles.
-        writer.append(owner, {0: (f"{owner}-0", picture(16)), 1: (f"{owner}-1", picture(8))}, None)
+        writer.append(owner, {0: (f"{owner}-0", image(16)), 1: (f"{owner}-1", image(8))}, None)
     return writer.finish()
 
 
@@ -256,7 +256,7 @@ def test_the_faithful_preset_trains_on_crops_and_predicts_words(run, task, posts
     assert config["visual_embeddings"] == "class_and_crops"
 
 
-def test_the_faithful_preset_says_that_it_takes_no_whole_pictures(run):
+def test_the_faithful_preset_says_that_it_takes_no_whole_images(run):
     with pytest.raises(DataError, match="class_and_crops"):
         run("relation_extraction", preset="faithful", epochs=1)
 
@@ -271,13 +271,13 @@ def test_predictions_do_not_depend_on_order_or_company(run, task, posts, posts_s
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_withheld_pictures_are_as_no_store(run, task, posts, posts_store):
+def test_without_images_is_as_no_store(run, task, posts, posts_store):
     models, _ = run(task, epochs=2)
     blind = PostsPredictor(models / "seed_0").predict(posts[task])
-    withheld = PostsPredictor(models / "seed_0", posts_store).predict(
-        posts[task], with_pictures=False
+    without_images = PostsPredictor(models / "seed_0", posts_store).predict(
+        posts[task], with_images=False
     )
-    pd.testing.assert_frame_equal(blind, withheld)
+    pd.testing.assert_frame_equal(blind, without_images)
 
 
 def test_a_post_beyond_the_store_is_refused(run, posts, posts_store):

@@ -61,15 +61,15 @@ def test_blocks_do_not_change_the_ranks(entity_model, store_folder, tables, batc
     assert len(whole) == 2 * len(triples)
 
 
-def test_withheld_pictures_change_only_queries_about_entities_with_pictures(
+def test_leaving_images_out_changes_only_queries_about_entities_with_images(
     entity_model, store_folder, tables
 ):
     predictor = LinkPredictor(entity_model, store_folder)
-    # A fresh model ignores pictures: its fusion starts at zero.
+    # A fresh model ignores images: its fusion starts at zero.
     for layer in predictor.model.mkgformer.fusion_layers:
         layer.fusion_dense.weight.data.normal_()
     queries, triples = split(tables["queries"], "train"), split(tables["triples"], "train")
     seen = predictor.rank(queries, triples)
-    blind = predictor.rank(queries, triples, with_pictures=False)
+    blind = predictor.rank(queries, triples, with_images=False)
     differs = seen["score"] != blind["score"]
     np.testing.assert_array_equal(differs, seen["entity"] % 2 == 0)

@@ -1,4 +1,4 @@
-"""Batches for scoring: pictures once per entity, neighbours together."""
+"""Batches for scoring: images once per entity, neighbours together."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -8,20 +8,20 @@ import pytest
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.training.queries import Queries
-from mkgformer_kedro.training.scoring import picture_inputs, scoring_order
+from mkgformer_kedro.training.scoring import image_inputs, scoring_order
 
 
-def test_pictures_of_an_entity_are_read_once(store_folder):
+def test_images_of_an_entity_are_read_once(store_folder):
     entity = np.array([4, 1, 2, 4, 4, 3])
-    inputs = picture_inputs(VisualStore(store_folder), entity)
+    inputs = image_inputs(VisualStore(store_folder), entity)
     assert inputs["pixel_values"].shape == (2, 2, 3, 16, 16)
-    assert inputs["picture_mask"].shape == (2, 2)
-    assert inputs["picture_index"].tolist() == [1, -1, 0, 1, 1, -1]
+    assert inputs["image_mask"].shape == (2, 2)
+    assert inputs["image_index"].tolist() == [1, -1, 0, 1, 1, -1]
 
 
-def test_without_pictures_nothing_is_read(store_folder):
-    assert picture_inputs(VisualStore(store_folder), np.array([1, 3])) == {}
-    assert picture_inputs(None, np.array([0, 2])) == {}
+def test_without_images_nothing_is_read(store_folder):
+    assert image_inputs(VisualStore(store_folder), np.array([1, 3])) == {}
+    assert image_inputs(None, np.array([0, 2])) == {}
 
 
 @pytest.mark.parametrize("rows", [np.arange(6), np.array([5, 1, 3])])

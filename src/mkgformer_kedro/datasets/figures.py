@@ -6,4 +6,4 @@ from mkgformer_kedro.datasets.tables import AtomicSave
 
 
 class MatplotlibDataset(AtomicSave, _MatplotlibDataset):
-    """One matplotlib figure as a picture file, written atomically."""
+    """One matplotlib figure as an image file, written atomically."""

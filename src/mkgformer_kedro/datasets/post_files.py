@@ -225,7 +225,7 @@ class RelationPostsDataset(PostsDataset):
 
     A line of a split's file is a Python dict: ``token`` (list of words), ``h`` and ``t`` (each
     with ``name`` and ``pos``, the first word and the word behind the last), ``img_id`` (empty or
-    left out: no picture) and ``relation``. Nothing in it is ever run.
+    left out: no image) and ``relation``. Nothing in it is ever run.
 
     Args:
         filepath: The folder.
@@ -263,7 +263,7 @@ class RelationPostsDataset(PostsDataset):
 class TaggedPostsDataset(PostsDataset):
     """Read-only folder of posts with a tag for every word, in Twitter-2017's format.
 
-    A line ``IMGID:<picture>`` opens a post (nothing behind the colon: no picture), a line
+    A line ``IMGID:<image>`` opens a post (nothing behind the colon: no image), a line
     ``word<TAB>tag`` follows for every word, and a blank line, the next opening or the end of the
     file ends it. Words are kept as they are: some consist of characters that cannot be seen.
 
@@ -323,7 +323,7 @@ class _TaggedPost:
     def add(self, where: str, number: int, line: bytes) -> Problem | None:
         if number == self.line:
             what = "a post without its line IMGID:"
-            remedy = "Write IMGID:<picture> before its first word (IMGID: alone: no picture)."
+            remedy = "Write IMGID:<image> before its first word (IMGID: alone: no image)."
             return Problem(where, number, what, remedy)
         text = decoded(where, number, line)
         if isinstance(text, Problem):
@@ -389,7 +389,7 @@ def _checked(post: dict[Any, Any]) -> dict[str, Any]:
         raise _WrongValueError("token holds more than words", "Write non-empty strings only.")
     image = post.get("img_id")
     if image is not None and not isinstance(image, str):
-        raise _WrongValueError("img_id is not a string", "Write the picture's name, or ''.")
+        raise _WrongValueError("img_id is not a string", "Write the image's name, or ''.")
     columns: dict[str, Any] = {"words": words, "image": image or None}
     for mention, key in (("head", "h"), ("tail", "t")):
         values = _value(post, key, dict, "a dict with name and pos")

@@ -1,13 +1,13 @@
-"""The visual feature store: every used picture decoded and resized once, read by memory map.
+"""The visual feature store: every used image decoded and resized once, read by memory map.
 
 A store is a folder:
 
 * ``<role>.u8`` for each role with slots (``full``, ``grounding``, ``detection``): raw uint8 of
   shape ``(rows, 3, size, size)``, RGB, channels first;
 * ``slots.npy``: int32 ``(owners, slots)``, the row in the file of the slot's role or -1 where
-  there is no picture; slots are ordered by role, then by rank;
+  there is no image; slots are ordered by role, then by rank;
 * ``store.json``: version, owners, size, count and rows of each role, and ``content``: a hash of
-  what the store holds, by which later stages notice that pictures changed.
+  what the store holds, by which later stages notice that images changed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ INPUT_NAMES = {
 
 @dataclass(frozen=True)
 class RoleLayout:
-    """How the pictures of one role are kept.
+    """How the images of one role are kept.
 
     Attributes:
-        size: Side of the square pictures, in pixels.
+        size: Side of the square images, in pixels.
         count: Slots of this role that every owner has.
-        rows: Pictures in the role's file.
+        rows: Images in the role's file.
     """
 
     size: int
@@ -57,8 +57,8 @@ class RoleLayout:
     rows: int = 0
 
     @property
-    def picture_bytes(self) -> int:
-        """Bytes of one picture."""
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
         return 3 * self.size * self.size
 
 
@@ -77,7 +77,7 @@ class VisualStore:
 
     Attributes:
         roles: Layout of each role that has slots, in slot order.
-        slots: int32 ``(owners, slots)``: row in the role's file, -1 for no picture.
+        slots: int32 ``(owners, slots)``: row in the role's file, -1 for no image.
 
     Raises:
         DataError: The folder is no store, or a file's size does not fit ``store.json``.
@@ -88,7 +88,7 @@ class VisualStore:
         header = self._read_header()
         self.roles = {role: RoleLayout(**layout) for role, layout in header["roles"].items()}
         self.slots = self._open_slots(header["owners"])
-        self._pictures = {role: self._open_pictures(role) for role in self.roles}
+        self._images = {role: self._open_images(role) for role in self.roles}
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -97,19 +97,19 @@ class VisualStore:
         return type(self), (self.folder,)
 
     @cached_property
-    def has_pictures(self) -> NDArray[np.bool_]:
-        """Whether each owner has at least one picture, ``(owners,)``."""
+    def has_images(self) -> NDArray[np.bool_]:
+        """Whether each owner has at least one image, ``(owners,)``."""
         return (np.asarray(self.slots) >= 0).any(axis=1)
 
     def read(self, owners: ArrayLike) -> dict[str, NDArray]:
-        """Gather the pictures of some owners.
+        """Gather the images of some owners.
 
         Args:
             owners: Owner indices, ``(n,)``.
 
         Returns:
             For each role its model input, uint8 ``(n, count, 3, size, size)`` with zeros where
-            there is no picture, and ``picture_mask``, bool ``(n, slots)``.
+            there is no image, and ``image_mask``, bool ``(n, slots)``.
 
         Raises:
             IndexError: An index is negative or beyond the last owner.
@@ -124,16 +124,16 @@ class VisualStore:
             rows = slots[:, start : start + layout.count]
             pixels = np.zeros((*rows.shape, 3, layout.size, layout.size), dtype=np.uint8)
             present = rows >= 0
-            pixels[present] = self._pictures[role][rows[present]]
+            pixels[present] = self._images[role][rows[present]]
             inputs[INPUT_NAMES[role]] = pixels
             start += layout.count
-        return {**inputs, "picture_mask": np.asarray(slots >= 0)}
+        return {**inputs, "image_mask": np.asarray(slots >= 0)}
 
-    def pictures(self, owner: int) -> list[NDArray[np.uint8]]:
-        """The pictures of one owner in slot order, each uint8 ``(3, size, size)``."""
+    def images(self, owner: int) -> list[NDArray[np.uint8]]:
+        """The images of one owner in slot order, each uint8 ``(3, size, size)``."""
         inputs = self.read([owner])
-        mask = inputs.pop("picture_mask")[0]
-        slots = [pixels for pictures in inputs.values() for pixels in pictures[0]]
+        mask = inputs.pop("image_mask")[0]
+        slots = [pixels for images in inputs.values() for pixels in images[0]]
         return [pixels for pixels, present in zip(slots, mask, strict=True) if present]
 
     def _read_header(self) -> dict[str, Any]:
@@ -160,11 +160,11 @@ class VisualStore:
             raise self._damaged("slots.npy", what)
         return slots
 
-    def _open_pictures(self, role: str) -> NDArray[np.uint8]:
+    def _open_images(self, role: str) -> NDArray[np.uint8]:
         layout = self.roles[role]
         path = self.folder / f"{role}.u8"
         found = path.stat().st_size if path.exists() else 0
-        expected = layout.rows * layout.picture_bytes
+        expected = layout.rows * layout.image_bytes
         if found != expected:
             raise self._damaged(path.name, f"expected {expected} bytes, found {found}")
         shape = (layout.rows, 3, layout.size, layout.size)
@@ -181,14 +181,14 @@ class VisualStoreWriter:
     """Writes a store owner by owner; killed at any moment, it goes on where it was.
 
     The work folder holds the growing store and ``journal.jsonl``: a line with the fingerprint,
-    then one line per finished owner. Pictures reach the disk before the journal names them, so
+    then one line per finished owner. Images reach the disk before the journal names them, so
     whatever lies beyond the journal is cut off when the folder is opened again. Another
-    fingerprint means other pictures or settings: the writer starts over.
+    fingerprint means other images or settings: the writer starts over.
 
     Args:
         work: Work folder, on the file system of the finished store.
         roles: Layout of each role.
-        owners: Number of owners, with pictures or not.
+        owners: Number of owners, with images or not.
         fingerprint: Hash of everything that decides the store's content.
 
     Attributes:
@@ -213,31 +213,31 @@ class VisualStoreWriter:
         self.slots = np.full((owners, len(self._slot_roles)), -1, dtype=np.int32)
         # The row of each content that a role holds.
         self._rows: dict[str, dict[str, int]] = {role: {} for role in self.roles}
-        self._waiting_pictures: dict[str, list[bytes]] = {role: [] for role in self.roles}
+        self._waiting_images: dict[str, list[bytes]] = {role: [] for role in self.roles}
         self._waiting_lines: list[bytes] = []
         self._resume()
 
-    def append(self, owner: int, pictures: Mapping[int, tuple[str, NDArray]], note: Any) -> None:
+    def append(self, owner: int, images: Mapping[int, tuple[str, NDArray]], note: Any) -> None:
         """Add one finished owner.
 
         Args:
             owner: Owner index.
-            pictures: For each filled slot the content's hash and the uint8 pixels
+            images: For each filled slot the content's hash and the uint8 pixels
                 ``(3, size, size)``. Content that the role already holds is not written again.
             note: JSON value to find in ``notes`` when a later run goes on from here.
 
         Raises:
             DataError: The disk is full.
         """
-        for slot, (content, pixels) in pictures.items():
+        for slot, (content, pixels) in images.items():
             role = self._slot_roles[slot]
             rows = self._rows[role]
             if content not in rows:
                 rows[content] = len(rows)
-                self._waiting_pictures[role].append(pixels.tobytes())
+                self._waiting_images[role].append(pixels.tobytes())
             self.slots[owner, slot] = rows[content]
         self.notes[owner] = note
-        contents = {slot: content for slot, (content, _) in pictures.items()}
+        contents = {slot: content for slot, (content, _) in images.items()}
         self._waiting_lines.append((json.dumps([owner, contents, note]) + "\n").encode())
         if len(self._waiting_lines) >= self.owners_per_commit:
             self._commit()
@@ -273,10 +273,10 @@ class VisualStoreWriter:
 
     def _commit(self) -> None:
         with _disk_full_explained(self.folder):
-            for role, waiting in self._waiting_pictures.items():
+            for role, waiting in self._waiting_images.items():
                 _append(self.folder / f"{role}.u8", waiting)
             _append(self._journal, self._waiting_lines)
-        self._waiting_pictures = {role: [] for role in self.roles}
+        self._waiting_images = {role: [] for role in self.roles}
         self._waiting_lines = []
 
     def _resume(self) -> None:
@@ -285,7 +285,7 @@ class VisualStoreWriter:
             lines = self._journal.read_bytes().splitlines(keepends=True)
         if lines[:1] != [self._header]:
             if lines:
-                logger.info("Pictures or settings differ from the interrupted run: starting over.")
+                logger.info("Images or settings differ from the interrupted run: starting over.")
             self._start_over()
             return
         kept = len(self._header)
@@ -314,7 +314,7 @@ class VisualStoreWriter:
         lengths = {self._journal: journal_bytes}
         for role, layout in self.roles.items():
             path = self.folder / f"{role}.u8"
-            lengths[path] = len(self._rows[role]) * layout.picture_bytes
+            lengths[path] = len(self._rows[role]) * layout.image_bytes
         for path, length in lengths.items():
             found = path.stat().st_size if path.exists() else 0
             if found < length:

@@ -16,8 +16,8 @@ from mkgformer_kedro.evaluation.metrics import rank_contributions, ranks_of
 _GROUPS = {
     "category": ["category", "direction"],
     "frequency": ["frequency"],
-    "entity_pictures": ["entity_pictures"],
-    "answer_pictures": ["answer_pictures"],
+    "entity_images": ["entity_images"],
+    "answer_images": ["answer_images"],
     "leak": ["leak"],
     "relation": ["relation"],
 }
@@ -28,7 +28,7 @@ def drill_down(
     train: pd.DataFrame,
     *,
     leak: np.ndarray,
-    has_pictures: np.ndarray,
+    has_images: np.ndarray,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, pd.DataFrame]:
@@ -39,23 +39,23 @@ def drill_down(
         train: Training triples: integer columns ``head``, ``relation``, ``tail``.
         leak: Whether train holds the reverse of a test triple, ``(triples,)``, indexed by the
             predictions' ``triple``.
-        has_pictures: Whether an entity has pictures, ``(entities,)``.
+        has_images: Whether an entity has images, ``(entities,)``.
         seed: Seed of the resampling behind the intervals.
         resamples: Number of bootstrap samples.
 
     Returns:
         Tables as ``break_down`` makes them: ``category`` (relation category and direction),
-        ``frequency`` (of the answer in train), ``entity_pictures`` (of the known entity),
-        ``answer_pictures``, ``leak`` and ``relation``.
+        ``frequency`` (of the answer in train), ``entity_images`` (of the known entity),
+        ``answer_images``, ``leak`` and ``relation``.
     """
     categories = relation_categories(train)
-    frequency = entity_frequency(train, len(has_pictures))
+    frequency = entity_frequency(train, len(has_images))
     answers = predictions["answer"].to_numpy()
     annotated = predictions.assign(
         category=predictions["relation"].map(categories).fillna("not in train"),
         frequency=frequency_bins(frequency[answers]),
-        entity_pictures=has_pictures[predictions["entity"].to_numpy()],
-        answer_pictures=has_pictures[answers],
+        entity_images=has_images[predictions["entity"].to_numpy()],
+        answer_images=has_images[answers],
         leak=leak[predictions["triple"].to_numpy()],
     )
     return {

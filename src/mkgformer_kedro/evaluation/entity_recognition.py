@@ -23,7 +23,7 @@ from mkgformer_kedro.evaluation.extraction import (
     break_down,
     compare_shares,
     f1_difference,
-    pictures_categories,
+    images_categories,
     score,
     share_categories,
 )
@@ -257,12 +257,12 @@ def predict_gazetteer(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame
 
 def evaluate_entity_recognition(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     baseline: pd.DataFrame,
     posts: pd.DataFrame,
     labels: pd.DataFrame,
     *,
-    has_pictures: np.ndarray,
+    has_images: np.ndarray,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> EntityRecognitionEvaluation:
@@ -270,29 +270,30 @@ def evaluate_entity_recognition(
 
     Args:
         model: Predictions of the model, of one or several seeds.
-        without_pictures: Predictions of the same model with pictures withheld.
+        without_images: Predictions of the same model without images.
         baseline: Predictions of the gazetteer baseline.
         posts: Table ``posts`` of all splits.
         labels: Table ``labels``: the entity types.
-        has_pictures: Whether a post has pictures, ``(len(posts),)``.
+        has_images: Whether a post has images, ``(len(posts),)``.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
 
     Returns:
         Scores, comparisons, errors, confusion, and groups cut by ``group`` (share of a synthetic
-        sample), ``pictures``, ``mention`` (whether train holds an entity of the same text) and
+        sample), ``images``, ``mention`` (whether train holds an entity of the same text) and
         ``type``.
 
     Raises:
         ValueError: If the tables are empty or cover different posts.
     """
     chance = {"seed": seed, "resamples": resamples}
-    seen, withheld, trivial = (post_counts(table) for table in (model, without_pictures, baseline))
+    tables = (model, without_images, baseline)
+    seen, blind, trivial = (post_counts(table) for table in tables)
     facts = posts.set_index("post")
-    pictured = pd.Series(has_pictures, index=facts.index)
+    with_images = pd.Series(has_images, index=facts.index)
     annotated = seen.assign(
         group=share_categories(seen["post"].map(facts["group"])),
-        pictures=pictures_categories(seen["post"].map(pictured)),
+        images=images_categories(seen["post"].map(with_images)),
     )
     types = labels["label"].tolist()
     alignment = align(model, posts)
@@ -301,18 +302,18 @@ def evaluate_entity_recognition(
         mention=pd.Categorical(np.where(in_train, *_SEEN), categories=_SEEN, ordered=True),
         type=pd.Categorical(alignment["type"], categories=types, ordered=True),
     )
-    groups = {cut: break_down(annotated, cut, **chance) for cut in ("group", "pictures")}
+    groups = {cut: break_down(annotated, cut, **chance) for cut in ("group", "images")}
     groups |= {cut: break_down(entities, cut, **chance) for cut in ("mention", "type")}
     one_seed = model["seed"] == model["seed"].min()
     return EntityRecognitionEvaluation(
         posts=seen["post"].nunique(),
         model=score(seen, **chance),
-        without_pictures=score(withheld, **chance),
+        without_images=score(blind, **chance),
         baseline=score(trivial, **chance),
         baseline_name=BASELINE,
         against_baseline=f1_difference(seen, trivial, **chance),
-        against_no_pictures=f1_difference(seen, withheld, **chance),
-        shares=compare_shares(seen, withheld, facts["group"], **chance),
+        against_no_images=f1_difference(seen, blind, **chance),
+        shares=compare_shares(seen, blind, facts["group"], **chance),
         groups=groups,
         confusion=confusion(alignment, types),
         errors=count_errors(alignment, types),

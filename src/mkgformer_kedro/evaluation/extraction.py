@@ -38,13 +38,13 @@ from mkgformer_kedro.evaluation.intervals import (
 from mkgformer_kedro.evaluation.verdicts import (
     Verdict,
     baseline_verdict,
-    pictures_figures,
-    pictures_verdict,
+    images_figures,
+    images_verdict,
 )
 
 AMBIGUOUS, CLEAR, MISLEADING = SHARES = ("ambiguous", "clear", "misleading")
 _COUNTS = ["correct", "predicted", "gold"]
-# Answers that stay the same this often without pictures come from a model that ignores them.
+# Answers that stay the same this often without images come from a model that ignores them.
 _HARDLY_LOOKS = 0.8
 
 
@@ -71,37 +71,37 @@ class ExtractionScores(Scores):
 
 @dataclass(frozen=True)
 class ShareComparison:
-    """A model beside itself without pictures, on a share of the posts.
+    """A model beside itself without images, on a share of the posts.
 
     Attributes:
         share: Name of the share.
         posts: Number of its posts.
-        model: Scores with pictures.
-        without_pictures: Scores with pictures withheld.
+        model: Scores with images.
+        without_images: Scores without images.
         difference: F1 of the first minus F1 of the second.
-        same_answers: Share of the answers that are the same with pictures and without.
+        same_answers: Share of the answers that are the same with images and without.
     """
 
     share: str
     posts: int
     model: ExtractionScores
-    without_pictures: ExtractionScores
+    without_images: ExtractionScores
     difference: Difference
     same_answers: float
 
 
 @dataclass(frozen=True)
 class ExtractionEvaluation:
-    """The model beside itself without pictures and beside a baseline.
+    """The model beside itself without images and beside a baseline.
 
     Attributes:
         posts: Number of test posts.
         model: The model.
-        without_pictures: The same model, pictures withheld.
+        without_images: The same model, without images.
         baseline: The baseline.
         baseline_name: Its name, as in "the majority baseline".
         against_baseline: F1 of the model minus that of the baseline.
-        against_no_pictures: F1 of the model minus its F1 with pictures withheld.
+        against_no_images: F1 of the model minus its F1 without images.
         shares: The same comparison on each share of a synthetic sample; empty for other data.
         groups: Tables as :func:`break_down` makes them, for the model, by what they are cut by.
         confusion: Number of cases by what they are (rows) and what they were taken for (columns),
@@ -110,11 +110,11 @@ class ExtractionEvaluation:
 
     posts: int
     model: ExtractionScores
-    without_pictures: ExtractionScores
+    without_images: ExtractionScores
     baseline: ExtractionScores
     baseline_name: str
     against_baseline: Difference
-    against_no_pictures: Difference
+    against_no_images: Difference
     shares: Sequence[ShareComparison]
     groups: Mapping[str, pd.DataFrame]
     confusion: pd.DataFrame
@@ -132,7 +132,7 @@ class ExtractionEvaluation:
             "test": model.metrics,
             "test_interval": {name: ends._asdict() for name, ends in model.intervals.items()},
             "seeds": self.seeds,
-            "test_pictures_withheld": self.without_pictures.metrics,
+            "test_without_images": self.without_images.metrics,
             "test_baseline": self.baseline.metrics,
         }
         if model.deviations:
@@ -141,7 +141,7 @@ class ExtractionEvaluation:
             metrics["test_by_group"] = {
                 comparison.share: {
                     "model": comparison.model.metrics["f1"],
-                    "pictures_withheld": comparison.without_pictures.metrics["f1"],
+                    "without_images": comparison.without_images.metrics["f1"],
                     "difference": comparison.difference.value,
                     "interval": comparison.difference.interval._asdict(),
                 }
@@ -159,7 +159,7 @@ class ExtractionEvaluation:
     def verdicts(self) -> list[Verdict]:
         """What the figures say, in sentences."""
         shares = {comparison.share: comparison for comparison in self.shares}
-        found = [self.baseline_verdict, self.pictures_verdict]
+        found = [self.baseline_verdict, self.images_verdict]
         if AMBIGUOUS in shares:
             found.append(ambiguous_verdict(shares[AMBIGUOUS]))
         if MISLEADING in shares:
@@ -173,10 +173,10 @@ class ExtractionEvaluation:
         return baseline_verdict("F1", self.baseline_name, scores, self.against_baseline)
 
     @property
-    def pictures_verdict(self) -> Verdict:
-        """Whether pictures help the model."""
-        scores = (self.model.metrics["f1"], self.without_pictures.metrics["f1"])
-        return pictures_verdict("F1", "test posts", scores, self.against_no_pictures)
+    def images_verdict(self) -> Verdict:
+        """Whether images help the model."""
+        scores = (self.model.metrics["f1"], self.without_images.metrics["f1"])
+        return images_verdict("F1", "test posts", scores, self.against_no_images)
 
 
 def score(counts: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> ExtractionScores:
@@ -264,17 +264,17 @@ def break_down(
 
 def compare_shares(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     shares: pd.Series,
     *,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> list[ShareComparison]:
-    """Compare a model with itself without pictures, share by share.
+    """Compare a model with itself without images, share by share.
 
     Args:
         model: Counts table with the column ``answer``.
-        without_pictures: Counts table of the same seeds and posts, likewise.
+        without_images: Counts table of the same seeds and posts, likewise.
         shares: Share of each post (the index); missing where it belongs to none.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
@@ -286,17 +286,17 @@ def compare_shares(
     found = []
     for name in names:
         posts = shares.index[shares == name]
-        first, second = (t[t["post"].isin(posts)] for t in (model, without_pictures))
+        first, second = (t[t["post"].isin(posts)] for t in (model, without_images))
         if first.empty:
             continue
-        answers = first.merge(second, on=["seed", "post"], suffixes=("", "_withheld"))
-        same = [a == b for a, b in zip(answers["answer"], answers["answer_withheld"], strict=True)]
+        answers = first.merge(second, on=["seed", "post"], suffixes=("", "_without"))
+        same = [a == b for a, b in zip(answers["answer"], answers["answer_without"], strict=True)]
         found.append(
             ShareComparison(
                 share=name,
                 posts=first["post"].nunique(),
                 model=score(first, seed=seed, resamples=resamples),
-                without_pictures=score(second, seed=seed, resamples=resamples),
+                without_images=score(second, seed=seed, resamples=resamples),
                 difference=f1_difference(first, second, seed=seed, resamples=resamples),
                 same_answers=float(np.mean(same)),
             )
@@ -310,41 +310,41 @@ def share_categories(shares: pd.Series) -> pd.Categorical:
     return pd.Categorical(shares, categories=names, ordered=True)
 
 
-def pictures_categories(has_pictures: pd.Series) -> pd.Categorical:
-    """Posts with pictures, then posts without, in words."""
-    codes = np.where(has_pictures.to_numpy(np.bool_), 0, 1)
-    return pd.Categorical.from_codes(codes, ["with pictures", "without pictures"], ordered=True)
+def images_categories(has_images: pd.Series) -> pd.Categorical:
+    """Posts with images, then posts without, in words."""
+    codes = np.where(has_images.to_numpy(np.bool_), 0, 1)
+    return pd.Categorical.from_codes(codes, ["with images", "without images"], ordered=True)
 
 
 def ambiguous_verdict(comparison: ShareComparison) -> Verdict:
-    """Whether the model reads the pictures where the text alone does not decide."""
-    scores = (comparison.model.metrics["f1"], comparison.without_pictures.metrics["f1"])
-    figures = pictures_figures("F1", scores, comparison.difference)
-    where = f"In the ambiguous posts ({comparison.posts}), where the picture alone decides,"
+    """Whether the model reads the images where the text alone does not decide."""
+    scores = (comparison.model.metrics["f1"], comparison.without_images.metrics["f1"])
+    figures = images_figures("F1", scores, comparison.difference)
+    where = f"In the ambiguous posts ({comparison.posts}), where the image alone decides,"
     if comparison.difference.is_clear and comparison.difference.value > 0:
-        return Verdict(f"{where} pictures help: {figures}.", "good")
+        return Verdict(f"{where} images help: {figures}.", "good")
     same = f"{100 * comparison.same_answers:.0f}\u00a0%"
     why = (
-        f"With pictures withheld the model gives the same answer for {same} of them: it hardly "
-        "looks at the pictures."
+        f"Without images the model gives the same answer for {same} of them: it hardly "
+        "looks at the images."
         if comparison.same_answers >= _HARDLY_LOOKS
-        else f"With pictures withheld the model gives the same answer for only {same} of them: it "
-        "looks at the pictures and has not learned to read them."
+        else f"Without images the model gives the same answer for only {same} of them: it "
+        "looks at the images and has not learned to read them."
     )
     if comparison.difference.is_clear:
-        return Verdict(f"{where} pictures hurt: {figures}. {why}", "bad")
-    return Verdict(f"{where} these posts do not show that pictures help: {figures}. {why}", "bad")
+        return Verdict(f"{where} images hurt: {figures}. {why}", "bad")
+    return Verdict(f"{where} these posts do not show that images help: {figures}. {why}", "bad")
 
 
 def misleading_verdict(comparison: ShareComparison) -> Verdict:
-    """Whether pictures that contradict the text do harm."""
-    scores = (comparison.model.metrics["f1"], comparison.without_pictures.metrics["f1"])
-    figures = pictures_figures("F1", scores, comparison.difference)
-    where = f"In the posts with a misleading picture ({comparison.posts}),"
+    """Whether images that contradict the text do harm."""
+    scores = (comparison.model.metrics["f1"], comparison.without_images.metrics["f1"])
+    figures = images_figures("F1", scores, comparison.difference)
+    where = f"In the posts with a misleading image ({comparison.posts}),"
     if comparison.difference.is_clear and comparison.difference.value < 0:
-        return Verdict(f"{where} pictures hurt: {figures}.", "bad")
+        return Verdict(f"{where} images hurt: {figures}.", "bad")
     if comparison.difference.is_clear:
-        return Verdict(f"{where} pictures help all the same: {figures}.", "good")
+        return Verdict(f"{where} images help all the same: {figures}.", "good")
     return Verdict(f"{where} no harm is shown: {figures}.", "open")
 
 

@@ -36,11 +36,11 @@ _PRECISION, _RECALL, _F1 = (
     Metric(key, label) for key, label in zip(METRICS, ("Precision", "Recall", "F1"), strict=True)
 )
 _ACCURACY = Metric("accuracy", "Accuracy")
-_PICTURES_SHOWN = 4
+_IMAGES_SHOWN = 4
 _CURVE_PANELS = {"Training loss": "loss", "Dev F1": "dev_f1"}
 _KINDS = {
-    "decided": "Right with pictures, wrong with pictures withheld",
-    "misled": "Wrong with pictures, right with pictures withheld",
+    "decided": "Right with images, wrong without images",
+    "misled": "Wrong with images, right without images",
     "right": "Right",
     "wrong": "Wrong",
 }
@@ -89,14 +89,14 @@ _TASKS = {
 # they are counts of.
 _CUTS = {
     "relation_extraction": {
-        "pictures": ("Pictures", "Posts", "posts", "test posts"),
+        "images": ("Images", "Posts", "posts", "test posts"),
         "mentions": (
             "Mentions that train holds, whatever their case", "Mentions", "posts", "test posts",
         ),
         "relation": ("Relation", "Relation", "gold", "test posts of that relation"),
     },
     "entity_recognition": {
-        "pictures": ("Pictures", "Posts", "posts", "test posts"),
+        "images": ("Images", "Posts", "posts", "test posts"),
         "mention": (
             "Mentions that train holds, whatever their case", "Mention", "gold", "gold entities",
         ),
@@ -131,7 +131,7 @@ class ExtractionExample:
         share: Its share of a synthetic sample, or an empty text.
         readings: The post's words, marked, under the name of whoever reads them so.
         answers: Answers by whoever gives them, for answers that are not marks.
-        pictures: Data URIs of thumbnails.
+        images: Data URIs of thumbnails.
     """
 
     kind: str
@@ -140,30 +140,30 @@ class ExtractionExample:
     share: str
     readings: Mapping[str, Sequence[Piece]]
     answers: Mapping[str, str]
-    pictures: Sequence[str]
+    images: Sequence[str]
 
 
 def choose_examples(
     right: pd.Series,
-    right_without_pictures: pd.Series,
+    right_without_images: pd.Series,
     about: pd.Series,
-    has_pictures: pd.Series,
+    has_images: pd.Series,
     *,
     examples: int,
     seed: int,
 ) -> list[tuple[str, str]]:
     """Choose test posts to show.
 
-    Posts that pictures turn right and those that they turn wrong come first, then others that are
-    right and wrong. Posts with pictures are preferred, and what a post is about is not repeated as
+    Posts that images turn right and those that they turn wrong come first, then others that are
+    right and wrong. Posts with images are preferred, and what a post is about is not repeated as
     long as there is something else.
 
     Args:
         right: Whether the model is right about a post (the index).
-        right_without_pictures: Whether it is right with pictures withheld.
+        right_without_images: Whether it is right without images.
         about: What the post is about; posts with a missing value hold nothing to find, and are
             not shown as right.
-        has_pictures: Whether the post has pictures.
+        has_images: Whether the post has images.
         examples: Number of posts of each kind.
         seed: Seed of the choice.
 
@@ -174,14 +174,14 @@ def choose_examples(
     table = pd.DataFrame(
         {
             "right": right,
-            "withheld": right_without_pictures,
+            "right_without_images": right_without_images,
             "about": about,
-            "unpictured": ~has_pictures.reindex(right.index),
+            "without_images": ~has_images.reindex(right.index),
         }
     ).sample(frac=1, random_state=seed)
     table["seen"] = table.groupby("about", dropna=False).cumcount()
-    table = table.sort_values(["unpictured", "seen"], kind="stable")
-    changed = table["right"] != table["withheld"]
+    table = table.sort_values(["without_images", "seen"], kind="stable")
+    changed = table["right"] != table["right_without_images"]
     found = table["about"].notna()
     chosen = {
         "decided": table[changed & table["right"]],
@@ -194,11 +194,11 @@ def choose_examples(
 
 def relation_examples(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     posts: pd.DataFrame,
     labels: pd.DataFrame,
-    has_pictures: np.ndarray,
-    pictures: Callable[[int], Sequence[np.ndarray]],
+    has_images: np.ndarray,
+    images: Callable[[int], Sequence[np.ndarray]],
     *,
     examples: int,
     seed: int,
@@ -207,28 +207,28 @@ def relation_examples(
 
     Args:
         model: Predictions of the model; those of the first seed are shown.
-        without_pictures: Predictions of the same model with pictures withheld.
+        without_images: Predictions of the same model without images.
         posts: Table ``posts`` of all splits.
         labels: Table ``labels``.
-        has_pictures: Whether a post has pictures, ``(len(posts),)``.
-        pictures: Gives the pictures of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
+        has_images: Whether a post has images, ``(len(posts),)``.
+        images: Gives the images of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
         examples: Number of posts of each kind.
         seed: Seed of the choice.
     """
-    first, withheld = _of_first_seed(model), _of_first_seed(without_pictures)
+    first, second = _of_first_seed(model), _of_first_seed(without_images)
     names = labels["label"].to_numpy()
     texts = labels["text"].tolist()
     chosen = choose_examples(
         first["predicted"] == first["relation"],
-        withheld["predicted"] == withheld["relation"],
+        second["predicted"] == second["relation"],
         first["relation"].where(names[first["relation"]] != NEGATIVE),
-        pd.Series(has_pictures, index=posts["post"]),
+        pd.Series(has_images, index=posts["post"]),
         examples=examples,
         seed=seed,
     )
 
     # Rows as tuples: a row as a series would turn its numbers into floats.
-    answers, blind = ({row.Index: row for row in t.itertuples()} for t in (first, withheld))
+    answers, blind = ({row.Index: row for row in t.itertuples()} for t in (first, second))
 
     def answered(row: Any) -> str:
         return f"{texts[row.predicted]} ({row.score:.2f})"
@@ -244,9 +244,9 @@ def relation_examples(
             answers={
                 "Gold": texts[answer.relation],
                 "Predicted": answered(answer),
-                "Pictures withheld": answered(blind[post.post]),
+                "Without images": answered(blind[post.post]),
             },
-            pictures=_thumbnails(pictures(row)),
+            images=_thumbnails(images(row)),
         )
 
     return list(_described(chosen, posts, described))
@@ -254,11 +254,11 @@ def relation_examples(
 
 def entity_examples(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     posts: pd.DataFrame,
     labels: pd.DataFrame,
-    has_pictures: np.ndarray,
-    pictures: Callable[[int], Sequence[np.ndarray]],
+    has_images: np.ndarray,
+    images: Callable[[int], Sequence[np.ndarray]],
     *,
     examples: int,
     seed: int,
@@ -267,15 +267,15 @@ def entity_examples(
 
     Args:
         model: Predictions of the model; those of the first seed are shown.
-        without_pictures: Predictions of the same model with pictures withheld.
+        without_images: Predictions of the same model without images.
         posts: Table ``posts`` of all splits.
         labels: Table ``labels``.
-        has_pictures: Whether a post has pictures, ``(len(posts),)``.
-        pictures: Gives the pictures of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
+        has_images: Whether a post has images, ``(len(posts),)``.
+        images: Gives the images of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
         examples: Number of posts of each kind.
         seed: Seed of the choice.
     """
-    first, withheld = _of_first_seed(model), _of_first_seed(without_pictures)
+    first, second = _of_first_seed(model), _of_first_seed(without_images)
     series = {name: 1 + i % 4 for i, name in enumerate(labels["label"])}
 
     def right(table: pd.DataFrame) -> pd.Series:
@@ -289,9 +289,9 @@ def entity_examples(
     is_right = right(first)
     chosen = choose_examples(
         is_right,
-        right(withheld),
+        right(second),
         pd.Series([name or None for name in types], index=first.index, dtype=object),
-        pd.Series(has_pictures, index=posts["post"]),
+        pd.Series(has_images, index=posts["post"]),
         examples=examples,
         seed=seed,
     )
@@ -300,7 +300,7 @@ def entity_examples(
         readings = {
             "Gold": first.loc[post.post, "tags"],
             "Predicted": first.loc[post.post, "predicted"],
-            "Pictures withheld": withheld.loc[post.post, "predicted"],
+            "Without images": second.loc[post.post, "predicted"],
         }
         # Readers who agree share one line.
         lines: dict[str, list[Piece]] = {}
@@ -317,7 +317,7 @@ def entity_examples(
             share=_text_or_nothing(post.group),
             readings=lines,
             answers={},
-            pictures=_thumbnails(pictures(row)),
+            images=_thumbnails(images(row)),
         )
 
     return list(_described(chosen, posts, described))
@@ -377,7 +377,7 @@ def render_extraction_report(
                 ScoreRow(name, item.metrics, item.intervals, own=item is evaluation.model)
                 for name, item in {
                     "This model": evaluation.model,
-                    "This model, pictures withheld": evaluation.without_pictures,
+                    "This model, without images": evaluation.without_images,
                     baseline: evaluation.baseline,
                 }.items()
             ],
@@ -432,8 +432,8 @@ def _of_first_seed(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions[predictions["seed"] == predictions["seed"].min()].set_index("post")
 
 
-def _thumbnails(pictures: Sequence[np.ndarray]) -> list[str]:
-    return [thumbnail(pixels) for pixels in pictures[:_PICTURES_SHOWN]]
+def _thumbnails(images: Sequence[np.ndarray]) -> list[str]:
+    return [thumbnail(pixels) for pixels in images[:_IMAGES_SHOWN]]
 
 
 def _text_or_nothing(value: Any) -> str:
@@ -500,7 +500,7 @@ def _share_rows(evaluation: ExtractionEvaluation) -> list[ComparisonRow]:
             count=item.posts,
             scores=[
                 (scores.metrics["f1"], scores.intervals["f1"])
-                for scores in (item.model, item.without_pictures)
+                for scores in (item.model, item.without_images)
             ],
             difference=item.difference,
         )

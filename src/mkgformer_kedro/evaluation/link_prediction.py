@@ -18,7 +18,7 @@ from mkgformer_kedro.evaluation.intervals import (
 )
 from mkgformer_kedro.evaluation.metrics import ranking_metrics
 from mkgformer_kedro.evaluation.predictions import raw_view
-from mkgformer_kedro.evaluation.verdicts import Verdict, baseline_verdict, pictures_verdict
+from mkgformer_kedro.evaluation.verdicts import Verdict, baseline_verdict, images_verdict
 
 MRR = "both.realistic.inverse_harmonic_mean_rank"
 
@@ -41,25 +41,25 @@ class Assessment:
 
 @dataclass(frozen=True)
 class LinkPredictionEvaluation:
-    """The model beside itself without pictures and beside the popularity baseline.
+    """The model beside itself without images and beside the popularity baseline.
 
     Attributes:
         model: The model.
-        without_pictures: The same model, pictures withheld.
+        without_images: The same model, without images.
         popularity: The popularity baseline.
         raw: Metrics of the model's raw ranks, by PyKEEN's key.
         against_popularity: MRR of the model minus that of the popularity baseline.
-        against_no_pictures: MRR of the model minus its MRR with pictures withheld.
+        against_no_images: MRR of the model minus its MRR without images.
         leak_share: Share of test triples whose reverse pair is in train.
         groups: Tables of ``breakdown.drill_down`` for the model.
     """
 
     model: Assessment
-    without_pictures: Assessment
+    without_images: Assessment
     popularity: Assessment
     raw: Mapping[str, float]
     against_popularity: Difference
-    against_no_pictures: Difference
+    against_no_images: Difference
     leak_share: float
     groups: Mapping[str, pd.DataFrame]
 
@@ -74,24 +74,24 @@ class LinkPredictionEvaluation:
         )
 
     @property
-    def pictures_verdict(self) -> Verdict:
-        """Whether pictures help the model."""
-        return pictures_verdict(
+    def images_verdict(self) -> Verdict:
+        """Whether images help the model."""
+        return images_verdict(
             "MRR",
             "test triples",
-            (self.model.scores.metrics[MRR], self.without_pictures.scores.metrics[MRR]),
-            self.against_no_pictures,
+            (self.model.scores.metrics[MRR], self.without_images.scores.metrics[MRR]),
+            self.against_no_images,
         )
 
 
 def evaluate_link_prediction(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     popularity: pd.DataFrame,
     train: pd.DataFrame,
     *,
     leak: np.ndarray,
-    has_pictures: np.ndarray,
+    has_images: np.ndarray,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> LinkPredictionEvaluation:
@@ -99,11 +99,11 @@ def evaluate_link_prediction(
 
     Args:
         model: Predictions of the model.
-        without_pictures: Predictions of the same model with pictures withheld.
+        without_images: Predictions of the same model without images.
         popularity: Predictions of the popularity baseline.
         train: Training triples: integer columns ``head``, ``relation``, ``tail``.
         leak: Whether train holds the reverse of a test triple, ``(triples,)``.
-        has_pictures: Whether an entity has pictures, ``(entities,)``.
+        has_images: Whether an entity has images, ``(entities,)``.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
 
@@ -123,13 +123,13 @@ def evaluate_link_prediction(
 
     return LinkPredictionEvaluation(
         model=assess(model),
-        without_pictures=assess(without_pictures),
+        without_images=assess(without_images),
         popularity=assess(popularity),
         raw=ranking_metrics(raw_view(model)),
         against_popularity=mrr_difference(model, popularity, seed=seed, resamples=resamples),
-        against_no_pictures=mrr_difference(model, without_pictures, seed=seed, resamples=resamples),
+        against_no_images=mrr_difference(model, without_images, seed=seed, resamples=resamples),
         leak_share=float(leak.mean()),
         groups=drill_down(
-            model, train, leak=leak, has_pictures=has_pictures, seed=seed, resamples=resamples
+            model, train, leak=leak, has_images=has_images, seed=seed, resamples=resamples
         ),
     )

@@ -32,13 +32,13 @@ _ADJUSTED = Metric("adjusted_arithmetic_mean_rank_index", "Adjusted MR index")
 
 _NAMES = {
     "model": "This model",
-    "without_pictures": "This model, pictures withheld",
+    "without_images": "This model, without images",
     "popularity": "Popularity baseline",
 }
 _SIDE_NAMES = {"head": "Head (?, r, t)", "tail": "Tail (h, r, ?)", "both": "Both"}
 _Value = TypeVar("_Value")
 
-_PICTURES_SHOWN = 4
+_IMAGES_SHOWN = 4
 _GUESSES_SHOWN = 5
 
 
@@ -49,12 +49,12 @@ class EntityCard:
     Attributes:
         name: Its name.
         text: Its description.
-        pictures: Data URIs of thumbnails.
+        images: Data URIs of thumbnails.
     """
 
     name: str
     text: str
-    pictures: Sequence[str]
+    images: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ class Example:
 
 
 def choose_examples(
-    predictions: pd.DataFrame, has_pictures: np.ndarray, *, right: int, wrong: int, seed: int
+    predictions: pd.DataFrame, has_images: np.ndarray, *, right: int, wrong: int, seed: int
 ) -> pd.DataFrame:
     """Choose predictions to show: answers that came first, and answers beyond the first ten.
 
-    Queries whose known entity has pictures come first, and no relation is shown twice in one
+    Queries whose known entity has images come first, and no relation is shown twice in one
     direction as long as there are others.
 
     Args:
         predictions: A predictions table.
-        has_pictures: Whether an entity has pictures, ``(entities,)``.
+        has_images: Whether an entity has images, ``(entities,)``.
         right: Number of right answers to choose.
         wrong: Number of wrong ones.
         seed: Seed of the choice.
@@ -115,11 +115,11 @@ def choose_examples(
     """
     shuffled = predictions.sample(frac=1, random_state=seed)
     seen = shuffled.groupby(["relation", "direction"]).cumcount()
-    pictured = has_pictures[shuffled["entity"].to_numpy()]
+    with_images = has_images[shuffled["entity"].to_numpy()]
     ordered = (
-        shuffled.assign(pictured=~pictured, seen=seen)
-        .sort_values(["pictured", "seen"], kind="stable")
-        .drop(columns=["pictured", "seen"])
+        shuffled.assign(with_images=~with_images, seen=seen)
+        .sort_values(["with_images", "seen"], kind="stable")
+        .drop(columns=["with_images", "seen"])
     )
     first = ordered[ordered["rank_pessimistic"] == 1].head(right)
     missed = ordered[ordered["rank_optimistic"] > 10].head(wrong)
@@ -130,15 +130,15 @@ def describe_examples(
     chosen: pd.DataFrame,
     entities: pd.DataFrame,
     relations: Sequence[str],
-    pictures: Callable[[int], Sequence[np.ndarray]],
+    images: Callable[[int], Sequence[np.ndarray]],
 ) -> list[Example]:
-    """Look up names, texts and pictures of predictions to show.
+    """Look up names, texts and images of predictions to show.
 
     Args:
         chosen: Rows of a predictions table.
         entities: Columns ``name`` and ``text``; row number is entity index.
         relations: Text of every relation by index.
-        pictures: Gives the pictures of an entity index: ``uint8`` arrays ``(3, height, width)``.
+        images: Gives the images of an entity index: ``uint8`` arrays ``(3, height, width)``.
 
     Returns:
         One example per row.
@@ -147,7 +147,7 @@ def describe_examples(
     @cache
     def card(entity: int) -> EntityCard:
         row = entities.iloc[entity]
-        shown = [thumbnail(pixels) for pixels in pictures(entity)[:_PICTURES_SHOWN]]
+        shown = [thumbnail(pixels) for pixels in images(entity)[:_IMAGES_SHOWN]]
         return EntityCard(row["name"], row["text"], shown)
 
     return [
@@ -211,7 +211,7 @@ def render_link_prediction_report(
             "data_set": data_set,
             "triples": int(evaluation.model.predictions["triple"].nunique()),
             "entities": int(evaluation.model.predictions["raw_candidates"].iloc[0]),
-            "verdicts": [evaluation.popularity_verdict, evaluation.pictures_verdict],
+            "verdicts": [evaluation.popularity_verdict, evaluation.images_verdict],
             "metrics": [_MRR, *_HITS, _MEAN_RANK, _ADJUSTED],
             "rank_metrics": [_MRR, *_HITS, _MEAN_RANK],
             "published_metrics": [
@@ -277,8 +277,8 @@ def _group_rows(
     labels: dict[str, Callable[[Any], str]] = {
         "category": lambda row: f"{row.category}, {_SIDE_NAMES[row.direction]}",
         "frequency": lambda row: str(row.frequency),
-        "entity_pictures": lambda row: _pictured(row.entity_pictures),
-        "answer_pictures": lambda row: _pictured(row.answer_pictures),
+        "entity_images": lambda row: _has_images_in_words(row.entity_images),
+        "answer_images": lambda row: _has_images_in_words(row.answer_images),
         "leak": lambda row: "reverse in train" if row.leak else "reverse not in train",
         "relation": lambda row: relations[row.relation],
     }
@@ -303,5 +303,5 @@ def _ordered(name: str, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _pictured(has_pictures: bool) -> str:
-    return "with pictures" if has_pictures else "without pictures"
+def _has_images_in_words(has_images: bool) -> str:
+    return "with images" if has_images else "without images"

@@ -20,7 +20,7 @@ from mkgformer_kedro.evaluation.extraction import (
     break_down,
     compare_shares,
     f1_difference,
-    pictures_categories,
+    images_categories,
     score,
     share_categories,
 )
@@ -176,12 +176,12 @@ def seen_mentions(posts: pd.DataFrame) -> pd.Series:
 
 def evaluate_relation_extraction(
     model: pd.DataFrame,
-    without_pictures: pd.DataFrame,
+    without_images: pd.DataFrame,
     baseline: pd.DataFrame,
     posts: pd.DataFrame,
     labels: pd.DataFrame,
     *,
-    has_pictures: np.ndarray,
+    has_images: np.ndarray,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> RelationExtractionEvaluation:
@@ -189,47 +189,45 @@ def evaluate_relation_extraction(
 
     Args:
         model: Predictions of the model, of one or several seeds.
-        without_pictures: Predictions of the same model with pictures withheld.
+        without_images: Predictions of the same model without images.
         baseline: Predictions of the majority baseline.
         posts: Table ``posts`` of all splits.
         labels: Table ``labels``.
-        has_pictures: Whether a post has pictures, ``(len(posts),)``.
+        has_images: Whether a post has images, ``(len(posts),)``.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
 
     Returns:
         Scores, comparisons, confusion, and groups cut by ``group`` (share of a synthetic sample),
-        ``pictures``, ``mentions`` and ``relation``.
+        ``images``, ``mentions`` and ``relation``.
 
     Raises:
         ValueError: If the tables are empty or cover different posts.
     """
     chance = {"seed": seed, "resamples": resamples}
-    counts = [post_counts(table, labels) for table in (model, without_pictures, baseline)]
-    seen, withheld, trivial = counts
+    counts = [post_counts(table, labels) for table in (model, without_images, baseline)]
+    seen, blind, trivial = counts
     facts = posts.set_index("post")
-    pictured = pd.Series(has_pictures, index=facts.index)
+    with_images = pd.Series(has_images, index=facts.index)
     annotated = seen.assign(
         group=share_categories(seen["post"].map(facts["group"])),
-        pictures=pictures_categories(seen["post"].map(pictured)),
+        images=images_categories(seen["post"].map(with_images)),
         mentions=pd.Categorical(
             seen["post"].map(seen_mentions(posts)), categories=_MENTIONS, ordered=True
         ),
     )
-    groups = {
-        cut: break_down(annotated, cut, **chance) for cut in ("group", "pictures", "mentions")
-    }
+    groups = {cut: break_down(annotated, cut, **chance) for cut in ("group", "images", "mentions")}
     groups["relation"] = break_down(relation_counts(model, labels), "relation", **chance)
     one_seed = model[model["seed"] == model["seed"].min()]
     return RelationExtractionEvaluation(
         posts=seen["post"].nunique(),
         model=score(seen, **chance),
-        without_pictures=score(withheld, **chance),
+        without_images=score(blind, **chance),
         baseline=score(trivial, **chance),
         baseline_name=BASELINE,
         against_baseline=f1_difference(seen, trivial, **chance),
-        against_no_pictures=f1_difference(seen, withheld, **chance),
-        shares=compare_shares(seen, withheld, facts["group"], **chance),
+        against_no_images=f1_difference(seen, blind, **chance),
+        shares=compare_shares(seen, blind, facts["group"], **chance),
         groups=groups,
         confusion=confusion(model, labels),
         posts_cut=int((one_seed["tokens_cut"] > 0).sum()),

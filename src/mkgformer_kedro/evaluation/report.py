@@ -192,20 +192,20 @@ def _label(key: object) -> str:
 
 
 def thumbnail(pixels: np.ndarray) -> str:
-    """A small JPEG of a picture as a data URI.
+    """A small JPEG of an image as a data URI.
 
     Args:
-        pixels: ``uint8`` array ``(3, height, width)``, as the visual store holds pictures.
+        pixels: ``uint8`` array ``(3, height, width)``, as the visual store holds images.
 
     Returns:
-        The URI, of a picture with neither side over 96 pixels.
+        The URI, of an image with neither side over 96 pixels.
     """
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    image.save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -50,31 +50,31 @@ def baseline_verdict(
     )
 
 
-def pictures_verdict(
+def images_verdict(
     metric: str, units: str, scores: tuple[float, float], difference: Difference
 ) -> Verdict:
-    """Whether pictures help a model.
+    """Whether images help a model.
 
     Args:
         metric: Name of the metric.
         units: What was tested, as in "test triples".
-        scores: The score with pictures and that with pictures withheld.
+        scores: The score with images and that without images.
         difference: The first minus the second.
     """
-    figures = pictures_figures(metric, scores, difference)
+    figures = images_figures(metric, scores, difference)
     if not difference.is_clear:
-        return Verdict(f"These {units} do not show that pictures help: {figures}.", "open")
+        return Verdict(f"These {units} do not show that images help: {figures}.", "open")
     if abs(difference.value) < _SHOWN:
-        return Verdict(f"Pictures make hardly any difference: {figures}.", "open")
+        return Verdict(f"Images make hardly any difference: {figures}.", "open")
     if difference.value > 0:
-        return Verdict(f"Pictures help: {figures}.", "good")
-    return Verdict(f"Pictures hurt: {figures}.", "bad")
+        return Verdict(f"Images help: {figures}.", "good")
+    return Verdict(f"Images hurt: {figures}.", "bad")
 
 
-def pictures_figures(metric: str, scores: tuple[float, float], difference: Difference) -> str:
-    """Scores with pictures and with pictures withheld, as part of a sentence."""
+def images_figures(metric: str, scores: tuple[float, float], difference: Difference) -> str:
+    """Scores with images and without them, as part of a sentence."""
     return (
-        f"{metric} is {scores[0]:.3f} with them and {scores[1]:.3f} with them withheld, "
+        f"{metric} is {scores[0]:.3f} with them and {scores[1]:.3f} without them, "
         f"a difference of {described(difference)}"
     )
 

@@ -11,8 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BertConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-PICTURE_ROLES = ("full", "grounding", "detection")
-"""Kinds of pictures in the order in which they stand in the visual sequence: the whole picture, the
+IMAGE_ROLES = ("full", "grounding", "detection")
+"""Kinds of images in the order in which they stand in the visual sequence: the whole image, the
 region a phrase was grounded in, and the crop of a detected object."""
 
 _CHOICES = {
@@ -37,8 +37,8 @@ _FAITHFUL: dict[str, Any] = {
     "prefix_source": "previous_layer",
     # Patches also attend to the padding behind the text.
     "mask_prefix_padding": False,
-    # A missing picture is a picture of zeros, which takes part like any other.
-    "mask_missing_pictures": False,
+    # A missing image is an image of zeros, which takes part like any other.
+    "mask_missing_images": False,
     # Similarity of tokens and patches is a bare dot product, however wide the towers are.
     "scale_similarity": False,
     # The fusion's weights start at random and disturb the pretrained text tower from step one.
@@ -50,8 +50,8 @@ _FAITHFUL_POSTS: dict[str, Any] = {
     **_FAITHFUL,
     # One class token without its position, then crops with positions of their own.
     "visual_embeddings": "class_and_crops",
-    # The whole picture is decoded, and then not used.
-    "picture_counts": {"grounding": 3, "detection": 3},
+    # The whole image is decoded, and then not used.
+    "image_counts": {"grounding": 3, "detection": 3},
 }
 
 _FAITHFUL_BY_TASK: dict[str, dict[str, Any]] = {
@@ -83,8 +83,8 @@ class MKGformerConfig(PreTrainedConfig):
             own (`"same_layer"`) or the one below it (`"previous_layer"`).
         mask_prefix_padding (`bool`, *optional*, defaults to `True`):
             Whether patches are kept from attending to padding tokens of the text.
-        mask_missing_pictures (`bool`, *optional*, defaults to `True`):
-            Whether missing pictures are left out. Otherwise they are zero tensors that are attended
+        mask_missing_images (`bool`, *optional*, defaults to `True`):
+            Whether missing images are left out. Otherwise they are zero tensors that are attended
             to.
         scale_similarity (`bool`, *optional*, defaults to `True`):
             Whether the similarity of tokens and patches is divided by the root of the hidden size.
@@ -92,17 +92,17 @@ class MKGformerConfig(PreTrainedConfig):
             How the layers that add the visual sum to the text start: `"zero"` (the model starts as
             the plain text tower) or `"normal"`.
         visual_embeddings (`str`, *optional*, defaults to `"class_and_position"`):
-            Visual tokens of one picture: class token and patches with CLIP's position embeddings,
-            interpolated to the picture's grid (`"class_and_position"`), or patch embeddings alone
+            Visual tokens of one image: class token and patches with CLIP's position embeddings,
+            interpolated to the image's grid (`"class_and_position"`), or patch embeddings alone
             (`"patches"`). `"class_and_crops"` has one class token, without a position, for all
-            pictures of an example, and then patches: those of a role's pictures, side by side, have
+            images of an example, and then patches: those of a role's images, side by side, have
             a table of learned positions. It has no place for the role `full`.
-        picture_sizes (`dict[str, int]`, *optional*, defaults to 224, 128 and 64):
-            Edge length in pixels of the pictures of the roles `full`, `grounding` and `detection`.
-        picture_counts (`dict[str, int]`, *optional*, defaults to 1, 3 and 3):
-            Number of picture slots of each role. A role with 0, or left out, does not exist.
+        image_sizes (`dict[str, int]`, *optional*, defaults to 224, 128 and 64):
+            Edge length in pixels of the images of the roles `full`, `grounding` and `detection`.
+        image_counts (`dict[str, int]`, *optional*, defaults to 1, 3 and 3):
+            Number of image slots of each role. A role with 0, or left out, does not exist.
         image_mean (`tuple[float, ...]`, *optional*, defaults to CLIP's):
-            Mean of each colour channel, for values between 0 and 1; normalises uint8 pictures.
+            Mean of each colour channel, for values between 0 and 1; normalises uint8 images.
         image_std (`tuple[float, ...]`, *optional*, defaults to CLIP's):
             Standard deviation of each colour channel, likewise.
         num_entities (`int`, *optional*, defaults to 0):
@@ -140,14 +140,14 @@ class MKGformerConfig(PreTrainedConfig):
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
     mask_prefix_padding: bool = True
-    mask_missing_pictures: bool = True
+    mask_missing_images: bool = True
     scale_similarity: bool = True
     fusion_init: str = "zero"
     visual_embeddings: str = "class_and_position"
-    picture_sizes: dict[str, int] = field(
+    image_sizes: dict[str, int] = field(
         default_factory=lambda: {"full": 224, "grounding": 128, "detection": 64}
     )
-    picture_counts: dict[str, int] = field(
+    image_counts: dict[str, int] = field(
         default_factory=lambda: {"full": 1, "grounding": 3, "detection": 3}
     )
     image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
@@ -175,14 +175,14 @@ class MKGformerConfig(PreTrainedConfig):
         return self.entity_token_start + self.num_entities
 
     @property
-    def picture_roles(self) -> tuple[str, ...]:
+    def image_roles(self) -> tuple[str, ...]:
         """Roles that have slots, in the order of the visual sequence."""
-        return tuple(role for role in PICTURE_ROLES if self.picture_counts.get(role))
+        return tuple(role for role in IMAGE_ROLES if self.image_counts.get(role))
 
     @property
-    def num_picture_slots(self) -> int:
-        """Number of pictures one example can have."""
-        return sum(self.picture_counts[role] for role in self.picture_roles)
+    def num_image_slots(self) -> int:
+        """Number of images one example can have."""
+        return sum(self.image_counts[role] for role in self.image_roles)
 
     @staticmethod
     def preset(name: str, task: str = "link_prediction") -> dict[str, Any]:
@@ -228,7 +228,7 @@ class MKGformerConfig(PreTrainedConfig):
                     f"{name} is {getattr(self, name)!r}. Use {' or '.join(map(repr, choices))}."
                 )
         self._check_fusion()
-        self._check_pictures()
+        self._check_images()
         for name in ("label_smoothing", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Use a value in [0, 1).")
@@ -256,28 +256,28 @@ class MKGformerConfig(PreTrainedConfig):
                 f"most {text_depth - 1} for num_fusion_layers."
             )
 
-    def _check_pictures(self) -> None:
-        for name in ("picture_sizes", "picture_counts"):
-            if unknown := sorted(set(getattr(self, name)) - set(PICTURE_ROLES)):
+    def _check_images(self) -> None:
+        for name in ("image_sizes", "image_counts"):
+            if unknown := sorted(set(getattr(self, name)) - set(IMAGE_ROLES)):
                 raise ValueError(
-                    f"{name} names {', '.join(unknown)}. The roles are {', '.join(PICTURE_ROLES)}."
+                    f"{name} names {', '.join(unknown)}. The roles are {', '.join(IMAGE_ROLES)}."
                 )
-        if not self.picture_roles or any(count < 0 for count in self.picture_counts.values()):
+        if not self.image_roles or any(count < 0 for count in self.image_counts.values()):
             raise ValueError(
-                f"picture_counts is {self.picture_counts}. At least one role needs a slot, and no "
+                f"image_counts is {self.image_counts}. At least one role needs a slot, and no "
                 "role may have a negative count."
             )
-        if self.visual_embeddings == "class_and_crops" and "full" in self.picture_roles:
+        if self.visual_embeddings == "class_and_crops" and "full" in self.image_roles:
             raise ValueError(
-                "visual_embeddings 'class_and_crops' has no place for full pictures. Leave full "
-                "out of picture_counts."
+                "visual_embeddings 'class_and_crops' has no place for full images. Leave full "
+                "out of image_counts."
             )
         patch_size = self.vision_config.patch_size
-        for role in self.picture_roles:
-            size = self.picture_sizes.get(role, 0)
+        for role in self.image_roles:
+            size = self.image_sizes.get(role, 0)
             if size < 1 or size % patch_size:
                 raise ValueError(
-                    f"picture_sizes gives {size} pixels for {role}. Use a positive multiple of the "
+                    f"image_sizes gives {size} pixels for {role}. Use a positive multiple of the "
                     f"vision tower's patch_size, {patch_size}."
                 )
         channels = self.vision_config.num_channels

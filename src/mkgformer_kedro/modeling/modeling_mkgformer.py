@@ -4,8 +4,8 @@ A BERT and a CLIP vision tower whose last layers exchange information, after "Hy
 with Multi-level Fusion for Multimodal Knowledge Graph Completion"
 (https://arxiv.org/abs/2205.02357).
 
-Letters in shapes: `B` examples (text), `T` text tokens, `G` distinct sets of pictures, `P` examples
-that have pictures, `V` visual tokens, `N` entities, `A` answers, `W` words, `C` labels, `d` a
+Letters in shapes: `B` examples (text), `T` text tokens, `G` distinct sets of images, `P` examples
+that have images, `V` visual tokens, `N` entities, `A` answers, `W` words, `C` labels, `d` a
 hidden size.
 """
 
@@ -45,7 +45,7 @@ from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHead
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_mkgformer import PICTURE_ROLES, MKGformerConfig
+from .configuration_mkgformer import IMAGE_ROLES, MKGformerConfig
 
 # An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
 _HEAD_INIT_SCALE = 0.1
@@ -278,22 +278,22 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         prefix_mask: Any,
         visual_mask: Tensor | None,
         rows: Tensor | None,
-        picture_index: Tensor | None,
+        image_index: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run a pair of layers.
 
         Args:
             text_states: `(B, T, d_t)`.
-            visual_states: `(P, V, d_v)`, or `(G, V, d_v)` with `picture_index`.
+            visual_states: `(P, V, d_v)`, or `(G, V, d_v)` with `image_index`.
             prefix_key: Keys of the text, `(B, T, d_t)`; None takes this layer's own.
             prefix_value: Values of the text, likewise.
             text_layer: Layer of the text tower.
             vision_layer: Layer of the vision tower.
             text_mask: Mask of the text self-attention.
             prefix_mask: Mask of the visual self-attention over text and visual tokens.
-            visual_mask: `(P, V)`, True for tokens of pictures; None where all are.
-            rows: `(P,)` examples that have pictures; None where all have.
-            picture_index: `(P,)` row of `visual_states` that each of these examples sees.
+            visual_mask: `(P, V)`, True for tokens of images; None where all are.
+            rows: `(P,)` examples that have images; None where all have.
+            image_index: `(P,)` row of `visual_states` that each of these examples sees.
 
         Returns:
             Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, and the text keys and values of
@@ -320,7 +320,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             _select(prefix_key, rows),
             _select(prefix_value, rows),
             prefix_mask,
-            picture_index,
+            image_index,
         )
         fused = self.fusion_dense(
             correlation_aware_fusion(
@@ -344,17 +344,17 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         prefix_key: Tensor,
         prefix_value: Tensor,
         attention_mask: Any,
-        picture_index: Tensor | None = None,
+        image_index: Tensor | None = None,
     ) -> Tensor:
         """Run a visual layer that attends to text and to itself, section 3.3.1 of the paper.
 
         Args:
             layer: Layer of the vision tower.
-            states: `(P, V, d_v)`, or `(G, V, d_v)` with `picture_index`.
+            states: `(P, V, d_v)`, or `(G, V, d_v)` with `image_index`.
             prefix_key: `(P, T, d_t)` keys of the text.
             prefix_value: `(P, T, d_t)` values of the text.
             attention_mask: Mask over the `T + V` tokens.
-            picture_index: `(P,)` row of `states` that each example sees.
+            image_index: `(P,)` row of `states` that each example sees.
 
         Returns:
             `(P, V, d_v)`.
@@ -362,7 +362,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         attention = layer.self_attn
         normed = layer.layer_norm1(states)
         query, key, value = (
-            _select(projection(normed), picture_index)
+            _select(projection(normed), image_index)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         context = _attend(
@@ -374,7 +374,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             num_heads=attention.num_heads,
             dropout=cast(float, attention.dropout),
         )
-        states = _select(states, picture_index) + attention.out_proj(context)
+        states = _select(states, image_index) + attention.out_proj(context)
         return states + layer.mlp(layer.layer_norm2(states))
 
 
@@ -407,9 +407,9 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MKGformerModel):
-            scale, shift = module.picture_normalization()
-            init.copy_(module.picture_scale, scale)
-            init.copy_(module.picture_shift, shift)
+            scale, shift = module.image_normalization()
+            init.copy_(module.image_scale, scale)
+            init.copy_(module.image_shift, shift)
         elif isinstance(module, MKGformerFusionLayer):
             if self.config.fusion_init == "zero":
                 init.zeros_(module.fusion_dense.weight)
@@ -534,17 +534,17 @@ def _from_pretrained(
 
 
 @dataclass
-class _Pictures:
-    """Pictures that are looked at, and who looks at which."""
+class _Images:
+    """Images that are looked at, and who looks at which."""
 
     pixel_values: list[Tensor]
     """For each role `(G, count, channels, size, size)`, normalised."""
     mask: Tensor | None
-    """`(G, slots)`, True where there is a picture; None where all take part."""
+    """`(G, slots)`, True where there is an image; None where all take part."""
     index: Tensor | None
-    """`(P,)` row of the pictures that each example sees; None where row i is that of example i."""
+    """`(P,)` row of the images that each example sees; None where row i is that of example i."""
     rows: Tensor | None
-    """`(P,)` examples that have pictures; None where all have."""
+    """`(P,)` examples that have images; None where all have."""
 
 
 class MKGformerModel(MKGformerPreTrainedModel):
@@ -555,8 +555,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
             Configuration of the model.
     """
 
-    picture_scale: Tensor
-    picture_shift: Tensor
+    image_scale: Tensor
+    image_shift: Tensor
 
     def __init__(self, config: MKGformerConfig):
         super().__init__(config)
@@ -567,15 +567,15 @@ class MKGformerModel(MKGformerPreTrainedModel):
         )
         self.crop_position_embeddings = nn.ModuleDict()
         if config.visual_embeddings == "class_and_crops":
-            for role in config.picture_roles:
+            for role in config.image_roles:
                 count, size = self._count_and_size(role)
                 num_patches = count * (size // config.vision_config.patch_size) ** 2
                 self.crop_position_embeddings[role] = nn.Embedding(
                     num_patches, config.vision_config.hidden_size
                 )
-        scale, shift = self.picture_normalization()
-        self.register_buffer("picture_scale", scale, persistent=False)
-        self.register_buffer("picture_shift", shift, persistent=False)
+        scale, shift = self.image_normalization()
+        self.register_buffer("image_scale", scale, persistent=False)
+        self.register_buffer("image_shift", shift, persistent=False)
 
         # CLIP's pooled output is not used, nor what `visual_embeddings` leaves out.
         _keep_untrained(self.vision_model.post_layernorm, "weight", "bias")
@@ -599,7 +599,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         if (pooler := self.text_model.pooler) is not None:
             _keep_untrained(pooler.dense, "weight", "bias")
 
-    def picture_normalization(self) -> tuple[Tensor, Tensor]:
+    def image_normalization(self) -> tuple[Tensor, Tensor]:
         """Scale and shift `(channels, 1, 1)` that make CLIP's inputs of colours from 0 to 255."""
         mean, std = self.config.image_mean, self.config.image_std
         scale = torch.tensor([1 / (255 * s) for s in std])
@@ -615,14 +615,14 @@ class MKGformerModel(MKGformerPreTrainedModel):
         pixel_values: Tensor | None = None,
         grounding_pixel_values: Tensor | None = None,
         detection_pixel_values: Tensor | None = None,
-        picture_mask: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        r"""Encode texts in the light of their pictures.
+        r"""Encode texts in the light of their images.
 
         Text layers below the fusion run once per example, visual layers below it once per row of
-        pictures that an example looks at. With `config.mask_missing_pictures` an example without
-        pictures costs no more than its text, and gets exactly the states of the text tower.
+        images that an example looks at. With `config.mask_missing_images` an example without
+        images costs no more than its text, and gets exactly the states of the text tower.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -632,35 +632,35 @@ class MKGformerModel(MKGformerPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Segment ids; zeros where left out.
             pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
-                Full pictures: uint8, normalised here, or floats that are normalised already.
+                Full images: uint8, normalised here, or floats that are normalised already.
             grounding_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `grounding`, likewise.
+                Images of the role `grounding`, likewise.
             detection_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `detection`, likewise.
-            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
-                True where a slot holds a picture; slots stand in the order of the three inputs.
-            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Row of each example's pictures, -1 for none. Left out: row i belongs to example i.
+                Images of the role `detection`, likewise.
+            image_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds an image; slots stand in the order of the three inputs.
+            image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's images, -1 for none. Left out: row i belongs to example i.
 
         Returns:
             [`BaseModelOutputWithPooling`] with `last_hidden_state` `(B, T, d)` and, with
             `config.text_pooler`, `pooler_output` `(B, d)`.
 
         Raises:
-            ValueError: Pictures do not have the shapes that the configuration gives.
+            ValueError: Images do not have the shapes that the configuration gives.
         """
         text_states = self.text_model.embeddings(input_ids, token_type_ids)
-        pictures = self._look_up_pictures(
+        images = self._look_up_images(
             input_ids.shape[0],
             [pixel_values, grounding_pixel_values, detection_pixel_values],
-            picture_mask,
-            picture_index,
+            image_mask,
+            image_index,
         )
         text_mask = create_bidirectional_mask(self.text_model.config, text_states, attention_mask)
-        if pictures is not None:
+        if images is not None:
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
-            text_states = self._encode_fused(text_states, attention_mask, text_mask, pictures)
+            text_states = self._encode_fused(text_states, attention_mask, text_mask, images)
         else:
             if self.training:
                 text_states = self._reach_visual_parameters(text_states)
@@ -674,7 +674,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         )
 
     def _encode_fused(
-        self, text_states: Tensor, attention_mask: Tensor, text_mask: Any, pictures: _Pictures
+        self, text_states: Tensor, attention_mask: Tensor, text_mask: Any, images: _Images
     ) -> Tensor:
         depth = self.config.num_fusion_layers
         text_layers = self.text_model.encoder.layer
@@ -689,15 +689,15 @@ class MKGformerModel(MKGformerPreTrainedModel):
             attention = cast(BertLayer, text_layers[-depth - 1]).attention.self
             prefix_key, prefix_value = attention.key(below), attention.value(below)
 
-        visual_states, visual_mask = self._embed_pictures(pictures)
+        visual_states, visual_mask = self._embed_images(images)
         vision_config = self.vision_model.config
         layer_mask = create_bidirectional_mask(vision_config, visual_states, visual_mask)
         for layer in vision_layers[:-depth]:
             visual_states = layer(visual_states, layer_mask)
 
-        rows, picture_index = pictures.rows, pictures.index
+        rows, image_index = images.rows, images.index
         if visual_mask is not None:
-            visual_mask = _select(visual_mask, picture_index)
+            visual_mask = _select(visual_mask, image_index)
         prefix_mask = self._prefix_mask(_select(attention_mask, rows), visual_mask, visual_states)
         for fusion_layer, text_layer, vision_layer in zip(
             self.fusion_layers, text_layers[-depth:], vision_layers[-depth:], strict=True
@@ -713,9 +713,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 prefix_mask=prefix_mask,
                 visual_mask=visual_mask,
                 rows=rows,
-                picture_index=picture_index,
+                image_index=image_index,
             )
-            picture_index = None  # from here on there is one row of visual states per example
+            image_index = None  # from here on there is one row of visual states per example
             if reads_previous_layer:
                 prefix_key, prefix_value = key, value
         return text_states
@@ -735,127 +735,127 @@ class MKGformerModel(MKGformerPreTrainedModel):
             torch.cat([attention_mask.bool(), visual_mask], dim=1),
         )
 
-    def _look_up_pictures(
+    def _look_up_images(
         self,
         batch_size: int,
         pixel_values: list[Tensor | None],
-        picture_mask: Tensor | None,
-        picture_index: Tensor | None,
-    ) -> _Pictures | None:
-        """Check the pictures and leave out what nobody looks at; None where no picture is left."""
-        device = self.picture_scale.device
-        given = self._check_pictures(batch_size, pixel_values, picture_mask, picture_index)
-        if not self.config.mask_missing_pictures:
-            return self._fill_missing_pictures(batch_size, given, picture_mask, picture_index)
+        image_mask: Tensor | None,
+        image_index: Tensor | None,
+    ) -> _Images | None:
+        """Check the images and leave out what nobody looks at; None where no image is left."""
+        device = self.image_scale.device
+        given = self._check_images(batch_size, pixel_values, image_mask, image_index)
+        if not self.config.mask_missing_images:
+            return self._fill_missing_images(batch_size, given, image_mask, image_index)
         if not given or len(given[0]) == 0:
             return None
 
-        if picture_index is None:
-            picture_index = torch.arange(batch_size, device=device)
-        looks = picture_index >= 0
-        if picture_mask is not None:
-            picture_mask = picture_mask.bool()
-            looks = looks & picture_mask.any(dim=1)[picture_index.clamp(min=0)]
+        if image_index is None:
+            image_index = torch.arange(batch_size, device=device)
+        looks = image_index >= 0
+        if image_mask is not None:
+            image_mask = image_mask.bool()
+            looks = looks & image_mask.any(dim=1)[image_index.clamp(min=0)]
         rows = looks.nonzero().squeeze(1)
         if len(rows) == 0:
             return None
-        used, index = picture_index[rows].unique(return_inverse=True)
-        return _Pictures(
+        used, index = image_index[rows].unique(return_inverse=True)
+        return _Images(
             [self._normalize(pixels.index_select(0, used)) for pixels in given],
-            None if picture_mask is None else picture_mask.index_select(0, used),
+            None if image_mask is None else image_mask.index_select(0, used),
             index,
             None if len(rows) == batch_size else rows,
         )
 
-    def _fill_missing_pictures(
+    def _fill_missing_images(
         self,
         batch_size: int,
         given: list[Tensor],
-        picture_mask: Tensor | None,
-        picture_index: Tensor | None,
-    ) -> _Pictures:
-        """Put a picture of zeros wherever one is missing."""
+        image_mask: Tensor | None,
+        image_index: Tensor | None,
+    ) -> _Images:
+        """Put an image of zeros wherever one is missing."""
         config, vision_config = self.config, self.vision_model.config
-        pictures = [self._normalize(pixels) for pixels in given]
-        if picture_mask is not None and pictures:
-            masks = picture_mask.bool().split([pixels.shape[1] for pixels in pictures], dim=1)
-            pictures = [
+        images = [self._normalize(pixels) for pixels in given]
+        if image_mask is not None and images:
+            masks = image_mask.bool().split([pixels.shape[1] for pixels in images], dim=1)
+            images = [
                 pixels.masked_fill(~mask[:, :, None, None, None], 0.0)
-                for pixels, mask in zip(pictures, masks, strict=True)
+                for pixels, mask in zip(images, masks, strict=True)
             ]
-        if not pictures:
-            picture_index = torch.full((batch_size,), -1, device=self.picture_scale.device)
-            channels, dtype = vision_config.num_channels, self.picture_scale.dtype
-            pictures = [
-                picture_index.new_empty(0, count, channels, size, size, dtype=dtype)
-                for count, size in map(self._count_and_size, config.picture_roles)
+        if not images:
+            image_index = torch.full((batch_size,), -1, device=self.image_scale.device)
+            channels, dtype = vision_config.num_channels, self.image_scale.dtype
+            images = [
+                image_index.new_empty(0, count, channels, size, size, dtype=dtype)
+                for count, size in map(self._count_and_size, config.image_roles)
             ]
-        if picture_index is None:
-            return _Pictures(pictures, None, None, None)
-        nothing = len(pictures[0])
-        return _Pictures(
-            [torch.cat([pixels, pixels.new_zeros(1, *pixels.shape[1:])]) for pixels in pictures],
+        if image_index is None:
+            return _Images(images, None, None, None)
+        nothing = len(images[0])
+        return _Images(
+            [torch.cat([pixels, pixels.new_zeros(1, *pixels.shape[1:])]) for pixels in images],
             None,
-            picture_index.masked_fill(picture_index < 0, nothing),
+            image_index.masked_fill(image_index < 0, nothing),
             None,
         )
 
-    def _check_pictures(
+    def _check_images(
         self,
         batch_size: int,
         pixel_values: list[Tensor | None],
-        picture_mask: Tensor | None,
-        picture_index: Tensor | None,
+        image_mask: Tensor | None,
+        image_index: Tensor | None,
     ) -> list[Tensor]:
         config = self.config
-        by_role = dict(zip(PICTURE_ROLES, pixel_values, strict=True))
+        by_role = dict(zip(IMAGE_ROLES, pixel_values, strict=True))
         given = [role for role, pixels in by_role.items() if pixels is not None]
         if not given:
             return []
-        if tuple(given) != config.picture_roles:
+        if tuple(given) != config.image_roles:
             raise ValueError(
-                f"Pictures of {', '.join(given)} are given, but the model was configured for "
-                f"{', '.join(config.picture_roles)}."
+                f"Images of {', '.join(given)} are given, but the model was configured for "
+                f"{', '.join(config.image_roles)}."
             )
-        pictures = [cast(Tensor, by_role[role]) for role in given]
-        num_rows, channels = len(pictures[0]), self.vision_model.config.num_channels
-        for role, pixels in zip(given, pictures, strict=True):
+        images = [cast(Tensor, by_role[role]) for role in given]
+        num_rows, channels = len(images[0]), self.vision_model.config.num_channels
+        for role, pixels in zip(given, images, strict=True):
             count, size = self._count_and_size(role)
             expected = (num_rows, count, channels, size, size)
             if pixels.shape != expected:
                 raise ValueError(
-                    f"Pictures of {role} have shape {tuple(pixels.shape)}, not {expected}."
+                    f"Images of {role} have shape {tuple(pixels.shape)}, not {expected}."
                 )
-        slots = (num_rows, config.num_picture_slots)
-        if picture_mask is not None and picture_mask.shape != slots:
-            raise ValueError(f"picture_mask has shape {tuple(picture_mask.shape)}, not {slots}.")
-        if picture_index is None and num_rows != batch_size:
+        slots = (num_rows, config.num_image_slots)
+        if image_mask is not None and image_mask.shape != slots:
+            raise ValueError(f"image_mask has shape {tuple(image_mask.shape)}, not {slots}.")
+        if image_index is None and num_rows != batch_size:
             raise ValueError(
-                f"There are {num_rows} rows of pictures for {batch_size} texts. Give picture_index."
+                f"There are {num_rows} rows of images for {batch_size} texts. Give image_index."
             )
-        if picture_index is not None and picture_index.shape != (batch_size,):
+        if image_index is not None and image_index.shape != (batch_size,):
             raise ValueError(
-                f"picture_index has shape {tuple(picture_index.shape)}, not {(batch_size,)}."
+                f"image_index has shape {tuple(image_index.shape)}, not {(batch_size,)}."
             )
-        return pictures
+        return images
 
     def _count_and_size(self, role: str) -> tuple[int, int]:
-        return self.config.picture_counts[role], self.config.picture_sizes[role]
+        return self.config.image_counts[role], self.config.image_sizes[role]
 
     def _normalize(self, pixels: Tensor) -> Tensor:
-        dtype = self.picture_scale.dtype
+        dtype = self.image_scale.dtype
         if pixels.is_floating_point():
             return pixels.to(dtype)
-        return torch.addcmul(self.picture_shift, pixels.to(dtype), self.picture_scale)
+        return torch.addcmul(self.image_shift, pixels.to(dtype), self.image_scale)
 
-    def _embed_pictures(self, pictures: _Pictures) -> tuple[Tensor, Tensor | None]:
-        """Put the tokens of all pictures of a row side by side: `(G, V, d_v)` and `(G, V)`."""
+    def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
+        """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
         embeddings, kind = self.vision_model.embeddings, self.config.visual_embeddings
         states, lengths = [], []
-        for role, pixels in zip(self.config.picture_roles, pictures.pixel_values, strict=True):
+        for role, pixels in zip(self.config.image_roles, images.pixel_values, strict=True):
             flat = pixels.flatten(0, 1)
             if kind == "class_and_position":
-                # The position table is interpolated once per call, that is once per picture size.
+                # The position table is interpolated once per call, that is once per image size.
                 tokens = embeddings(flat, interpolate_pos_encoding=True)
             else:
                 tokens = embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
@@ -867,19 +867,19 @@ class MKGformerModel(MKGformerPreTrainedModel):
         if kind == "class_and_crops":
             states.insert(0, embeddings.class_embedding.expand(len(states[0]), 1, -1))
         hidden_states = self.vision_model.pre_layrnorm(torch.cat(states, dim=1))
-        if pictures.mask is None:
+        if images.mask is None:
             return hidden_states, None
-        roles = pictures.mask.split([pixels.shape[1] for pixels in pictures.pixel_values], dim=1)
+        roles = images.mask.split([pixels.shape[1] for pixels in images.pixel_values], dim=1)
         masks = [
             mask[:, :, None].expand(-1, -1, length).flatten(1)
             for mask, length in zip(roles, lengths, strict=True)
         ]
         if kind == "class_and_crops":
-            masks.insert(0, pictures.mask.any(dim=1, keepdim=True))
+            masks.insert(0, images.mask.any(dim=1, keepdim=True))
         return hidden_states, torch.cat(masks, dim=1)
 
     def _reach_visual_parameters(self, text_states: Tensor) -> Tensor:
-        """Make the gradient of visual parameters zero, not None, in a batch without pictures.
+        """Make the gradient of visual parameters zero, not None, in a batch without images.
 
         Processes that train together wait for the gradient of every parameter, and only one of
         them may meet such a batch. Doing so in a single process too keeps the optimiser's steps
@@ -984,8 +984,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         pixel_values: Tensor | None = None,
         grounding_pixel_values: Tensor | None = None,
         detection_pixel_values: Tensor | None = None,
-        picture_mask: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> MKGformerLinkPredictionOutput:
         r"""Score every entity at the mask.
@@ -998,15 +998,15 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Segment ids.
             pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
-                Full pictures, see [`MKGformerModel.forward`].
+                Full images, see [`MKGformerModel.forward`].
             grounding_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `grounding`.
+                Images of the role `grounding`.
             detection_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `detection`.
-            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
-                True where a slot holds a picture.
-            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Row of each example's pictures, -1 for none.
+                Images of the role `detection`.
+            image_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds an image.
+            image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's images, -1 for none.
             labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
                 Distinct entities that answer each query, padded with -100.
 
@@ -1014,7 +1014,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             [`MKGformerLinkPredictionOutput`].
 
         Raises:
-            ValueError: The model has no entities, `config.mask_token_id` is not set, or pictures do
+            ValueError: The model has no entities, `config.mask_token_id` is not set, or images do
                 not have the shapes that the configuration gives.
         """
         states = self.encode_mask(
@@ -1024,8 +1024,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             pixel_values=pixel_values,
             grounding_pixel_values=grounding_pixel_values,
             detection_pixel_values=detection_pixel_values,
-            picture_mask=picture_mask,
-            picture_index=picture_index,
+            image_mask=image_mask,
+            image_index=image_index,
         )
         logits = self.score_entities(states)
         loss = None
@@ -1066,8 +1066,8 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
         pixel_values: Tensor | None = None,
         grounding_pixel_values: Tensor | None = None,
         detection_pixel_values: Tensor | None = None,
-        picture_mask: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
         head_index: Tensor | None = None,
         tail_index: Tensor | None = None,
         labels: Tensor | None = None,
@@ -1082,15 +1082,15 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Segment ids.
             pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
-                Full pictures, see [`MKGformerModel.forward`].
+                Full images, see [`MKGformerModel.forward`].
             grounding_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `grounding`.
+                Images of the role `grounding`.
             detection_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `detection`.
-            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
-                True where a slot holds a picture.
-            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Row of each example's pictures, -1 for none.
+                Images of the role `detection`.
+            image_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds an image.
+            image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's images, -1 for none.
             head_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Position of the token that opens the head mention. The representation `markers`
                 needs it.
@@ -1104,7 +1104,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             cross-entropy. Both are float32.
 
         Raises:
-            ValueError: The representation needs positions that are not given, or pictures do not
+            ValueError: The representation needs positions that are not given, or images do not
                 have the shapes that the configuration gives.
         """
         markers = self.config.representation == "markers"
@@ -1120,8 +1120,8 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             pixel_values=pixel_values,
             grounding_pixel_values=grounding_pixel_values,
             detection_pixel_values=detection_pixel_values,
-            picture_mask=picture_mask,
-            picture_index=picture_index,
+            image_mask=image_mask,
+            image_index=image_index,
             return_dict=True,
         ).last_hidden_state
         if markers:
@@ -1187,8 +1187,8 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         pixel_values: Tensor | None = None,
         grounding_pixel_values: Tensor | None = None,
         detection_pixel_values: Tensor | None = None,
-        picture_mask: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
         word_index: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> TokenClassifierOutput:
@@ -1202,15 +1202,15 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Segment ids.
             pixel_values (`torch.Tensor` of shape `(G, count, channels, size, size)`, *optional*):
-                Full pictures, see [`MKGformerModel.forward`].
+                Full images, see [`MKGformerModel.forward`].
             grounding_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `grounding`.
+                Images of the role `grounding`.
             detection_pixel_values (`torch.Tensor`, *optional*):
-                Pictures of the role `detection`.
-            picture_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
-                True where a slot holds a picture.
-            picture_index (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Row of each example's pictures, -1 for none.
+                Images of the role `detection`.
+            image_mask (`torch.BoolTensor` of shape `(G, slots)`, *optional*):
+                True where a slot holds an image.
+            image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Row of each example's images, -1 for none.
             word_index (`torch.LongTensor` of shape `(B, W)`, *optional*):
                 Position of each word's first token, padded with -1. Left out: every token is a
                 word, and `attention_mask` tells which are padding.
@@ -1224,7 +1224,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
 
         Raises:
             ValueError: `labels` are given and a row has no word, words behind padding, words
-                without label, or labels that IOB2 forbids; or pictures do not have the shapes that
+                without label, or labels that IOB2 forbids; or images do not have the shapes that
                 the configuration gives.
         """
         states = self.mkgformer(
@@ -1234,8 +1234,8 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             pixel_values=pixel_values,
             grounding_pixel_values=grounding_pixel_values,
             detection_pixel_values=detection_pixel_values,
-            picture_mask=picture_mask,
-            picture_index=picture_index,
+            image_mask=image_mask,
+            image_index=image_index,
             return_dict=True,
         ).last_hidden_state
         if word_index is not None:

@@ -1,4 +1,4 @@
-"""Find what is named in a picture, with a pretrained zero-shot detector."""
+"""Find what is named in an image, with a pretrained zero-shot detector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ZeroShotDetector:
     Args:
         model: Folder or hub name.
         threshold: Least score of a box, between 0 and 1.
-        min_side: Least side, in pixels, of what is left of a box within its picture.
+        min_side: Least side, in pixels, of what is left of a box within its image.
 
     Raises:
         DataError: There is no such model, or it is no zero-shot detector.
@@ -56,58 +56,58 @@ class ZeroShotDetector:
         self._one_query_a_text = kind in _QUERIES_IN_ONE_TEXT
 
     def detect(
-        self, pictures: Sequence[Image.Image], queries: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], queries: Sequence[Sequence[str]]
     ) -> list[list[Found]]:
         """Find the best box of each query.
 
         Args:
-            pictures: RGB pictures.
+            images: RGB images.
             queries: What to look for in each, at least one query.
 
         Returns:
-            For each picture the queries that were found, with box and score, in their order.
+            For each image the queries that were found, with box and score, in their order.
         """
-        if not pictures:
+        if not images:
             return []
         if not self._one_query_a_text:
-            return self._detect(pictures, queries)
+            return self._detect(images, queries)
         found: list[list[Found]] = []
-        for picture, asked in zip(pictures, queries, strict=True):
-            parts = self._detect([picture] * len(asked), [[query] for query in asked])
+        for image, asked in zip(images, queries, strict=True):
+            parts = self._detect([image] * len(asked), [[query] for query in asked])
             found.append([each for part in parts for each in part])
         return found
 
     @torch.no_grad()
     def _detect(
-        self, pictures: Sequence[Image.Image], queries: Sequence[Sequence[str]]
+        self, images: Sequence[Image.Image], queries: Sequence[Sequence[str]]
     ) -> list[list[Found]]:
         text: Any = [[query.lower() for query in asked] for asked in queries]
         if self._one_query_a_text:
             text = [f"{asked[0]}." for asked in text]
         inputs = self.processor(
-            images=list(pictures),
+            images=list(images),
             text=text,
-            # OWLv2's processor pads the texts of each picture on their own.
+            # OWLv2's processor pads the texts of each image on their own.
             padding=True if self._one_query_a_text else "max_length",
             truncation=True,
             return_tensors="pt",
         ).to(self.model.device)
         outputs = self.model(**inputs)
-        # Every box, in the pixels of its picture; the answers to each query are picked below, as
+        # Every box, in the pixels of its image; the answers to each query are picked below, as
         # the processors would give a box to one query alone.
         results = self.processor.post_process_grounded_object_detection(
             outputs,
             threshold=-1.0,
-            target_sizes=[(picture.height, picture.width) for picture in pictures],
+            target_sizes=[(image.height, image.width) for image in images],
         )
-        scores = outputs.logits.float().sigmoid()  # (pictures, boxes, queries or tokens)
+        scores = outputs.logits.float().sigmoid()  # (images, boxes, queries or tokens)
         if self._one_query_a_text:
             scores = scores.amax(-1, keepdim=True)
         found = []
-        for number, (picture, asked) in enumerate(zip(pictures, queries, strict=True)):
-            boxes = _within(results[number]["boxes"], picture)
+        for number, (image, asked) in enumerate(zip(images, queries, strict=True)):
+            boxes = _within(results[number]["boxes"], image)
             large = (boxes[:, 2:] - boxes[:, :2] >= self.min_side).all(1)
-            # OWLv2 pads pictures, and queries where another picture has more of them.
+            # OWLv2 pads images, and queries where another image has more of them.
             usable = scores[number].masked_fill(~large[:, None], -1.0)
             here: list[Found] = []
             for query, column in zip(asked, usable.T, strict=False):
@@ -119,7 +119,7 @@ class ZeroShotDetector:
         return found
 
 
-def _within(boxes: torch.Tensor, picture: Image.Image) -> torch.Tensor:
-    """What of boxes ``(n, 4)`` lies within a picture, in whole pixels."""
-    edges = torch.tensor([picture.width, picture.height] * 2, device=boxes.device)
+def _within(boxes: torch.Tensor, image: Image.Image) -> torch.Tensor:
+    """What of boxes ``(n, 4)`` lies within an image, in whole pixels."""
+    edges = torch.tensor([image.width, image.height] * 2, device=boxes.device)
     return torch.minimum(boxes.round().long().clamp(min=0), edges)

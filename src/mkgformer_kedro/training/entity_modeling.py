@@ -1,6 +1,6 @@
 """Stage 1 of link prediction: one learned embedding per entity.
 
-The model reads "<description> is the description of [MASK]" with the entity's pictures, and the
+The model reads "<description> is the description of [MASK]" with the entity's images, and the
 embeddings of the entity tokens are fitted so that the right one fills the mask; everything else is
 frozen (section 3 of arXiv:2205.02357). A frozen model gives the same state at the mask in every
 epoch, so each description is encoded once and the epochs run on these states alone.
@@ -24,7 +24,7 @@ from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler
-from mkgformer_kedro.training.scoring import on_device, picture_inputs
+from mkgformer_kedro.training.scoring import image_inputs, on_device
 from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
@@ -163,7 +163,7 @@ def encode_descriptions(
             entity = order[start : start + batch_size]
             text = prompts.descriptions(entity)
             inputs = {name: torch.from_numpy(array) for name, array in text.items()}
-            inputs |= picture_inputs(store, entity)
+            inputs |= image_inputs(store, entity)
             states[entity] = model.encode_mask(**on_device(inputs, model.device)).float().cpu()
             progress.advance(len(entity))
     return states
@@ -220,7 +220,7 @@ def _fit(
         train_dataset=entity,
         data_collator=_labels,
     )
-    # The states sum up model, texts and pictures: a change of any of them makes it another job.
+    # The states sum up model, texts and images: a change of any of them makes it another job.
     digest = hashlib.sha256(states.numpy().tobytes()).hexdigest()
     settings = parameters.model_dump(exclude={"log_every"})
     fingerprint = fingerprint_of({**settings, "seed": seed, "states": digest})

@@ -209,7 +209,7 @@ class QueryCollator:
     Attributes:
         queries: All queries.
         prompts: Builder of the prompts.
-        store: Visual store, or None to train without pictures.
+        store: Visual store, or None to train without images.
     """
 
     queries: Queries

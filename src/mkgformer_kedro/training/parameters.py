@@ -40,8 +40,8 @@ _SET_ELSEWHERE = {
     "representation": "relation_extraction.finetuning.representation",
     "constrain_transitions": "entity_recognition.finetuning.units",
     "classifier_dropout": "finetuning.classifier_dropout of the task",
-    "picture_sizes": "image_association.slots",
-    "picture_counts": "image_association.slots",
+    "image_sizes": "image_association.slots",
+    "image_counts": "image_association.slots",
     "mask_token_id": "the tokenizer",
     "text_config": "model.text_tower",
     "vision_config": "model.vision_config",
@@ -113,7 +113,7 @@ class OptimizationParameters(PresetParameters):
 
 
 class EntityModelingParameters(OptimizationParameters):
-    """Stage 1: learn one embedding per entity from its description and pictures."""
+    """Stage 1: learn one embedding per entity from its description and images."""
 
     stage: ClassVar[str] = "entity_modeling"
 

@@ -30,7 +30,7 @@ from mkgformer_kedro.training.model_folder import (
 )
 from mkgformer_kedro.training.parameters import ModelParameters, PostsParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler, Ragged
-from mkgformer_kedro.training.scoring import on_device, picture_inputs
+from mkgformer_kedro.training.scoring import image_inputs, on_device
 from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
@@ -101,7 +101,7 @@ class EncodedPosts:
         return len(self.tokens)
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The model's inputs but the pictures, for the chosen posts."""
+        """The model's inputs but the images, for the chosen posts."""
         input_ids = self.tokens.padded(rows, self.pad_token_id)
         if self.width is not None:
             padding = ((0, 0), (0, self.width - input_ids.shape[1]))
@@ -373,7 +373,7 @@ class PostsCollator:
 
     Attributes:
         encoded: The posts.
-        store: Visual store, or None to withhold all pictures.
+        store: Visual store, or None to leave all images out.
         owners: ``(posts,)`` number of each post in the store.
     """
 
@@ -384,7 +384,7 @@ class PostsCollator:
     def __call__(self, rows: list[Any] | np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs, with labels where the posts have any."""
         numbers = np.asarray(rows)
-        return {**self.encoded.batch(numbers), **picture_inputs(self.store, self.owners[numbers])}
+        return {**self.encoded.batch(numbers), **image_inputs(self.store, self.owners[numbers])}
 
 
 class PostsTrainer(StageTrainer):
@@ -495,14 +495,14 @@ class PostsPredictor:
         self.batch_size = batch_size
 
     def predict(
-        self, posts: pd.DataFrame, *, with_pictures: bool = True, what: str = "Predicting posts"
+        self, posts: pd.DataFrame, *, with_images: bool = True, what: str = "Predicting posts"
     ) -> pd.DataFrame:
         """Predict posts.
 
         Args:
             posts: Rows of a table ``posts``; gold answers are not needed. The index is the post's
                 number in the visual store.
-            with_pictures: False withholds the pictures from the same model.
+            with_images: False leaves the images out.
             what: What the progress bar says is done.
 
         Returns:
@@ -519,7 +519,7 @@ class PostsPredictor:
                 f"{posts.index.max()}. The index of posts is the number in the store."
             )
         encoded = self.task.encode(posts, self.tokenizer, padded_width(self.task, self.model))
-        store = self.store if with_pictures else None
+        store = self.store if with_images else None
         blocks = predict_blocks(
             self.model,
             self.task,

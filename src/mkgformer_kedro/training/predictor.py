@@ -94,7 +94,7 @@ class LinkPredictor:
         queries: pd.DataFrame,
         triples: pd.DataFrame,
         *,
-        with_pictures: bool = True,
+        with_images: bool = True,
         known_offset: float = -np.inf,
         top: int = 10,
         what: str = "Ranking",
@@ -104,7 +104,7 @@ class LinkPredictor:
         Args:
             queries: Rows of the table ``queries``, of one split.
             triples: The triples of that split.
-            with_pictures: False withholds the pictures from the same model.
+            with_images: False leaves the images out.
             known_offset: What filtering adds to the scores of other known answers.
             top: Length of the lists of best entities.
             what: What the progress bar says is done.
@@ -114,16 +114,16 @@ class LinkPredictor:
         """
         order = scoring_order(Queries.from_frame(queries), np.arange(len(queries)), self.prompts)
         ordered = queries.iloc[order]
-        scores = self._scores(ordered, with_pictures=with_pictures, what=what)
+        scores = self._scores(ordered, with_images=with_images, what=what)
         return predict(ordered, scores, triples, known_offset=known_offset, top=top)
 
-    def _scores(self, queries: pd.DataFrame, *, with_pictures: bool = True, what: str = "Scoring"):
+    def _scores(self, queries: pd.DataFrame, *, with_images: bool = True, what: str = "Scoring"):
         blocks = score_blocks(
             self.model,
             Queries.from_frame(queries),
             np.arange(len(queries)),
             self.prompts,
-            self.store if with_pictures else None,
+            self.store if with_images else None,
             batch_size=self.batch_size,
             what=what,
         )

@@ -105,7 +105,7 @@ class QueryBatchSampler:
     """Batches of query numbers for one epoch after another.
 
     Queries about one entity are kept next to each other in runs of at most ``queries_per_entity``,
-    so that a batch reads and encodes that entity's pictures once. Runs are drawn at random, then
+    so that a batch reads and encodes that entity's images once. Runs are drawn at random, then
     sorted by prompt length within large blocks so that little is spent on padding, and the batches
     are shuffled. The order is a function of seed and epoch alone, which makes a resumed run exact.
 

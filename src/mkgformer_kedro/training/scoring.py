@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 
 
-def picture_inputs(store: VisualStore | None, entity: np.ndarray) -> dict[str, torch.Tensor]:
-    """Pictures of a batch's known entities, each entity's once.
+def image_inputs(store: VisualStore | None, entity: np.ndarray) -> dict[str, torch.Tensor]:
+    """Images of a batch's known entities, each entity's once.
 
     Args:
-        store: Visual store, or None to withhold all pictures.
+        store: Visual store, or None to leave all images out.
         entity: ``(B,)`` known entity of every query.
 
     Returns:
-        The model's picture inputs: one row per distinct entity that has pictures, and
-        ``picture_index`` ``(B,)`` with -1 for queries without any. Empty where no query has one.
+        The model's image inputs: one row per distinct entity that has images, and
+        ``image_index`` ``(B,)`` with -1 for queries without any. Empty where no query has one.
     """
     if store is None:
         return {}
-    with_pictures = store.has_pictures[entity]
-    if not with_pictures.any():
+    with_images = store.has_images[entity]
+    if not with_images.any():
         return {}
-    owners, row = np.unique(entity[with_pictures], return_inverse=True)
+    owners, row = np.unique(entity[with_images], return_inverse=True)
     index = np.full(len(entity), -1, dtype=np.int64)
-    index[with_pictures] = row
-    arrays = {**store.read(owners), "picture_index": index}
+    index[with_images] = row
+    arrays = {**store.read(owners), "image_index": index}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -48,7 +48,7 @@ def query_inputs(
     text = prompts.queries(queries.is_tail[rows], entity, queries.relation[rows])
     return {
         **{name: torch.from_numpy(array) for name, array in text.items()},
-        **picture_inputs(store, entity),
+        **image_inputs(store, entity),
     }
 
 
@@ -78,7 +78,7 @@ def score_blocks(
         queries: All queries.
         rows: Numbers of the queries to score, best in :func:`scoring_order`.
         prompts: Builder of the model's prompts.
-        store: Visual store, or None to withhold all pictures.
+        store: Visual store, or None to leave all images out.
         batch_size: Queries per block.
         what: What the progress bar says is done.
 

@@ -96,7 +96,7 @@ def build_model(
     store: VisualStore,
     **overrides: Any,
 ) -> Any:
-    """Join the towers; picture sizes and counts are those of the visual store.
+    """Join the towers; image sizes and counts are those of the visual store.
 
     Args:
         model_class: Class of the model, for one of the tasks.
@@ -121,14 +121,14 @@ def build_model(
             vision_config=None if parameters.vision_tower else parameters.vision_config,
             preset=preset,
             attn_implementation=parameters.attention,
-            picture_sizes={role: layout.size for role, layout in store.roles.items()},
-            picture_counts={role: layout.count for role, layout in store.roles.items()},
+            image_sizes={role: layout.size for role, layout in store.roles.items()},
+            image_counts={role: layout.count for role, layout in store.roles.items()},
             **{**overrides, **parameters.config},
         )
     except DataError:
         raise
     except (ValueError, OSError) as error:
-        what = f"no model can be made of these towers and pictures: {error}"
+        what = f"no model can be made of these towers and images: {error}"
         remedy = "Correct `model`, or the slots of image_association."
         raise DataError(Problem("parameters.yml", None, what, remedy)) from error
 

@@ -298,7 +298,7 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
-        # The model sees to it that every parameter has a gradient, pictures or not.
+        # The model sees to it that every parameter has a gradient, images or not.
         ddp_find_unused_parameters=False if distributed else None,
         report_to="none",
         log_level="warning",

@@ -26,7 +26,7 @@ CURVE = pd.DataFrame({"seed": 5, "step": [1, 2], "loss": [0.5, np.nan], "dev_f1"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """A visual store in which every second of twelve posts has a picture."""
+    """A visual store in which every second of twelve posts has an image."""
     writer = VisualStoreWriter(
         tmp_path_factory.mktemp("store"), {"full": RoleLayout(8, 1)}, 12, "t"
     )
@@ -74,7 +74,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, store, tables):
         store,
         CURVE,
         {"corpus": "three & more", "posts": 12},
-        {"with_pictures": 6},
+        {"with_images": 6},
         PARAMETERS,
         "corrected",
         5,
@@ -83,9 +83,9 @@ def test_tables_become_metrics_groups_figure_and_page(task, store, tables):
     assert metrics["test"]["f1"] == 1.0
     assert metrics["seeds"] == [5]
     assert 0 < metrics["test_baseline"]["f1"] < 1
-    assert metrics["test_pictures_withheld"] == metrics["test_baseline"]
+    assert metrics["test_without_images"] == metrics["test_baseline"]
     assert set(metrics["test_by_group"]) == {"ambiguous", "clear", "misleading"}
-    assert set(drill_down["cut"]) >= {"group", "pictures"}
+    assert set(drill_down["cut"]) >= {"group", "images"}
     assert len(figure.axes) == 1
     assert "on three &amp; more" in page
     assert "One training run (seed 5)" in page

@@ -1,4 +1,4 @@
-"""Which pictures an owner gets, and the store built from them, interrupted or not."""
+"""Which images an owner gets, and the store built from them, interrupted or not."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mkgformer_kedro import progress
-from mkgformer_kedro.datasets.picture_folder import PictureFolder, PictureFolderDataset
+from mkgformer_kedro.datasets.image_folder import ImageFolder, ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore, VisualStoreWriter, slot_roles
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.image_association import association
 from mkgformer_kedro.pipelines.image_association.association import (
     Candidate,
+    ImageRow,
     Loan,
-    Picture,
     associate_owner,
     borrow,
     find_donors,
     loan_rows,
-    store_pictures,
+    store_images,
 )
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
@@ -61,7 +61,7 @@ def save(path: Path, seed: int, side: int = 20) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three owners with several pictures each, some shared, some broken, and a stranger."""
+    """Three owners with several images each, some shared, some broken, and a stranger."""
     root = tmp_path / "images"
     for owner in (1, 2, 3):
         for number in range(4):
@@ -73,18 +73,18 @@ def images(tmp_path: Path) -> Path:
     return root
 
 
-def listing_of(root: Path) -> PictureFolder:
-    return PictureFolderDataset(filepath=str(root)).load()
+def listing_of(root: Path) -> ImageFolder:
+    return ImageFolderDataset(filepath=str(root)).load()
 
 
 def stored(
-    listing: PictureFolder, work: Path, **changes: object
-) -> tuple[VisualStoreWriter, list[Picture]]:
+    listing: ImageFolder, work: Path, **changes: object
+) -> tuple[VisualStoreWriter, list[ImageRow]]:
     settings = parameters(**changes)
     owners = match_owners(listing, ENTITIES, settings)
-    candidates = listing.pictures.assign(owner=owners)[owners >= 0]
+    candidates = listing.images.assign(owner=owners)[owners >= 0]
     largest_first = settings.order == "resolution"
-    return store_pictures(listing.root, candidates, ENTITIES, settings, work, largest_first)
+    return store_images(listing.root, candidates, ENTITIES, settings, work, largest_first)
 
 
 def build(root: Path, work: Path, **changes: object) -> tuple[dict[str, bytes], list]:
@@ -98,7 +98,7 @@ def outcome(rows: list) -> dict[str, tuple]:
     return {Path(row.path).name: (row.role, row.slot, str(row.status)) for row in rows}
 
 
-def associate(root: Path, **changes: object) -> association.OwnerPictures:
+def associate(root: Path, **changes: object) -> association.OwnerImages:
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     settings = parameters(**changes)
     candidates = [Candidate(path) for path in paths]
@@ -145,13 +145,13 @@ def test_the_next_takes_the_place_of_a_truncated_one(tmp_path: Path):
     }
 
 
-PICTURE_KINDS = st.lists(
+IMAGE_KINDS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["fine", "damaged", "tiny"])), max_size=7
 )
 
 
 @given(
-    kinds=PICTURE_KINDS,
+    kinds=IMAGE_KINDS,
     counts=st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(1, 2)),
     order=st.sampled_from(["resolution", "name"]),
 )
@@ -189,7 +189,7 @@ def test_slots_fill_from_the_first_without_gaps_or_repetition(
 def test_store_holds_each_owner_at_its_entity_index(images: Path, tmp_path: Path):
     _, rows = build(images, tmp_path / "work")
     store = VisualStore(tmp_path / "work" / "store")
-    np.testing.assert_array_equal(store.has_pictures, [True, True, False, True])
+    np.testing.assert_array_equal(store.has_images, [True, True, False, True])
     assert {row.owner for row in rows} == {"1", "2", "3"}
     for row in rows:
         if row.slot >= 0:
@@ -197,10 +197,8 @@ def test_store_holds_each_owner_at_its_entity_index(images: Path, tmp_path: Path
             name = {"full": "pixel_values", "detection": "detection_pixel_values"}[row.role]
             pixels = inputs[name][0, row.slot - (row.role == "detection")]
             size = pixels.shape[-1]
-            np.testing.assert_array_equal(
-                pixels, association.decode_picture(images / row.path, size)
-            )
-    assert outcome([row for row in rows if row.owner == "3"])["page.jpg"][2] == "not a picture"
+            np.testing.assert_array_equal(pixels, association.decode_image(images / row.path, size))
+    assert outcome([row for row in rows if row.owner == "3"])["page.jpg"][2] == "not an image"
 
 
 def test_roles_are_fixed_where_a_candidate_names_one(tmp_path: Path):
@@ -230,14 +228,14 @@ def test_roles_are_fixed_where_a_candidate_names_one(tmp_path: Path):
     assert len({content for content, _ in found.slots.values()}) == 2, "a crop is other content"
 
 
-def test_a_crop_is_the_part_of_the_upright_picture(tmp_path: Path):
+def test_a_crop_is_the_part_of_the_upright_image(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
     lying = Image.fromarray(noise)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying: to be turned by a quarter
     lying.save(tmp_path / "a.png", exif=exif)
     upright = np.asarray(lying.rotate(-90, expand=True))
-    pixels = fit_square(read_picture(tmp_path / "a.png"), 8, (3, 5, 11, 13))
+    pixels = fit_square(read_image(tmp_path / "a.png"), 8, (3, 5, 11, 13))
     np.testing.assert_array_equal(pixels.transpose(1, 2, 0), upright[5:13, 3:11])
 
 
@@ -255,9 +253,9 @@ def test_the_number_of_threads_changes_no_byte(images: Path, tmp_path: Path):
 
 def test_no_file_is_decoded_twice(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     decoded = []
-    decode = association.decode_picture
+    decode = association.decode_image
     monkeypatch.setattr(
-        association, "decode_picture", lambda path, *how: decoded.append(path) or decode(path, *how)
+        association, "decode_image", lambda path, *how: decoded.append(path) or decode(path, *how)
     )
     _, rows = build(images, tmp_path / "work")
     used = sum(row.slot >= 0 for row in rows)
@@ -267,7 +265,7 @@ def test_no_file_is_decoded_twice(images: Path, tmp_path: Path, monkeypatch: pyt
     assert len(decoded) == used + damaged, "a finished work folder is decoded again"
 
 
-def test_changed_settings_or_pictures_are_not_mixed_with_what_was_stored(
+def test_changed_settings_or_images_are_not_mixed_with_what_was_stored(
     images: Path, tmp_path: Path
 ):
     build(images, tmp_path / "work")
@@ -281,9 +279,9 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from mkgformer_kedro.datasets import visual_store
-from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
-from mkgformer_kedro.pipelines.image_association.association import store_pictures
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
+from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
+from mkgformer_kedro.pipelines.image_association.association import store_images
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
@@ -300,12 +298,12 @@ def append_and_die(path, chunks):
 
 visual_store._append = append_and_die
 visual_store.VisualStoreWriter.owners_per_commit = 1
-listing = PictureFolderDataset(filepath=images).load()
+listing = ImageFolderDataset(filepath=images).load()
 parameters = ImageAssociationParameters(**json.loads(settings))
 entities = json.loads(entities)
 owners = match_owners(listing, entities, parameters)
-candidates = listing.pictures.assign(owner=owners)[owners >= 0]
-store_pictures(listing.root, candidates, entities, parameters, Path(work), largest_first=True)
+candidates = listing.images.assign(owner=owners)[owners >= 0]
+store_images(listing.root, candidates, entities, parameters, Path(work), largest_first=True)
 """
 
 
@@ -327,9 +325,9 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
 
 
 def test_folders_find_their_entities():
-    pictures = pd.DataFrame({"folder": ["m.0_jm", "m.0_jm", "m.x", "n01"], "path": list("abcd")})
+    images = pd.DataFrame({"folder": ["m.0_jm", "m.0_jm", "m.x", "n01"], "path": list("abcd")})
     freebase = parameters(owner_pattern=r"m\.(.+)", owner_replacement=r"/m/\1")
-    owners = match_owners(PictureFolder(Path(), pictures), ["/m/1", "/m/0_jm"], freebase)
+    owners = match_owners(ImageFolder(Path(), images), ["/m/1", "/m/0_jm"], freebase)
     assert owners.tolist() == [1, 1, -1, -1]
     assert freebase.owner_of("am.0_jm") is None
 
@@ -358,15 +356,15 @@ RELATIONS = ["_hypernym", "_part_of"]
 
 
 def test_only_training_triples_of_the_relation_link_donors():
-    hyponyms = Borrowing(relation="_hypernym", pictures_of="head")
+    hyponyms = Borrowing(relation="_hypernym", images_of="head")
     assert find_donors(TRIPLES, RELATIONS, hyponyms) == {0: [1, 3]}
-    hypernyms = Borrowing(relation="_hypernym", pictures_of="tail")
+    hypernyms = Borrowing(relation="_hypernym", images_of="tail")
     assert find_donors(TRIPLES, RELATIONS, hypernyms) == {1: [0], 3: [0]}
 
 
 def test_unknown_relation_to_borrow_along_names_the_near_miss():
     with pytest.raises(DataError, match="Did you mean '_hypernym'"):
-        find_donors(TRIPLES, RELATIONS, Borrowing(relation="hypernym", pictures_of="head"))
+        find_donors(TRIPLES, RELATIONS, Borrowing(relation="hypernym", images_of="head"))
 
 
 def test_donors_take_turns_and_roles_are_kept_apart():
@@ -412,18 +410,18 @@ def test_borrowed_rows_name_borrower_and_donor(images: Path, tmp_path: Path):
     assert {row.owner for row in borrowed} == {"9"}
     assert [row.borrowed_from for row in borrowed] == ["3", "3", "1"]
     store = VisualStore(writer.finish())
-    assert store.has_pictures.all()
+    assert store.has_images.all()
     own = {(row.owner, row.slot): row.path for row in rows}
     assert [row.path for row in borrowed] == [
         own[ENTITIES[loan.donor], loan.donor_slot] for loan in loans
     ]
 
 
-def test_no_pictures_at_all(tmp_path: Path):
-    listing = PictureFolderDataset(filepath=None).load()
+def test_no_images_at_all(tmp_path: Path):
+    listing = ImageFolderDataset(filepath=None).load()
     writer, rows = stored(listing, tmp_path)
     assert rows == []
-    assert not VisualStore(writer.finish()).has_pictures.any()
+    assert not VisualStore(writer.finish()).has_images.any()
 
 
 def test_progress_is_logged_where_there_is_no_terminal(
@@ -432,8 +430,8 @@ def test_progress_is_logged_where_there_is_no_terminal(
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     with caplog.at_level("INFO"):
         build(images, tmp_path / "work")
-    assert "14 of 14 pictures" in caplog.text
-    assert "pictures/s, 0 s left" in caplog.text
+    assert "14 of 14 images" in caplog.text
+    assert "images/s, 0 s left" in caplog.text
 
 
 def test_journal_holds_no_pixels(images: Path, tmp_path: Path):

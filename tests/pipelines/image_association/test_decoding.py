@@ -1,4 +1,4 @@
-"""One picture file at a time: every kind that people have, and every way to be broken."""
+"""One image file at a time: every kind that people have, and every way to be broken."""
 
 import io
 import os
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Header,
     Status,
-    decode_picture,
-    inspect_picture,
+    decode_image,
+    inspect_image,
 )
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -31,13 +31,13 @@ def scene(width: int = 60, height: int = 40) -> Image.Image:
 
 
 def inspect(path: Path) -> Header:
-    return inspect_picture(path, min_side=8, max_pixels=50_000_000)
+    return inspect_image(path, min_side=8, max_pixels=50_000_000)
 
 
 def top_and_bottom(path: Path, size: int = SIZE) -> list[tuple[int, ...]]:
-    """Mean colour of the upper and of the lower rows of the decoded picture."""
+    """Mean colour of the upper and of the lower rows of the decoded image."""
     assert inspect(path).status is Status.OK
-    pixels = decode_picture(path, size)
+    pixels = decode_image(path, size)
     assert pixels is not None
     assert pixels.shape == (3, size, size)
     assert pixels.dtype == np.uint8
@@ -151,7 +151,7 @@ def test_shorter_side_is_scaled_and_the_centre_cropped(tmp_path: Path, width: in
     )
     left, top = (whole.width - SIZE) // 2, (whole.height - SIZE) // 2
     expected = np.asarray(whole.crop((left, top, left + SIZE, top + SIZE))).transpose(2, 0, 1)
-    difference = np.abs(decode_picture(path, SIZE).astype(int) - expected)
+    difference = np.abs(decode_image(path, SIZE).astype(int) - expected)
     assert difference.mean() < 4
 
 
@@ -176,14 +176,14 @@ def test_zero_bytes(tmp_path: Path):
         b"\x89PNG\r\n\x1a\n",
         b"\xff\xd8\xff",
         b"GIF89a",
-        # PostScript is a picture to Pillow, which hands it to another program.
+        # PostScript is an image to Pillow, which hands it to another program.
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n",
     ],
 )
-def test_no_picture(tmp_path: Path, content: bytes):
+def test_no_image(tmp_path: Path, content: bytes):
     path = tmp_path / "page.jpg"
     path.write_bytes(content)
-    assert inspect(path).status is Status.NOT_A_PICTURE
+    assert inspect(path).status is Status.NOT_A_IMAGE
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 500)])
@@ -247,7 +247,7 @@ def test_truncated(tmp_path: Path, suffix: str):
     Image.fromarray(noise).save(path)
     os.truncate(path, path.stat().st_size * 2 // 3)
     usable = inspect(path).status is Status.OK
-    assert not usable or decode_picture(path, SIZE) is None
+    assert not usable or decode_image(path, SIZE) is None
 
 
 @given(position=st.floats(0, 1), value=st.binary(min_size=1, max_size=4), data=st.data())
@@ -258,10 +258,10 @@ def test_damage_never_raises(tmp_path_factory, position: float, value: bytes, da
     content = bytearray(buffer.getvalue())
     start = int(position * (len(content) - 1))
     content[start : start + len(value)] = value
-    path = tmp_path_factory.mktemp("damaged") / "picture"
+    path = tmp_path_factory.mktemp("damaged") / "image"
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if inspect_picture(path, 8, 1_000_000).status is Status.OK:
-            pixels = decode_picture(path, SIZE)
+        if inspect_image(path, 8, 1_000_000).status is Status.OK:
+            pixels = decode_image(path, SIZE)
             assert pixels is None or pixels.shape == (3, SIZE, SIZE)

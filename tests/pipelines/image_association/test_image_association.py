@@ -1,4 +1,4 @@
-"""The stage as a whole: through Kedro's runner, through the catalog, and on the real pictures."""
+"""The stage as a whole: through Kedro's runner, through the catalog, and on the real images."""
 
 import io
 import json
@@ -14,12 +14,12 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 from PIL import Image
 
-from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
+from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import create_pipeline, schemas
 from mkgformer_kedro.pipelines.image_association.link_prediction import (
     report_coverage,
-    store_pictures,
+    store_images,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
@@ -69,7 +69,7 @@ def catalog_at(folder: Path, **parameters: object) -> DataCatalog:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A cat with two pictures and a broken one, a bill with one, a folder of nobody's."""
+    """A cat with two images and a broken one, a bill with one, a folder of nobody's."""
     for path, color in {
         "n00000001/a.png": "red",
         "n00000001/b.png": "green",
@@ -93,15 +93,15 @@ def files_below(folder: Path) -> dict[str, bytes]:
 def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     catalog = catalog_at(project)
     SequentialRunner().run(create_pipeline(), catalog)
-    pictures = schemas.pictures.validate(catalog["pictures"].load())
-    assert pictures.set_index("path")["status"].to_dict() == {
+    images = schemas.images.validate(catalog["images"].load())
+    assert images.set_index("path")["status"].to_dict() == {
         "n00000001/a.png": "ok",
         "n00000001/b.png": "ok",
         "n00000001/c.png": "empty file",
         "n00000002/a.png": "ok",
     }
     store = VisualStore(catalog["visual_store"].load())
-    assert store.has_pictures.tolist() == [True, True, False, False]
+    assert store.has_images.tolist() == [True, True, False, False]
     inputs = store.read([1, 0])
     assert inputs["pixel_values"].shape == (2, 2, 3, 64, 64)
     np.testing.assert_array_equal(inputs["pixel_values"][0, 0, :, 5, 5], [0, 0, 255])
@@ -110,7 +110,7 @@ def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     ) as sheet:
         assert sheet.width > 1000
     assert set(files_below(project)) == {
-        "02_intermediate/sample/pictures.parquet",
+        "02_intermediate/sample/images.parquet",
         "04_feature/sample/visual_store/full.u8",
         "04_feature/sample/visual_store/slots.npy",
         "04_feature/sample/visual_store/store.json",
@@ -123,15 +123,15 @@ def test_coverage_report_counts_and_names(project: Path):
     catalog = catalog_at(project)
     SequentialRunner().run(create_pipeline(), catalog)
     report = json.loads(files_below(project)["08_reporting/sample/image_association/coverage.json"])
-    statuses = report["pictures"]
+    statuses = report["images"]
     assert statuses["listed"] == sum(statuses.values()) - statuses["listed"] == 4
     assert (statuses["ok"], statuses["empty file"]) == (3, 1)
-    del report["pictures"]
+    del report["images"]
     assert report == {
-        "owners": {"all": 4, "with_pictures": 2, "borrowing": 0, "without_pictures": 2},
-        "pictures_per_owner": {"1": 1, "2": 1},
-        # Of the four given entities of train, two have pictures; of the two of test, one.
-        "known_entity_has_pictures": {"train": 0.5, "test": 0.5},
+        "owners": {"all": 4, "with_images": 2, "borrowing": 0, "without_images": 2},
+        "images_per_owner": {"1": 1, "2": 1},
+        # Of the four given entities of train, two have images; of the two of test, one.
+        "known_entity_has_images": {"train": 0.5, "test": 0.5},
         "stored": {"full": 3},
         "unknown_folders": {"count": 1, "names": ["n00000009"]},
         "quarantined": [{"path": "n00000001/c.png", "status": "empty file"}],
@@ -139,10 +139,10 @@ def test_coverage_report_counts_and_names(project: Path):
 
 
 def test_borrowing_follows_training_triples_and_is_recorded(project: Path):
-    catalog = catalog_at(project, borrow={"relation": "_hypernym", "pictures_of": "head"})
+    catalog = catalog_at(project, borrow={"relation": "_hypernym", "images_of": "head"})
     SequentialRunner().run(create_pipeline(), catalog)
-    pictures = catalog["pictures"].load()
-    borrowed = pictures.dropna(subset="borrowed_from")
+    images = catalog["images"].load()
+    borrowed = images.dropna(subset="borrowed_from")
     assert borrowed[["owner", "slot", "path", "borrowed_from"]].values.tolist() == [
         ["00000003", 0, "n00000001/a.png", "00000001"],
         ["00000003", 1, "n00000001/b.png", "00000001"],
@@ -150,7 +150,7 @@ def test_borrowing_follows_training_triples_and_is_recorded(project: Path):
     ]
     report = catalog["coverage_report"].load()
     assert report["owners"]["borrowing"] == 2
-    assert report["pictures"]["listed"] == 4
+    assert report["images"]["listed"] == 4
     assert report["stored"] == {"full": 3}
 
 
@@ -161,13 +161,13 @@ def test_the_same_input_gives_the_same_bytes(project: Path):
     assert files_below(project) == first
 
 
-def test_a_data_set_without_pictures_runs_through(project: Path):
+def test_a_data_set_without_images_runs_through(project: Path):
     catalog = catalog_at(project)
-    catalog["raw_pictures"] = PictureFolderDataset(filepath=None).load()
+    catalog["raw_images"] = ImageFolderDataset(filepath=None).load()
     SequentialRunner().run(create_pipeline(), catalog)
-    assert not VisualStore(catalog["visual_store"].load()).has_pictures.any()
-    assert catalog["pictures"].load().empty
-    assert catalog["coverage_report"].load()["owners"]["without_pictures"] == 4
+    assert not VisualStore(catalog["visual_store"].load()).has_images.any()
+    assert catalog["images"].load().empty
+    assert catalog["coverage_report"].load()["owners"]["without_images"] == 4
 
 
 def test_loading_the_pipeline_imports_nothing_heavy():
@@ -182,30 +182,30 @@ def test_loading_the_pipeline_imports_nothing_heavy():
 
 @pytest.mark.benchmark_files
 @pytest.mark.parametrize(
-    ("environment", "graph", "images", "entities", "with_pictures", "files"),
+    ("environment", "graph", "folder_name", "entities", "with_images", "files"),
     [
         ("wn18_img", "WN18", "wn18-images", 40_943, 428, 1_368),
         ("fb15k_237_img", "FB15k-237", "FB15k-images", 14_541, 10, 30),
     ],
 )
-def test_real_pictures(
-    benchmarks: Path, tmp_path: Path, environment, graph, images, entities, with_pictures, files
+def test_real_images(
+    benchmarks: Path, tmp_path: Path, environment, graph, folder_name, entities, with_images, files
 ):
     root = benchmarks / "MKG" / "dataset"
     ids = (root / graph / "entities.txt").read_text().split()
     table = pd.DataFrame({"entity": ids})
     parameters = ImageAssociationParameters(**stage_parameters(environment))
-    listing = PictureFolderDataset(filepath=str(root / images)).load()
-    pictures, folder = store_pictures(listing, table, RELATIONS, TRIPLES, tmp_path, parameters)
-    report = report_coverage(listing, table, TRIPLES, pictures, folder, parameters)
+    listing = ImageFolderDataset(filepath=str(root / folder_name)).load()
+    images, folder = store_images(listing, table, RELATIONS, TRIPLES, tmp_path, parameters)
+    report = report_coverage(listing, table, TRIPLES, images, folder, parameters)
     assert report["owners"]["all"] == entities
-    assert report["owners"]["with_pictures"] == with_pictures
-    assert report["pictures"]["listed"] == files
+    assert report["owners"]["with_images"] == with_images
+    assert report["images"]["listed"] == files
     assert report["unknown_folders"]["count"] == 0
     assert report["quarantined"] == []
     store = VisualStore(folder)
-    inputs = store.read(np.flatnonzero(store.has_pictures)[:2])
+    inputs = store.read(np.flatnonzero(store.has_images)[:2])
     assert inputs["pixel_values"].shape == (2, 1, 3, 224, 224)
     assert inputs["grounding_pixel_values"].shape == (2, 3, 3, 128, 128)
     assert inputs["detection_pixel_values"].shape == (2, 3, 3, 64, 64)
-    assert inputs["picture_mask"][:, 0].all()
+    assert inputs["image_mask"][:, 0].all()

@@ -1,4 +1,4 @@
-"""The stage for posts: whole pictures, crops from files, and crops that a detector finds."""
+"""The stage for posts: whole images, crops from files, and crops that a detector finds."""
 
 import numpy as np
 import pandas as pd
@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mkgformer_kedro.datasets.post_pictures import PostPicturesDataset
+from mkgformer_kedro.datasets.post_images import PostImagesDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.image_association import posts as stage
 from mkgformer_kedro.pipelines.image_association import schemas
 from mkgformer_kedro.pipelines.image_association.crops import phrases_of
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_picture
+from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.training import detection
 
@@ -55,15 +55,15 @@ def parameters(crops="none", grounding=2, detection=1, model="nowhere", threshol
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of two posts, and three crops of the first one's."""
+    """Images of two posts, and three crops of the first one's."""
     rng = np.random.default_rng(0)
     for name in ("full/a.png", "full/b.png", "crops/0.png", "crops/1.png", "crops/2.png"):
-        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "pictures" / name)
-    torch.save({0: ["1.png", "0.png", "2.png"]}, tmp_path / "pictures/by_number.pth")
-    torch.save({"a": ["crops/2.png"], "c": ["crops/no.png"]}, tmp_path / "pictures/by_name.pth")
-    return tmp_path / "pictures"
+        Image.fromarray(noise).save(tmp_path / "images" / name)
+    torch.save({0: ["1.png", "0.png", "2.png"]}, tmp_path / "images/by_number.pth")
+    torch.save({"a": ["crops/2.png"], "c": ["crops/no.png"]}, tmp_path / "images/by_name.pth")
+    return tmp_path / "images"
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def listing(folder):
     def files(name, below):
         return {split: {"map": name, "folder": below} for split in FULL}
 
-    return PostPicturesDataset(
+    return PostImagesDataset(
         filepath=str(folder),
         full=FULL,
         grounding={**files("by_number.pth", "crops"), "dev": {"map": "by_name.pth", "folder": "."}},
@@ -84,25 +84,25 @@ def run(listing, work, settings, posts=POSTS):
     crops = stage.locate_crops(posts, listing, work / "crops", settings)
     schemas.crops.validate(crops)
     (work / "store").mkdir(parents=True, exist_ok=True)
-    pictures, store = stage.store_pictures(listing, posts, crops, work / "store", settings)
-    schemas.pictures.validate(pictures)
-    return crops, pictures, VisualStore(store)
+    images, store = stage.store_images(listing, posts, crops, work / "store", settings)
+    schemas.images.validate(images)
+    return crops, images, VisualStore(store)
 
 
-def test_whole_pictures_alone(listing, tmp_path):
-    crops, pictures, store = run(listing, tmp_path / "work", parameters())
+def test_whole_images_alone(listing, tmp_path):
+    crops, images, store = run(listing, tmp_path / "work", parameters())
     assert crops.empty
-    assert pictures[["owner", "path", "role"]].to_numpy().tolist() == [
+    assert images[["owner", "path", "role"]].to_numpy().tolist() == [
         ["train-0", "full/a.png", "full"],
         ["dev-0", "full/b.png", "full"],
     ]
-    assert store.has_pictures.tolist() == [True, False, True, False]
+    assert store.has_images.tolist() == [True, False, True, False]
 
 
 def test_crops_from_files_fill_their_roles(listing, tmp_path):
     settings = parameters("files")
-    crops, pictures, store = run(listing, tmp_path / "work", settings)
-    rows = pictures[pictures["owner"] == "train-0"]
+    crops, images, store = run(listing, tmp_path / "work", settings)
+    rows = images[images["owner"] == "train-0"]
     assert rows[["path", "role", "status"]].to_numpy().tolist() == [
         ["full/a.png", "full", "ok"],
         ["crops/1.png", "grounding", "ok"],
@@ -110,27 +110,27 @@ def test_crops_from_files_fill_their_roles(listing, tmp_path):
         ["crops/2.png", "grounding", "unused"],
         ["crops/2.png", "detection", "ok"],
     ]
-    assert store.read([0])["picture_mask"].all()
-    report = stage.report_coverage(listing, POSTS, crops, pictures, store.folder)
+    assert store.read([0])["image_mask"].all()
+    report = stage.report_coverage(listing, POSTS, crops, images, store.folder)
     assert report["posts"]["train"] == {
         "all": 2,
-        "naming_a_picture": 1,
-        "picture_not_found": 0,
-        "with_pictures": 1,
+        "naming_a_image": 1,
+        "image_not_found": 0,
+        "with_images": 1,
         "with_full": 1,
         "with_grounding": 1,
         "with_detection": 1,
     }
-    assert report["posts"]["test"]["naming_a_picture"] == 1
-    assert report["posts"]["test"]["picture_not_found"] == 1
+    assert report["posts"]["test"]["naming_a_image"] == 1
+    assert report["posts"]["test"]["image_not_found"] == 1
     assert report["posts"]["test"]["with_full"] == 0
-    stage.draw_contact_sheet(pictures, store.folder, POSTS)
+    stage.draw_contact_sheet(images, store.folder, POSTS)
 
 
 def test_crops_that_are_not_there_are_counted(listing, tmp_path):
     posts = POSTS.assign(image=["a.png", "c.png", None, None])
-    crops, pictures, store = run(listing, tmp_path / "work", parameters("files"), posts)
-    report = stage.report_coverage(listing, posts, crops, pictures, store.folder)
+    crops, images, store = run(listing, tmp_path / "work", parameters("files"), posts)
+    report = stage.report_coverage(listing, posts, crops, images, store.folder)
     # Both posts of the splits' first number have three crops by it.
     assert report["crops"] == {
         "grounding": {"listed": 6, "not_found": 0},
@@ -141,10 +141,10 @@ def test_crops_that_are_not_there_are_counted(listing, tmp_path):
 
 def test_crops_without_map_or_folder_are_one_clear_error(folder, tmp_path):
     where = {split: {"map": "by_number.pth", "folder": "elsewhere"} for split in FULL}
-    bare = PostPicturesDataset(filepath=str(folder), full=FULL).load()
+    bare = PostImagesDataset(filepath=str(folder), full=FULL).load()
     with pytest.raises(DataError, match="none are named for grounding"):
         run(bare, tmp_path / "work", parameters("files"))
-    lost = PostPicturesDataset(filepath=str(folder), full=FULL, grounding=where).load()
+    lost = PostImagesDataset(filepath=str(folder), full=FULL, grounding=where).load()
     with pytest.raises(DataError, match=r"elsewhere: there is no such folder of grounding crops"):
         run(lost, tmp_path / "work", parameters("files"))
 
@@ -152,7 +152,7 @@ def test_crops_without_map_or_folder_are_one_clear_error(folder, tmp_path):
 def test_maps_that_name_none_of_the_posts_are_one_clear_error(folder, tmp_path):
     torch.save({"0": ["1.png"], 10**6: ["1.png"]}, folder / "others.pth")
     where = {split: {"map": "others.pth", "folder": "crops"} for split in FULL}
-    lost = PostPicturesDataset(filepath=str(folder), full=FULL, grounding=where).load()
+    lost = PostImagesDataset(filepath=str(folder), full=FULL, grounding=where).load()
     with pytest.raises(DataError, match=r"others\.pth: the maps of grounding crops name none"):
         run(lost, tmp_path / "work", parameters("files", detection=0))
 
@@ -162,12 +162,12 @@ def test_crops_need_slots():
         parameters("detect", grounding=0, detection=0)
 
 
-def test_no_pictures_at_all(tmp_path):
-    nothing = PostPicturesDataset(filepath=None, full=FULL).load()
+def test_no_images_at_all(tmp_path):
+    nothing = PostImagesDataset(filepath=None, full=FULL).load()
     for crops in ("none", "files", "detect"):
-        _, pictures, store = run(nothing, tmp_path / crops, parameters(crops))
-        assert pictures.empty
-        assert not store.has_pictures.any()
+        _, images, store = run(nothing, tmp_path / crops, parameters(crops))
+        assert images.empty
+        assert not store.has_images.any()
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ class FakeDetector:
         assert (model, threshold) == ("nowhere", 0.1)
         self.min_side = min_side
 
-    def detect(self, pictures, queries):
+    def detect(self, images, queries):
         found = []
-        for picture, asked in zip(pictures, queries, strict=True):
-            assert picture.size == (40, 30)
+        for image, asked in zip(images, queries, strict=True):
+            assert image.size == (40, 30)
             self.asked.append(asked)
             if self.dies_after is not None and len(self.asked) > self.dies_after:
                 raise KeyboardInterrupt
@@ -227,7 +227,7 @@ def fake(monkeypatch):
 
 
 def test_detected_crops_are_cut_best_first_and_recorded(listing, tmp_path, fake):
-    crops, pictures, _ = run(listing, tmp_path / "work", parameters("detect", grounding=1))
+    crops, images, _ = run(listing, tmp_path / "work", parameters("detect", grounding=1))
     objects = ["person", "logo"]
     assert fake.asked == [["Ann", "Red Cats", *objects], ["RT", "Oslo", "snow", *objects]]
     assert crops[["post", "role", "phrase"]].to_numpy().tolist() == [
@@ -236,14 +236,14 @@ def test_detected_crops_are_cut_best_first_and_recorded(listing, tmp_path, fake)
         ["dev-0", "grounding", "snow"],
         ["dev-0", "detection", "person"],
     ]
-    row = pictures.query("owner == 'dev-0' and role == 'grounding'").iloc[0]
+    row = images.query("owner == 'dev-0' and role == 'grounding'").iloc[0]
     assert [row.box_x0, row.box_y0, row.box_x1, row.box_y1] == [2, 0, 11, 9]
     assert row.score == pytest.approx(0.5 + 2 / 9)
 
 
 def test_phrases_seen_in_the_same_box_are_one_crop(listing, tmp_path, monkeypatch):
     class OneBox(FakeDetector):
-        def detect(self, pictures, queries):
+        def detect(self, images, queries):
             scores = (0.5, 0.9, 0.7)
             return [
                 [(query, (0, 0, 9, 9), score) for query, score in zip(asked, scores, strict=False)]
@@ -279,15 +279,15 @@ def test_an_interrupted_search_goes_on(listing, tmp_path, fake):
 def test_a_real_detector_makes_crops(listing, tmp_path, tiny_detector, kind):
     settings = parameters("detect", model=str(tiny_detector(kind)), threshold=0.0001, min_side=1)
     posts = POSTS.assign(head_start=0, head_end=1, tail_start=3, tail_end=5)
-    crops, pictures, store = run(listing, tmp_path / "work", settings, posts)
+    crops, images, store = run(listing, tmp_path / "work", settings, posts)
     assert set(crops["post"]) <= {"train-0", "dev-0"}
     assert len(crops)
     assert crops["score"].between(0.0001, 1).all()
-    stored = pictures[(pictures["role"] == "grounding") & (pictures["slot"] >= 0)]
+    stored = images[(images["role"] == "grounding") & (images["slot"] >= 0)]
     assert len(stored)
     row = stored.iloc[0]
     box = [int(row[edge]) for edge in ("box_x0", "box_y0", "box_x1", "box_y1")]
-    expected = fit_square(read_picture(listing.root / row.path), 8, tuple(box))
+    expected = fit_square(read_image(listing.root / row.path), 8, tuple(box))
     owner = int((posts["post"] == row.owner).argmax())
-    slot = int(row.slot) - 1  # behind the whole picture
+    slot = int(row.slot) - 1  # behind the whole image
     np.testing.assert_array_equal(store.read([owner])["grounding_pixel_values"][0, slot], expected)

@@ -93,7 +93,7 @@ def tagged_parameters():
 
 @pytest.fixture
 def pair():
-    """Write a line of MNRE's: words, the spans of both mentions, a relation, a picture."""
+    """Write a line of MNRE's: words, the spans of both mentions, a relation, an image."""
 
     def pair(words, head, tail, relation="None", image="a.jpg", **changes):
         token = words.split(" ")

@@ -6,7 +6,7 @@ from mkgformer_kedro.pipelines.entity_modeling.nodes import model_entities
 
 
 def create_pipeline() -> Pipeline:
-    """Tables and pictures in, a model folder with one token per entity out."""
+    """Tables and images in, a model folder with one token per entity out."""
     return Pipeline(
         [
             Node(

@@ -32,7 +32,7 @@ def rank_test_answers(
     parameters: EvaluationParameters,
     preset: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank the test answers with pictures, and by the same model with pictures withheld.
+    """Rank the test answers with images, and by the same model without images.
 
     Returns:
         Two predictions tables.
@@ -47,20 +47,20 @@ def rank_test_answers(
     predictions = predictor.rank(
         test_queries, test_triples, known_offset=offset, what="Ranking test queries"
     )
-    # Without pictures of its known entity a query is answered the same either way.
-    seen = predictor.store.has_pictures[test_queries["entity"].to_numpy()]
+    # Without images of its known entity a query is answered the same either way.
+    seen = predictor.store.has_images[test_queries["entity"].to_numpy()]
     if not seen.any():
         return predictions, predictions.copy()
     blind = predictor.rank(
         test_queries[seen],
         test_triples,
-        with_pictures=False,
+        with_images=False,
         known_offset=offset,
-        what="Ranking with pictures withheld",
+        what="Ranking without images",
     )
-    unseen = ~predictor.store.has_pictures[predictions["entity"].to_numpy()]
-    withheld = pd.concat([blind, predictions[unseen]])
-    return predictions, withheld.sort_values(["triple", "direction"], ignore_index=True)
+    unseen = ~predictor.store.has_images[predictions["entity"].to_numpy()]
+    without_images = pd.concat([blind, predictions[unseen]])
+    return predictions, without_images.sort_values(["triple", "direction"], ignore_index=True)
 
 
 def rank_by_popularity(
@@ -88,7 +88,7 @@ def rank_by_popularity(
 
 def report_link_prediction(
     predictions: pd.DataFrame,
-    pictures_withheld: pd.DataFrame,
+    without_images: pd.DataFrame,
     popularity: pd.DataFrame,
     triples: pd.DataFrame,
     entities: pd.DataFrame,
@@ -120,20 +120,20 @@ def report_link_prediction(
     store = VisualStore(visual_store)
     evaluation = evaluate_link_prediction(
         predictions,
-        pictures_withheld,
+        without_images,
         popularity,
         _split(triples, "train"),
         leak=_split(triples, "test")["leak"].to_numpy(),
-        has_pictures=store.has_pictures,
+        has_images=store.has_images,
         seed=seed,
         resamples=parameters.resamples,
     )
-    for verdict in (evaluation.popularity_verdict, evaluation.pictures_verdict):
+    for verdict in (evaluation.popularity_verdict, evaluation.images_verdict):
         logger.info(verdict.text)
 
     chosen = choose_examples(
         predictions,
-        store.has_pictures,
+        store.has_images,
         right=parameters.examples,
         wrong=parameters.examples,
         seed=seed,
@@ -146,17 +146,17 @@ def report_link_prediction(
         published=[Published(**result.model_dump()) for result in parameters.published],
         curve=training_curve,
         curve_panels=_CURVE_PANELS,
-        examples=describe_examples(chosen, entities, texts, store.pictures),
+        examples=describe_examples(chosen, entities, texts, store.images),
         facts={
             "Data": ingestion_report,
-            "Pictures": coverage_report,
+            "Images": coverage_report,
             "Run": {"preset": preset, "seed": seed},
         },
     )
     figure = hits_figure(
         {
             "model": ranks_of(predictions),
-            "pictures withheld": ranks_of(pictures_withheld),
+            "without images": ranks_of(without_images),
             "popularity": ranks_of(popularity),
         }
     )
@@ -178,7 +178,7 @@ def _metrics(evaluation: LinkPredictionEvaluation) -> dict[str, Any]:
             key: interval._asdict() for key, interval in headline(model.scores.intervals).items()
         },
         "test_raw": headline(evaluation.raw),
-        "test_pictures_withheld": headline(evaluation.without_pictures.scores.metrics),
+        "test_without_images": headline(evaluation.without_images.scores.metrics),
         "test_popularity": headline(evaluation.popularity.scores.metrics),
     }
     if model.without_leaks is not None:

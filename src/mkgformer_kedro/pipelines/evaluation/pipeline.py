@@ -8,7 +8,7 @@ _ON_POSTS = [
     Node(
         func=posts.predict_test_posts,
         inputs=["models", "posts", "visual_store", "params:model", "params:evaluation"],
-        outputs=["predictions", "predictions_pictures_withheld"],
+        outputs=["predictions", "predictions_without_images"],
         name="predict_test_posts",
         tags="gpu",
     ),
@@ -22,7 +22,7 @@ _ON_POSTS = [
         func=posts.report_posts,
         inputs=[
             "predictions",
-            "predictions_pictures_withheld",
+            "predictions_without_images",
             "predictions_baseline",
             "posts",
             "labels",
@@ -52,7 +52,7 @@ _NODES = {
                 "params:evaluation",
                 "params:preset",
             ],
-            outputs=["predictions", "predictions_pictures_withheld"],
+            outputs=["predictions", "predictions_without_images"],
             name="rank_test_answers",
             tags="gpu",
         ),
@@ -66,7 +66,7 @@ _NODES = {
             func=link_prediction.report_link_prediction,
             inputs=[
                 "predictions",
-                "predictions_pictures_withheld",
+                "predictions_without_images",
                 "predictions_popularity",
                 "triples",
                 "entities",

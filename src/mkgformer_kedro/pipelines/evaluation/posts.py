@@ -24,7 +24,7 @@ def predict_test_posts(
     model: ModelParameters,
     parameters: PostsEvaluationParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predict the test posts with pictures, and by the same models with pictures withheld.
+    """Predict the test posts with images, and by the same models without images.
 
     Args:
         models: Folder with one model folder ``seed_<seed>`` per seed.
@@ -40,7 +40,7 @@ def predict_test_posts(
 
     test = posts[posts["split"] == "test"]
     gold = test[["post", *(name for name in _GOLD if name in test)]]
-    seen, withheld = [], []
+    seen, without_images = [], []
     found = [int(path.name.removeprefix("seed_")) for path in models.glob("seed_*[0-9]")]
     for seed in sorted(found):
         folder = models / f"seed_{seed}"
@@ -50,15 +50,15 @@ def predict_test_posts(
         named = gold.assign(seed=np.int64(seed))
         predicted = predictor.predict(test, what=f"Predicting test posts (seed {seed})")
         seen.append(named.join(predicted))
-        # A post without pictures is answered the same either way.
-        pictured = test[predictor.store.has_pictures[test.index]]
-        if len(pictured):
+        # A post without images is answered the same either way.
+        with_images = test[predictor.store.has_images[test.index]]
+        if len(with_images):
             blind = predictor.predict(
-                pictured, with_pictures=False, what=f"Predicting without pictures (seed {seed})"
+                with_images, with_images=False, what=f"Predicting without images (seed {seed})"
             )
-            predicted = pd.concat([blind, predicted.drop(pictured.index)]).loc[test.index]
-        withheld.append(named.join(predicted))
-    return pd.concat(seen, ignore_index=True), pd.concat(withheld, ignore_index=True)
+            predicted = pd.concat([blind, predicted.drop(with_images.index)]).loc[test.index]
+        without_images.append(named.join(predicted))
+    return pd.concat(seen, ignore_index=True), pd.concat(without_images, ignore_index=True)
 
 
 def predict_baseline(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def predict_baseline(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 def report_posts(
     predictions: pd.DataFrame,
-    pictures_withheld: pd.DataFrame,
+    without_images: pd.DataFrame,
     baseline: pd.DataFrame,
     posts: pd.DataFrame,
     labels: pd.DataFrame,
@@ -115,11 +115,11 @@ def report_posts(
     store = VisualStore(visual_store)
     evaluation = evaluate(
         predictions,
-        pictures_withheld,
+        without_images,
         baseline,
         posts,
         labels,
-        has_pictures=store.has_pictures,
+        has_images=store.has_images,
         seed=seed,
         resamples=parameters.resamples,
     )
@@ -135,17 +135,17 @@ def report_posts(
         curve=training_curve,
         examples=choose_examples(
             predictions,
-            pictures_withheld,
+            without_images,
             posts,
             labels,
-            store.has_pictures,
-            store.pictures,
+            store.has_images,
+            store.images,
             examples=parameters.examples,
             seed=seed,
         ),
         facts={
             "Data": ingestion_report,
-            "Pictures": coverage_report,
+            "Images": coverage_report,
             "Run": {"preset": preset, "seed": seed, "seeds": evaluation.seeds},
         },
     )

@@ -1,4 +1,4 @@
-"""Image association: which pictures each owner has, decoded once into the visual store."""
+"""Image association: which images each owner has, decoded once into the visual store."""
 
 from mkgformer_kedro.pipelines.image_association.pipeline import create_pipeline
 

@@ -1,4 +1,4 @@
-"""Which pictures fill the slots of each owner, and the store they end up in."""
+"""Which images fill the slots of each owner, and the store they end up in."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mkgformer_kedro.pipelines.image_association.decoding import (
     BROKEN,
     Box,
     Status,
-    decode_picture,
+    decode_image,
     fit_square,
-    inspect_picture,
-    read_picture,
+    inspect_image,
+    read_image,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
-    PictureParameters,
+    ImageParameters,
 )
 from mkgformer_kedro.progress import Progress
 
@@ -46,13 +46,13 @@ logger = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
-    """A picture that may fill a slot of its owner: a file, or a part of one.
+    """An image that may fill a slot of its owner: a file, or a part of one.
 
     Attributes:
         path: Path below the image folder.
         role: Role of the slots that it may fill; None: any.
-        phrase: What was looked for in the picture, None for a picture as it is.
-        box: Where that was found; None: the whole file is the picture.
+        phrase: What was looked for in the image, None for an image as it is.
+        box: Where that was found; None: the whole file is the image.
         score: How sure the detector was, 0 to 1; None where nothing was detected.
     """
 
@@ -63,7 +63,7 @@ class Candidate(NamedTuple):
     score: float | None = None
 
 
-class Picture(NamedTuple):
+class ImageRow(NamedTuple):
     """One row of the manifest: a candidate, or a slot that was filled by borrowing.
 
     Attributes:
@@ -73,13 +73,13 @@ class Picture(NamedTuple):
             though it might have filled any.
         slot: Slot it fills (column of the store's ``slots``), -1 where it fills none.
         sha256: Hash of the file, None where it cannot be read.
-        width: Width of the file's picture in pixels as stored, 0 where unknown.
-        height: Height of the file's picture in pixels as stored, 0 where unknown.
+        width: Width of the file's image in pixels as stored, 0 where unknown.
+        height: Height of the file's image in pixels as stored, 0 where unknown.
         mode: Pillow's pixel format, None where unknown.
         status: A value of :class:`~.decoding.Status`.
-        borrowed_from: Id of the donor, None for an owner's own picture.
+        borrowed_from: Id of the donor, None for an owner's own image.
         phrase: What a crop was looked for as, None for all else.
-        box_x0: Left side of a crop in pixels of the upright picture, None for whole files.
+        box_x0: Left side of a crop in pixels of the upright image, None for whole files.
         box_y0: Its upper side.
         box_x1: Its right side, the first column outside.
         box_y1: Its lower side, the first row outside.
@@ -104,24 +104,24 @@ class Picture(NamedTuple):
     score: float | None = None
 
 
-class OwnerPictures(NamedTuple):
+class OwnerImages(NamedTuple):
     """An owner's manifest rows and, per filled slot, content key and pixels."""
 
-    rows: list[Picture]
+    rows: list[ImageRow]
     slots: dict[int, tuple[str, NDArray[np.uint8]]]
 
 
 BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
-"""Columns of a box, null where the whole file is the picture."""
+"""Columns of a box, null where the whole file is the image."""
 
 _TYPES = dict.fromkeys(("slot", "width", "height"), "int32") | dict.fromkeys(
     (*BOX, "score"), "float32"
 )
 
 
-def manifest(rows: Iterable[Picture]) -> pd.DataFrame:
-    """The table ``pictures``."""
-    table = pd.DataFrame(rows, columns=Picture._fields)
+def manifest(rows: Iterable[ImageRow]) -> pd.DataFrame:
+    """The table ``images``."""
+    table = pd.DataFrame(rows, columns=ImageRow._fields)
     return table.astype({name: _TYPES.get(name, "str") for name in table})
 
 
@@ -129,23 +129,23 @@ def associate_owner(
     root: Path,
     owner: str,
     candidates: Sequence[Candidate],
-    parameters: PictureParameters,
+    parameters: ImageParameters,
     largest_first: bool = False,
-) -> OwnerPictures:
+) -> OwnerImages:
     """Fill one owner's slots, in order, from the candidates that prove usable.
 
-    Content that comes twice for the same role is used once, and a picture that fails to decode
-    makes room for the next, so no picture is decoded twice and none in vain but the damaged ones.
+    Content that comes twice for the same role is used once, and an image that fails to decode
+    makes room for the next, so no image is decoded twice and none in vain but the damaged ones.
 
     Args:
         root: The image folder.
         owner: Id of the owner.
         candidates: What may fill its slots, first choice first.
         parameters: Parameters of the stage.
-        largest_first: Choose pictures of more pixels before others.
+        largest_first: Choose images of more pixels before others.
     """
     headers = {
-        path: inspect_picture(root / path, parameters.min_side, parameters.max_pixels)
+        path: inspect_image(root / path, parameters.min_side, parameters.max_pixels)
         for path in dict.fromkeys(candidate.path for candidate in candidates)
     }
     roles = parameters.slot_roles
@@ -168,12 +168,12 @@ def associate_owner(
         else:
             size = parameters.slots[roles[slot]].size
             if box is None:
-                pixels = decode_picture(root / path, size)
+                pixels = decode_image(root / path, size)
             else:
                 if path not in in_full:
-                    in_full[path] = read_picture(root / path)
-                picture = in_full[path]
-                pixels = None if picture is None else fit_square(picture, size, box)
+                    in_full[path] = read_image(root / path)
+                image = in_full[path]
+                pixels = None if image is None else fit_square(image, size, box)
             if pixels is None:
                 outcome[number] = (Status.DAMAGED, -1)
             else:
@@ -185,7 +185,7 @@ def associate_owner(
     for (path, role, phrase, box, score), (status, slot) in zip(candidates, outcome, strict=True):
         header = headers[path]
         rows.append(
-            Picture(
+            ImageRow(
                 owner,
                 path,
                 roles[slot] if slot >= 0 else role,
@@ -201,23 +201,23 @@ def associate_owner(
                 score,
             )
         )
-    return OwnerPictures(rows, slots)
+    return OwnerImages(rows, slots)
 
 
 def content_key(sha256: str | None, box: Box | None) -> str:
-    """What tells the content of one picture from that of any other: its file, and the box cut."""
+    """What tells the content of one image from that of any other: its file, and the box cut."""
     return f"{sha256}{'' if box is None else ':' + ','.join(map(str, box))}"
 
 
-def store_pictures(
+def store_images(
     root: Path | None,
     candidates: pd.DataFrame,
     owners: Sequence[str],
-    parameters: PictureParameters,
+    parameters: ImageParameters,
     work: Path,
     largest_first: bool = False,
-) -> tuple[VisualStoreWriter, list[Picture]]:
-    """Put every owner's pictures into the store, on all cores, owners in order.
+) -> tuple[VisualStoreWriter, list[ImageRow]]:
+    """Put every owner's images into the store, on all cores, owners in order.
 
     Args:
         root: The image folder; None only where there are no candidates.
@@ -227,7 +227,7 @@ def store_pictures(
         owners: Ids of the owners; the position is the owner index.
         parameters: Parameters of the stage.
         work: Folder of the unfinished store; what an interrupted run left there is used.
-        largest_first: Choose pictures of more pixels before others.
+        largest_first: Choose images of more pixels before others.
 
     Returns:
         The writer, not yet finished, and the manifest rows of all owners with candidates.
@@ -240,7 +240,7 @@ def store_pictures(
     with (
         pillow_for_threads(),
         ThreadPoolExecutor(workers) as pool,
-        Progress("Storing pictures", sum(len(own) for _, own in waiting), "pictures") as progress,
+        Progress("Storing images", sum(len(own) for _, own in waiting), "images") as progress,
     ):
         tasks = (
             (
@@ -253,17 +253,17 @@ def store_pictures(
             found = task.result()
             writer.append(owner, found.slots, found.rows)
             progress.advance(len(found.rows))
-    rows = [Picture(*row) for owner in sorted(writer.notes) for row in writer.notes[owner]]
+    rows = [ImageRow(*row) for owner in sorted(writer.notes) for row in writer.notes[owner]]
     return writer, rows
 
 
-def finished(writer: VisualStoreWriter, rows: Iterable[Picture]) -> tuple[pd.DataFrame, Path]:
+def finished(writer: VisualStoreWriter, rows: Iterable[ImageRow]) -> tuple[pd.DataFrame, Path]:
     """The manifest, and the finished store; a warning counts the files that cannot be used."""
-    pictures = manifest(rows)
-    broken = pictures.loc[pictures["status"].isin(BROKEN), "path"].nunique()
+    images = manifest(rows)
+    broken = images.loc[images["status"].isin(BROKEN), "path"].nunique()
     if broken:
         logger.warning("%d files cannot be used; the coverage report names each.", broken)
-    return pictures, writer.finish()
+    return images, writer.finish()
 
 
 def find_donors(
@@ -279,7 +279,7 @@ def find_donors(
         remedy = f"Did you mean '{near[0]}'?" if near else "See the table `relations` for the ids."
         what = f"there is no relation '{borrowing.relation}'"
         raise DataError(Problem("image_association.borrow.relation", None, what, remedy))
-    donor = borrowing.pictures_of
+    donor = borrowing.images_of
     borrower = "tail" if donor == "head" else "head"
     linking = triples["relation"] == list(relations).index(borrowing.relation)
     linked = triples[linking & (triples["split"] == "train")]
@@ -298,9 +298,9 @@ class Loan(NamedTuple):
 def borrow(
     slots: NDArray[np.int32], donors: Mapping[int, Sequence[int]], roles: Sequence[str]
 ) -> list[Loan]:
-    """Fill the slots of owners without pictures from their donors' slots of the same role.
+    """Fill the slots of owners without images from their donors' slots of the same role.
 
-    Donors take turns: the first picture of each, then the second of each. Only own pictures are
+    Donors take turns: the first image of each, then the second of each. Only own images are
     lent, never borrowed ones. Rows of the store are shared, so nothing is decoded for it.
 
     Args:
@@ -327,9 +327,9 @@ def borrow(
 
 
 def loan_rows(
-    loans: Iterable[Loan], rows: Iterable[Picture], entities: Sequence[str]
-) -> list[Picture]:
-    """Manifest rows of borrowed pictures: the donor's row under the borrower's name."""
+    loans: Iterable[Loan], rows: Iterable[ImageRow], entities: Sequence[str]
+) -> list[ImageRow]:
+    """Manifest rows of borrowed images: the donor's row under the borrower's name."""
     lent = {(row.owner, row.slot): row for row in rows}
     return [
         lent[entities[loan.donor], loan.donor_slot]._replace(
@@ -362,7 +362,7 @@ def _box(sides: Sequence[float]) -> Box:
 def _fingerprint(
     candidates: pd.DataFrame,
     owners: Sequence[str],
-    parameters: PictureParameters,
+    parameters: ImageParameters,
     largest_first: bool,
 ) -> str:
     decisive = {"slots", "min_side", "max_pixels"}
@@ -386,7 +386,7 @@ def _look_ahead(items: Iterable[T], window: int) -> Iterator[T]:
 def pillow_for_threads() -> Iterator[None]:
     """Load Pillow's readers before threads race for it, and silence its warnings meanwhile.
 
-    What is wrong with a picture stands in the manifest.
+    What is wrong with an image stands in the manifest.
     """
     from PIL import Image
 

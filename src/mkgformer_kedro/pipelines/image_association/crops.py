@@ -1,4 +1,4 @@
-"""Crops of posts' pictures: those that others listed, or what a zero-shot detector sees."""
+"""Crops of posts' images: those that others listed, or what a zero-shot detector sees."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from mkgformer_kedro.datasets.post_pictures import CropMap, PostPictures, read_crop_map
+from mkgformer_kedro.datasets.post_images import CropMap, PostImages, read_crop_map
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.pipelines.image_association.association import BOX
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Box,
     Status,
-    inspect_picture,
-    read_picture,
+    inspect_image,
+    read_image,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.progress import Progress
@@ -31,7 +31,7 @@ _NO_PHRASE = ("@", "http:", "https:", "www.")
 
 
 class Crop(NamedTuple):
-    """A crop of a post's picture; see :class:`~.association.Candidate`."""
+    """A crop of a post's image; see :class:`~.association.Candidate`."""
 
     post: str
     path: str
@@ -50,12 +50,12 @@ def table_of(crops: Sequence[Crop]) -> pd.DataFrame:
     return table.astype({name: numbers.get(name, "str") for name in columns})
 
 
-def listed_crops(posts: pd.DataFrame, pictures: PostPictures, roles: Sequence[str]) -> list[Crop]:
+def listed_crops(posts: pd.DataFrame, images: PostImages, roles: Sequence[str]) -> list[Crop]:
     """The crops that maps list, in their order.
 
     Args:
         posts: Table of posts.
-        pictures: Listing of the picture folders.
+        images: Listing of the image folders.
         roles: Which roles' crops are wanted.
 
     Raises:
@@ -64,25 +64,25 @@ def listed_crops(posts: pd.DataFrame, pictures: PostPictures, roles: Sequence[st
     found = []
     for role in roles:
         for split, rows in posts.groupby("split", sort=False):
-            crops, folder = _read_map(pictures, role, str(split))
+            crops, folder = _read_map(images, role, str(split))
             for post, image in zip(rows["post"], rows["image"], strict=True):
                 names = crops.of(int(post.rsplit("-", 1)[1]), None if pd.isna(image) else image)
                 found += [Crop(post, str(folder / name), role) for name in names]
         if not any(crop.role == role for crop in found):
-            what = f"the maps of {role} crops name none of the posts or their pictures"
-            remedy = "Their keys are numbers of posts (not as text) or names of pictures."
-            maps = {files.map for files in pictures.crops[role].values()}
+            what = f"the maps of {role} crops name none of the posts or their images"
+            remedy = "Their keys are numbers of posts (not as text) or names of images."
+            maps = {files.map for files in images.crops[role].values()}
             raise DataError(Problem(", ".join(sorted(maps)), None, what, remedy))
     return found
 
 
-def _read_map(pictures: PostPictures, role: str, split: str) -> tuple[CropMap, PurePosixPath]:
-    files = pictures.crops.get(role, {}).get(split)
+def _read_map(images: PostImages, role: str, split: str) -> tuple[CropMap, PurePosixPath]:
+    files = images.crops.get(role, {}).get(split)
     if files is None:
         what = f"crops are to come from files, but none are named for {role}"
         remedy = "Name them, or set `crops` to none or detect, or the role's count to 0."
         raise DataError(Problem("globals.yml", None, what, remedy))
-    root = Path(pictures.root or "")
+    root = Path(images.root or "")
     crops = read_crop_map(root / files.map)
     if not (root / files.folder).is_dir():
         remedy = "See docs/data.md for where it belongs, or set `crops` to none or detect."
@@ -92,7 +92,7 @@ def _read_map(pictures: PostPictures, role: str, split: str) -> tuple[CropMap, P
 
 
 def phrases_of(words: Sequence[str], mentions: Sequence[Sequence[str]], most: int) -> list[str]:
-    """What to look for in a post's picture.
+    """What to look for in a post's image.
 
     Noun phrases are taken to be the runs of words between stop words, punctuation, numbers, names
     of users and addresses. That needs no tagger, which tweets would mislead anyway.
@@ -121,7 +121,7 @@ def phrases_of(words: Sequence[str], mentions: Sequence[Sequence[str]], most: in
 
 def detected_crops(
     posts: pd.DataFrame,
-    pictures: PostPictures,
+    images: PostImages,
     parameters: PostImageAssociationParameters,
     work: Path,
 ) -> list[Crop]:
@@ -129,8 +129,8 @@ def detected_crops(
 
     Args:
         posts: Table of posts.
-        pictures: Listing of the picture folders.
-        parameters: The detector, the slots to fill, and what a usable picture is.
+        images: Listing of the image folders.
+        parameters: The detector, the slots to fill, and what a usable image is.
         work: Folder of the journal; what an interrupted run found is not looked for again.
 
     Returns:
@@ -139,22 +139,22 @@ def detected_crops(
     """
     settings, roles = parameters.detector, parameters.crop_roles
     asked = {}
-    paths = pictures.find(posts["split"], posts["image"])
+    paths = images.find(posts["split"], posts["image"])
     for post, path in zip(posts.itertuples(), paths, strict=True):
         if not pd.isna(path):
             phrases = phrases_of(post.words, _mentions(post), settings.max_phrases)
             queries = {"grounding": phrases, "detection": settings.objects}
             asked[post.post] = path, {role: queries[role] for role in roles if queries[role]}
-    journal = _Journal(work / "detected.jsonl", _fingerprint(asked, pictures, parameters))
+    journal = _Journal(work / "detected.jsonl", _fingerprint(asked, images, parameters))
     waiting = [post for post in asked if post not in journal.found]
     if waiting:
         from mkgformer_kedro.training.detection import ZeroShotDetector
 
         detector = ZeroShotDetector(settings.model, settings.threshold, parameters.min_side)
-        with Progress("Looking for crops", len(waiting), "pictures") as progress:
+        with Progress("Looking for crops", len(waiting), "images") as progress:
             for start in range(0, len(waiting), settings.batch_size):
                 block = waiting[start : start + settings.batch_size]
-                _detect(detector, block, asked, pictures, parameters, journal)
+                _detect(detector, block, asked, images, parameters, journal)
                 progress.advance(len(block))
     crops = []
     for post, (path, _) in asked.items():
@@ -198,18 +198,18 @@ def _detect(
     detector: Any,
     block: Sequence[str],
     asked: Mapping[str, Any],
-    pictures: PostPictures,
+    images: PostImages,
     parameters: PostImageAssociationParameters,
     journal: _Journal,
 ) -> None:
-    """Look once at each picture of a block; those that cannot be opened hold nothing."""
+    """Look once at each image of a block; those that cannot be opened hold nothing."""
     opened = {}
     for post in block:
-        path = pictures.root / asked[post][0]
-        header = inspect_picture(path, parameters.min_side, parameters.max_pixels)
-        picture = read_picture(path) if header.status is Status.OK else None
-        if picture is not None and asked[post][1]:
-            opened[post] = picture
+        path = images.root / asked[post][0]
+        header = inspect_image(path, parameters.min_side, parameters.max_pixels)
+        image = read_image(path) if header.status is Status.OK else None
+        if image is not None and asked[post][1]:
+            opened[post] = image
     queries = [
         list(dict.fromkeys(query for of_role in asked[post][1].values() for query in of_role))
         for post in opened
@@ -230,10 +230,10 @@ def _mentions(post: Any) -> Iterator[Sequence[str]]:
 
 
 def _fingerprint(
-    asked: Mapping[str, Any], pictures: PostPictures, parameters: PostImageAssociationParameters
+    asked: Mapping[str, Any], images: PostImages, parameters: PostImageAssociationParameters
 ) -> str:
     settings = parameters.detector.model_dump(exclude={"batch_size"})
     settings |= parameters.model_dump(include={"min_side", "max_pixels"})
-    sizes = [pictures.size_of(path) for path, _ in asked.values()]
+    sizes = [images.size_of(path) for path, _ in asked.values()]
     content = json.dumps([settings, asked, sizes], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

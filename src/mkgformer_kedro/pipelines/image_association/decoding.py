@@ -1,4 +1,4 @@
-"""One picture file: what it is, whether it can be used, and its pixels."""
+"""One image file: what it is, whether it can be used, and its pixels."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 Box = tuple[int, int, int, int]
-"""Part of an upright picture in pixels: left, top, right, bottom; right and bottom lie outside."""
+"""Part of an upright image in pixels: left, top, right, bottom; right and bottom lie outside."""
 
 
 class Status(StrEnum):
-    """What became of a picture."""
+    """What became of an image."""
 
     OK = "ok"
     UNUSED = "unused"
     DUPLICATE = "duplicate"
     EMPTY = "empty file"
     UNREADABLE = "unreadable file"
-    NOT_A_PICTURE = "not a picture"
+    NOT_A_IMAGE = "not an image"
     TOO_SMALL = "too small"
     TOO_LARGE = "too large"
     DAMAGED = "truncated or damaged"
@@ -42,10 +42,10 @@ BROKEN = frozenset(Status) - {Status.OK, Status.UNUSED, Status.DUPLICATE}
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a picture before it is decoded.
+    """What is known of an image before it is decoded.
 
     Attributes:
-        status: ``OK``, or why the picture cannot be used.
+        status: ``OK``, or why the image cannot be used.
         sha256: Hash of the file's bytes, None where they cannot be read.
         width: Width in pixels as stored, before any EXIF rotation; 0 where unknown.
         height: Height in pixels as stored; 0 where unknown.
@@ -64,13 +64,13 @@ class Header:
         return self.width * self.height
 
 
-def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
+def inspect_image(path: Path, min_side: int, max_pixels: int) -> Header:
     """Hash a file and read its header, decoding nothing.
 
     Args:
         path: The file.
-        min_side: A picture with a shorter side, in pixels, is too small to show anything.
-        max_pixels: A picture of more pixels is too large to be decoded safely.
+        min_side: An image with a shorter side, in pixels, is too small to show anything.
+        max_pixels: An image of more pixels is too large to be decoded safely.
     """
     from PIL import Image
 
@@ -87,7 +87,7 @@ def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
             except Image.DecompressionBombError:
                 return Header(Status.TOO_LARGE, sha256)
             except Exception:  # a hostile header makes Pillow's readers raise almost anything
-                return Header(Status.NOT_A_PICTURE, sha256)
+                return Header(Status.NOT_A_IMAGE, sha256)
     except OSError:
         return Header(Status.UNREADABLE)
     status = Status.OK
@@ -98,32 +98,32 @@ def inspect_picture(path: Path, min_side: int, max_pixels: int) -> Header:
     return Header(status, sha256, width, height, mode)
 
 
-def decode_picture(path: Path, size: int) -> NDArray[np.uint8] | None:
-    """Decode a picture as CLIP sees it: upright, RGB, the centre square, bicubic.
+def decode_image(path: Path, size: int) -> NDArray[np.uint8] | None:
+    """Decode an image as CLIP sees it: upright, RGB, the centre square, bicubic.
 
     Of an animation the first frame is taken; transparent parts become white.
 
     Args:
-        path: A file that :func:`inspect_picture` found usable.
+        path: A file that :func:`inspect_image` found usable.
         size: Side of the result in pixels.
 
     Returns:
         uint8 ``(3, size, size)``, or None where the file turns out to be damaged.
     """
-    picture = read_picture(path, 2 * size)
-    return None if picture is None else fit_square(picture, size)
+    image = read_image(path, 2 * size)
+    return None if image is None else fit_square(image, size)
 
 
-def read_picture(path: Path, at_least: int | None = None) -> Image.Image | None:
-    """Read a picture upright and in RGB.
+def read_image(path: Path, at_least: int | None = None) -> Image.Image | None:
+    """Read an image upright and in RGB.
 
     Args:
-        path: A file that :func:`inspect_picture` found usable.
+        path: A file that :func:`inspect_image` found usable.
         at_least: JPEG is decoded at a half, quarter or eighth while its sides have this many
             pixels; None: always in full.
 
     Returns:
-        The picture, or None where the file turns out to be damaged.
+        The image, or None where the file turns out to be damaged.
     """
     from PIL import Image, ImageOps
 
@@ -137,11 +137,11 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image | None:
         return None
 
 
-def fit_square(picture: Image.Image, size: int, box: Box | None = None) -> NDArray[np.uint8]:
-    """The centre square of a picture, or of a part of it, uint8 ``(3, size, size)``."""
+def fit_square(image: Image.Image, size: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """The centre square of an image, or of a part of it, uint8 ``(3, size, size)``."""
     from PIL import Image, ImageOps
 
-    part = picture.crop(box) if box else picture
+    part = image.crop(box) if box else image
     square = ImageOps.fit(part, (size, size), method=Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 

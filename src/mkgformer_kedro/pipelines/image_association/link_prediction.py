@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mkgformer_kedro.datasets.picture_folder import PictureFolder
+from mkgformer_kedro.datasets.image_folder import ImageFolder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
@@ -17,21 +17,21 @@ from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociat
 logger = logging.getLogger(__name__)
 
 
-def store_pictures(
-    raw_pictures: PictureFolder,
+def store_images(
+    raw_images: ImageFolder,
     entities: pd.DataFrame,
     relations: pd.DataFrame,
     triples: pd.DataFrame,
     work: Path,
     parameters: ImageAssociationParameters,
 ) -> tuple[pd.DataFrame, Path]:
-    """Choose every entity's pictures and decode them, once, into the visual store.
+    """Choose every entity's images and decode them, once, into the visual store.
 
     Args:
-        raw_pictures: Listing of the image folder.
+        raw_images: Listing of the image folder.
         entities: Table of entities; the row number is the owner index in the store.
-        relations: Table of relations, to find the one along which pictures are borrowed.
-        triples: Triples; only those of the training split lend pictures.
+        relations: Table of relations, to find the one along which images are borrowed.
+        triples: Triples; only those of the training split lend images.
         work: Where the store grows; an interrupted run goes on from there.
         parameters: Parameters of the stage.
 
@@ -45,10 +45,10 @@ def store_pictures(
     donors = None
     if parameters.borrow is not None:
         donors = association.find_donors(triples, relations["relation"].tolist(), parameters.borrow)
-    owners = match_owners(raw_pictures, ids, parameters)
-    candidates = raw_pictures.pictures.assign(owner=owners)[owners >= 0]
-    writer, rows = association.store_pictures(
-        raw_pictures.root,
+    owners = match_owners(raw_images, ids, parameters)
+    candidates = raw_images.images.assign(owner=owners)[owners >= 0]
+    writer, rows = association.store_images(
+        raw_images.root,
         candidates,
         ids,
         parameters,
@@ -62,31 +62,31 @@ def store_pictures(
 
 
 def match_owners(
-    listing: PictureFolder, entities: Sequence[str], parameters: ImageAssociationParameters
+    listing: ImageFolder, entities: Sequence[str], parameters: ImageAssociationParameters
 ) -> pd.Series:
-    """The entity index of each listed picture, -1 where its folder stands for no entity."""
-    folders = listing.pictures["folder"].drop_duplicates()
+    """The entity index of each listed image, -1 where its folder stands for no entity."""
+    folders = listing.images["folder"].drop_duplicates()
     index = {entity: position for position, entity in enumerate(entities)}
     known = {folder: index.get(parameters.owner_of(folder), -1) for folder in folders}
-    return listing.pictures["folder"].map(known).astype("int64").rename("owner")
+    return listing.images["folder"].map(known).astype("int64").rename("owner")
 
 
 def report_coverage(
-    raw_pictures: PictureFolder,
+    raw_images: ImageFolder,
     entities: pd.DataFrame,
     triples: pd.DataFrame,
-    pictures: pd.DataFrame,
+    images: pd.DataFrame,
     visual_store: Path,
     parameters: ImageAssociationParameters,
 ) -> dict[str, Any]:
-    """Report what the pictures cover, what was quarantined, and folders of no entity."""
-    owners = match_owners(raw_pictures, entities["entity"].tolist(), parameters)
-    unknown = raw_pictures.pictures.loc[owners < 0, "folder"].drop_duplicates().tolist()
-    report = reporting.graph_coverage(pictures, VisualStore(visual_store), triples, unknown)
+    """Report what the images cover, what was quarantined, and folders of no entity."""
+    owners = match_owners(raw_images, entities["entity"].tolist(), parameters)
+    unknown = raw_images.images.loc[owners < 0, "folder"].drop_duplicates().tolist()
+    report = reporting.graph_coverage(images, VisualStore(visual_store), triples, unknown)
     counts = report["owners"]
     logger.info(
-        "%d of %d entities have pictures, %d borrow some.",
-        counts["with_pictures"],
+        "%d of %d entities have images, %d borrow some.",
+        counts["with_images"],
         counts["all"],
         counts["borrowing"],
     )
@@ -100,11 +100,11 @@ def report_coverage(
     return report
 
 
-def draw_contact_sheet(pictures: pd.DataFrame, visual_store: Path, entities: pd.DataFrame) -> Any:
-    """Draw a sample of the store's pictures with the names of their entities.
+def draw_contact_sheet(images: pd.DataFrame, visual_store: Path, entities: pd.DataFrame) -> Any:
+    """Draw a sample of the store's images with the names of their entities.
 
     Returns:
         A matplotlib figure. (Kedro resolves the annotations of nodes, and matplotlib is slow.)
     """
     names = entities.set_index("entity")["name"]
-    return reporting.contact_sheet(pictures, VisualStore(visual_store), names)
+    return reporting.contact_sheet(images, VisualStore(visual_store), names)

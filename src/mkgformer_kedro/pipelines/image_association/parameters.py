@@ -12,25 +12,25 @@ from mkgformer_kedro.parameters import Parameters
 
 
 class RoleSlots(Parameters):
-    """Slots of one role: ``count`` pictures of ``size`` x ``size`` pixels an owner."""
+    """Slots of one role: ``count`` images of ``size`` x ``size`` pixels an owner."""
 
     size: PositiveInt
     count: NonNegativeInt
 
 
 class Borrowing(Parameters):
-    """Where owners without pictures borrow theirs.
+    """Where owners without images borrow theirs.
 
     Attributes:
         relation: Id of the relation whose training triples link borrower and donor.
-        pictures_of: Which end of the triple donates; the other end borrows.
+        images_of: Which end of the triple donates; the other end borrows.
     """
 
     relation: str
-    pictures_of: Literal["head", "tail"]
+    images_of: Literal["head", "tail"]
 
 
-class PictureParameters(Parameters):
+class ImageParameters(Parameters):
     """Parameters that the stage has for every task."""
 
     slots: dict[Literal["full", "grounding", "detection"], RoleSlots]
@@ -59,7 +59,7 @@ class PictureParameters(Parameters):
         }
 
 
-class ImageAssociationParameters(PictureParameters):
+class ImageAssociationParameters(ImageParameters):
     """Parameters of link prediction; ``parameters_image_association.yml`` explains each."""
 
     order: Literal["resolution", "name"]
@@ -87,9 +87,9 @@ class DetectorParameters(Parameters):
     Attributes:
         model: A zero-shot object detector of transformers, by hub name or folder.
         threshold: Boxes of a lower score are dropped.
-        objects: What is looked for in every picture, for the slots of ``detection``.
+        objects: What is looked for in every image, for the slots of ``detection``.
         max_phrases: Phrases of a post that are looked for, for the slots of ``grounding``.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
     """
 
     model: str
@@ -99,7 +99,7 @@ class DetectorParameters(Parameters):
     batch_size: PositiveInt
 
 
-class PostImageAssociationParameters(PictureParameters):
+class PostImageAssociationParameters(ImageParameters):
     """Parameters of the tasks on posts; ``parameters_<task>.yml`` explains each."""
 
     crops: Literal["none", "files", "detect"]

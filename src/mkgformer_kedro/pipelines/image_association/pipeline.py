@@ -7,26 +7,26 @@ from mkgformer_kedro.pipelines.image_association import link_prediction, posts
 _ON_POSTS = [
     Node(
         func=posts.locate_crops,
-        inputs=["posts", "raw_pictures", "crops_work", "params:image_association"],
+        inputs=["posts", "raw_images", "crops_work", "params:image_association"],
         outputs="crops",
         name="locate_crops",
         tags="gpu",
     ),
     Node(
-        func=posts.store_pictures,
-        inputs=["raw_pictures", "posts", "crops", "visual_store_work", "params:image_association"],
-        outputs=["pictures", "visual_store"],
-        name="store_pictures",
+        func=posts.store_images,
+        inputs=["raw_images", "posts", "crops", "visual_store_work", "params:image_association"],
+        outputs=["images", "visual_store"],
+        name="store_images",
     ),
     Node(
         func=posts.report_coverage,
-        inputs=["raw_pictures", "posts", "crops", "pictures", "visual_store"],
+        inputs=["raw_images", "posts", "crops", "images", "visual_store"],
         outputs="coverage_report",
         name="report_coverage",
     ),
     Node(
         func=posts.draw_contact_sheet,
-        inputs=["pictures", "visual_store", "posts"],
+        inputs=["images", "visual_store", "posts"],
         outputs="contact_sheet",
         name="draw_contact_sheet",
     ),
@@ -35,25 +35,25 @@ _ON_POSTS = [
 _NODES = {
     "link_prediction": [
         Node(
-            func=link_prediction.store_pictures,
+            func=link_prediction.store_images,
             inputs=[
-                "raw_pictures",
+                "raw_images",
                 "entities",
                 "relations",
                 "triples",
                 "visual_store_work",
                 "params:image_association",
             ],
-            outputs=["pictures", "visual_store"],
-            name="store_pictures",
+            outputs=["images", "visual_store"],
+            name="store_images",
         ),
         Node(
             func=link_prediction.report_coverage,
             inputs=[
-                "raw_pictures",
+                "raw_images",
                 "entities",
                 "triples",
-                "pictures",
+                "images",
                 "visual_store",
                 "params:image_association",
             ],
@@ -62,7 +62,7 @@ _NODES = {
         ),
         Node(
             func=link_prediction.draw_contact_sheet,
-            inputs=["pictures", "visual_store", "entities"],
+            inputs=["images", "visual_store", "entities"],
             outputs="contact_sheet",
             name="draw_contact_sheet",
         ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mkgformer_kedro.datasets.post_pictures import PostPictures
+from mkgformer_kedro.datasets.post_images import PostImages
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, crops, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def locate_crops(
     posts: pd.DataFrame,
-    raw_pictures: PostPictures,
+    raw_images: PostImages,
     work: Path,
     parameters: PostImageAssociationParameters,
 ) -> pd.DataFrame:
@@ -26,38 +26,38 @@ def locate_crops(
 
     Args:
         posts: Table of posts.
-        raw_pictures: Listing of the picture folders.
+        raw_images: Listing of the image folders.
         work: What the detector found so far; an interrupted run goes on from there.
         parameters: Where crops come from.
 
     Returns:
-        The table ``crops``: post, path of the picture, role, phrase, box and score, best first.
+        The table ``crops``: post, path of the image, role, phrase, box and score, best first.
 
     Raises:
         DataError: There is no map or folder of crops, or it cannot be used.
     """
-    if parameters.crops == "none" or raw_pictures.root is None:
+    if parameters.crops == "none" or raw_images.root is None:
         found = []
     elif parameters.crops == "files":
-        found = crops.listed_crops(posts, raw_pictures, parameters.crop_roles)
+        found = crops.listed_crops(posts, raw_images, parameters.crop_roles)
     else:
-        found = crops.detected_crops(posts, raw_pictures, parameters, work)
+        found = crops.detected_crops(posts, raw_images, parameters, work)
     return crops.table_of(found)
 
 
-def store_pictures(
-    raw_pictures: PostPictures,
+def store_images(
+    raw_images: PostImages,
     posts: pd.DataFrame,
     crops: pd.DataFrame,
     work: Path,
     parameters: PostImageAssociationParameters,
 ) -> tuple[pd.DataFrame, Path]:
-    """Decode every post's picture and crops, once, into the visual store.
+    """Decode every post's image and crops, once, into the visual store.
 
     Files that are not there are left out: most copies of a corpus lack some.
 
     Args:
-        raw_pictures: Listing of the picture folders.
+        raw_images: Listing of the image folders.
         posts: Table of posts; the row number is the owner index in the store.
         crops: Table of crops.
         work: Where the store grows; an interrupted run goes on from there.
@@ -69,34 +69,34 @@ def store_pictures(
     Raises:
         DataError: The disk is full.
     """
-    paths = raw_pictures.find(posts["split"], posts["image"])
+    paths = raw_images.find(posts["split"], posts["image"])
     whole = pd.DataFrame({"owner": posts.index, "path": paths, "role": "full"}).dropna()
     if "full" not in parameters.slot_roles:
         whole = whole.head(0)
     number_of = pd.Series(posts.index, index=posts["post"])
     parts = crops.drop(columns="post").assign(owner=crops["post"].map(number_of))
     candidates = pd.concat([whole, parts], ignore_index=True)
-    candidates["bytes"] = [raw_pictures.size_of(path) for path in candidates["path"]]
+    candidates["bytes"] = [raw_images.size_of(path) for path in candidates["path"]]
     there = candidates[candidates["bytes"].notna()]
-    writer, rows = association.store_pictures(
-        raw_pictures.root, there, posts["post"].tolist(), parameters, work
+    writer, rows = association.store_images(
+        raw_images.root, there, posts["post"].tolist(), parameters, work
     )
     return association.finished(writer, rows)
 
 
 def report_coverage(
-    raw_pictures: PostPictures,
+    raw_images: PostImages,
     posts: pd.DataFrame,
     crops: pd.DataFrame,
-    pictures: pd.DataFrame,
+    images: pd.DataFrame,
     visual_store: Path,
 ) -> dict[str, Any]:
-    """Report how many posts have which pictures, what is missing, and what was quarantined."""
-    found = raw_pictures.find(posts["split"], posts["image"]).notna()
-    report = reporting.posts_coverage(pictures, VisualStore(visual_store), posts, found, crops)
-    report["missing_folders"] = list(raw_pictures.missing_folders)
+    """Report how many posts have which images, what is missing, and what was quarantined."""
+    found = raw_images.find(posts["split"], posts["image"]).notna()
+    report = reporting.posts_coverage(images, VisualStore(visual_store), posts, found, crops)
+    report["missing_folders"] = list(raw_images.missing_folders)
     counts = report["owners"]
-    logger.info("%d of %d posts have pictures.", counts["with_pictures"], counts["all"])
+    logger.info("%d of %d posts have images.", counts["with_images"], counts["all"])
     for role, count in report["crops"].items():
         if count["not_found"]:
             values = (count["not_found"], count["listed"], role)
@@ -104,11 +104,11 @@ def report_coverage(
     return report
 
 
-def draw_contact_sheet(pictures: pd.DataFrame, visual_store: Path, posts: pd.DataFrame) -> Any:
-    """Draw a sample of the store's pictures with the first words of their posts.
+def draw_contact_sheet(images: pd.DataFrame, visual_store: Path, posts: pd.DataFrame) -> Any:
+    """Draw a sample of the store's images with the first words of their posts.
 
     Returns:
         A matplotlib figure. (Kedro resolves the annotations of nodes, and matplotlib is slow.)
     """
     names = posts.set_index("post")["words"].map(" ".join)
-    return reporting.contact_sheet(pictures, VisualStore(visual_store), names)
+    return reporting.contact_sheet(images, VisualStore(visual_store), names)

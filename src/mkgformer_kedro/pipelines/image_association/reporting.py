@@ -1,4 +1,4 @@
-"""What the pictures cover, and what they look like in the store."""
+"""What the images cover, and what they look like in the store."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 8
-_PICTURED_OWNERS = 48
+_OWNERS_WITH_IMAGES = 48
 _QUARANTINED_SHOWN = 8
 _NAME_LENGTH = 20
 _INK, _BORROWED, _QUARANTINED = "black", "tab:blue", "tab:red"
 
 
-def coverage(pictures: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
-    """Count what the pictures cover.
+def coverage(images: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
+    """Count what the images cover.
 
     Args:
-        pictures: The manifest.
+        images: The manifest.
         store: The finished store.
 
     Returns:
-        ``owners`` (all, with own pictures, borrowing, without), ``pictures`` (by status),
-        ``pictures_per_owner`` (number of usable pictures: number of owners), ``stored`` (pictures
+        ``owners`` (all, with own images, borrowing, without), ``images`` (by status),
+        ``images_per_owner`` (number of usable images: number of owners), ``stored`` (images
         per role) and ``quarantined`` by name.
     """
-    own = pictures[pictures["borrowed_from"].isna()]
+    own = images[images["borrowed_from"].isna()]
     usable = own[own["status"].isin([Status.OK, Status.UNUSED])]
     with_own = own.loc[own["slot"] >= 0, "owner"].nunique()
-    with_any = int(store.has_pictures.sum())
+    with_any = int(store.has_images.sum())
     broken = own[own["status"].isin(BROKEN)]
     return {
         "owners": {
             "all": len(store),
-            "with_pictures": int(with_own),
+            "with_images": int(with_own),
             "borrowing": with_any - int(with_own),
-            "without_pictures": len(store) - with_any,
+            "without_images": len(store) - with_any,
         },
-        "pictures": {
+        "images": {
             "listed": len(own),
             **{status.value: int((own["status"] == status).sum()) for status in Status},
         },
-        "pictures_per_owner": {
+        "images_per_owner": {
             str(count): int(owners)
             for count, owners in usable.groupby("owner").size().value_counts().sort_index().items()
         },
@@ -62,72 +62,72 @@ def coverage(pictures: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
 
 
 def graph_coverage(
-    pictures: pd.DataFrame, store: VisualStore, triples: pd.DataFrame, unknown_folders: list[str]
+    images: pd.DataFrame, store: VisualStore, triples: pd.DataFrame, unknown_folders: list[str]
 ) -> dict[str, Any]:
-    """Count what the pictures of a graph's entities cover.
+    """Count what the images of a graph's entities cover.
 
     Args:
-        pictures: The manifest.
+        images: The manifest.
         store: The finished store.
         triples: Triples of all splits, by entity index.
         unknown_folders: Image folders that stand for no entity.
 
     Returns:
-        What :func:`coverage` does, ``known_entity_has_pictures`` (per split, the share of link
-        prediction questions whose given entity has pictures: each triple asks for its tail and for
+        What :func:`coverage` does, ``known_entity_has_images`` (per split, the share of link
+        prediction questions whose given entity has images: each triple asks for its tail and for
         its head) and ``unknown_folders``.
     """
     by_split = {}
     for split, rows in triples.groupby("split", sort=False):
-        known = store.has_pictures[rows[["head", "tail"]].to_numpy()]
+        known = store.has_images[rows[["head", "tail"]].to_numpy()]
         by_split[str(split)] = round(float(known.mean()), 4)
     return {
-        **coverage(pictures, store),
-        "known_entity_has_pictures": by_split,
+        **coverage(images, store),
+        "known_entity_has_images": by_split,
         "unknown_folders": {"count": len(unknown_folders), "names": unknown_folders},
     }
 
 
 def posts_coverage(
-    pictures: pd.DataFrame,
+    images: pd.DataFrame,
     store: VisualStore,
     posts: pd.DataFrame,
     found: pd.Series,
     crops: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Count what the pictures of posts cover.
+    """Count what the images of posts cover.
 
     Args:
-        pictures: The manifest.
+        images: The manifest.
         store: The finished store.
         posts: The posts, in the order of the store's owners.
-        found: Whether the picture that each post names is there.
+        found: Whether the image that each post names is there.
         crops: The crops that were listed or detected.
 
     Returns:
         What :func:`coverage` does, ``posts`` (per split how many there are, how many name a
-        picture, lack the one they name, have any picture, and have one of each role) and
+        image, lack the one they name, have any image, and have one of each role) and
         ``crops`` (per role how many are listed, and how many of these are not there).
     """
-    filled = pictures[pictures["slot"] >= 0]
+    filled = images[images["slot"] >= 0]
     by_role = {role: set(rows["owner"]) for role, rows in filled.groupby("role")}
     by_split = {}
     for split, rows in posts.groupby("split", sort=False):
         named = rows["image"].notna()
         by_split[str(split)] = {
             "all": len(rows),
-            "naming_a_picture": int(named.sum()),
-            "picture_not_found": int((named & ~found[rows.index]).sum()),
-            "with_pictures": int(store.has_pictures[rows.index].sum()),
+            "naming_a_image": int(named.sum()),
+            "image_not_found": int((named & ~found[rows.index]).sum()),
+            "with_images": int(store.has_images[rows.index].sum()),
             **{
                 f"with_{role}": int(rows["post"].isin(by_role.get(role, ())).sum())
                 for role in store.roles
             },
         }
     listed = crops["role"].value_counts()
-    there = pictures["role"].value_counts()
+    there = images["role"].value_counts()
     return {
-        **coverage(pictures, store),
+        **coverage(images, store),
         "posts": by_split,
         "crops": {
             role: {
@@ -140,23 +140,23 @@ def posts_coverage(
     }
 
 
-def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) -> Figure:
-    """Draw one stored picture of owners spread evenly over all that have any.
+def contact_sheet(images: pd.DataFrame, store: VisualStore, names: pd.Series) -> Figure:
+    """Draw one stored image of owners spread evenly over all that have any.
 
-    Borrowed pictures are named in blue with their donor; files that could not be used follow in
+    Borrowed images are named in blue with their donor; files that could not be used follow in
     red, each with the reason.
 
     Args:
-        pictures: The manifest.
+        images: The manifest.
         store: The finished store.
         names: What each owner is called, by its id, in the order of the store.
     """
     from matplotlib.figure import Figure
 
-    owners = np.flatnonzero(store.has_pictures)
-    if len(owners) > _PICTURED_OWNERS:
-        owners = owners[np.linspace(0, len(owners) - 1, _PICTURED_OWNERS).astype(int)]
-    broken = pictures[pictures["status"].isin(BROKEN)]
+    owners = np.flatnonzero(store.has_images)
+    if len(owners) > _OWNERS_WITH_IMAGES:
+        owners = owners[np.linspace(0, len(owners) - 1, _OWNERS_WITH_IMAGES).astype(int)]
+    broken = images[images["status"].isin(BROKEN)]
     broken = broken.drop_duplicates("path").sort_values("path").head(_QUARANTINED_SHOWN)
     rows = max(1, -(-len(owners) // _COLUMNS) + (not broken.empty))
     figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows))
@@ -165,10 +165,10 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) 
     axes = figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=margins | spaces)
     for panel in axes.flat:
         panel.axis("off")
-    donors = pictures.dropna(subset="borrowed_from").groupby("owner")["borrowed_from"].first()
+    donors = images.dropna(subset="borrowed_from").groupby("owner")["borrowed_from"].first()
     for panel, owner in zip(axes.flat, owners, strict=False):
         name = names.index[owner]
-        panel.imshow(_first_picture(store, owner))
+        panel.imshow(_first_image(store, owner))
         if name in donors.index:
             _caption(panel, names.iloc[owner], f"from {names[donors[name]]}", _BORROWED)
         else:
@@ -178,15 +178,15 @@ def contact_sheet(pictures: pd.DataFrame, store: VisualStore, names: pd.Series) 
         folder, _, name = row.path.partition("/")
         _caption(panel, folder, name, _QUARANTINED)
     if not len(owners) and broken.empty:
-        axes[0, _COLUMNS // 2].text(0.5, 0.5, "no pictures", ha="center", va="center")
+        axes[0, _COLUMNS // 2].text(0.5, 0.5, "no images", ha="center", va="center")
     return figure
 
 
-def _first_picture(store: VisualStore, owner: int) -> np.ndarray:
+def _first_image(store: VisualStore, owner: int) -> np.ndarray:
     inputs = store.read([owner])
-    slot = int(inputs["picture_mask"][0].argmax())
-    pictures = [picture for role in store.roles for picture in inputs[INPUT_NAMES[role]][0]]
-    return pictures[slot].transpose(1, 2, 0)
+    slot = int(inputs["image_mask"][0].argmax())
+    images = [image for role in store.roles for image in inputs[INPUT_NAMES[role]][0]]
+    return images[slot].transpose(1, 2, 0)
 
 
 def _caption(panel: Axes, title: str, subtitle: str, color: str) -> None:

@@ -1,4 +1,4 @@
-"""What tables of pictures look like.
+"""What tables of images look like.
 
 The catalog names these schemas as validators: a table is checked when it is saved and again
 whenever a stage loads it. The module is imported by then, and not before.
@@ -23,8 +23,8 @@ crops = DataFrameSchema(
     strict=True,
 )
 
-#: One row per picture of an owner and per borrowed slot.
-pictures = DataFrameSchema(
+#: One row per image of an owner and per borrowed slot.
+images = DataFrameSchema(
     {
         "owner": Column("str"),
         "path": Column("str"),
@@ -40,7 +40,7 @@ pictures = DataFrameSchema(
     },
     checks=Check(
         lambda table: (table["slot"] >= 0) == (table["status"] == Status.OK),
-        error="a picture fills a slot exactly when its status is ok",
+        error="an image fills a slot exactly when its status is ok",
     ),
     strict=True,
 )

@@ -80,7 +80,7 @@ def index_posts(
         raise DataError([*bad_lines, *invalid])
     if invalid:
         logger.warning("%d I- tags that continue no entity were made B- tags", len(invalid))
-    form = "a line IMGID:<picture>, then a line word <tab> tag for each word"
+    form = "a line IMGID:<image>, then a line word <tab> tag for each word"
     posts = common_columns(raw, np.array(usable, dtype=bool), problems, parameters, form)
     posts["tags"] = pd.Series(all_tags, dtype=object)
     labels = pd.DataFrame(

@@ -112,7 +112,7 @@ def describe_posts(
     counts: Mapping[str, Any],
     parameters: PostsIngestionParameters,
 ) -> dict[str, Any]:
-    """Say what posts are like: counts, lines, duplicates, overlap, pictures, files.
+    """Say what posts are like: counts, lines, duplicates, overlap, images, files.
 
     Args:
         raw: The posts as their files say them.
@@ -143,9 +143,7 @@ def describe_posts(
         },
         "quarantined_lines": len(quarantine),
         "longest_post": _by_split(posts, lambda part: int(part["words"].map(len).max())),
-        "posts_without_picture_name": _by_split(
-            posts, lambda part: int(part["image"].isna().sum())
-        ),
+        "posts_without_image_name": _by_split(posts, lambda part: int(part["image"].isna().sum())),
         "groups": _by_split(
             posts,
             lambda part: {name: int(n) for name, n in part["group"].value_counts().items()},
@@ -154,11 +152,11 @@ def describe_posts(
         "posts_with_words_of_another": _by_split(
             whole, lambda part: int(part["words"].duplicated().sum())
         ),
-        "posts_with_picture_of_another": _by_split(
+        "posts_with_image_of_another": _by_split(
             whole[named], lambda part: int(part["image"].duplicated().sum())
         ),
         "posts_in_two_splits": _in_two_splits(whole, "words"),
-        "pictures_in_two_splits": _in_two_splits(whole[named], "image"),
+        "images_in_two_splits": _in_two_splits(whole[named], "image"),
         "split_overlap": {split: _overlap(posts, split) for split in ("dev", "test")},
         "files": described_files(raw.digests, raw.verified),
     }

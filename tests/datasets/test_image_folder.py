@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kedro.io import DatasetError
 
-from mkgformer_kedro.datasets.picture_folder import PictureFolderDataset
+from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.errors import DataError
 
 
@@ -28,13 +28,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def load(root: Path) -> list[tuple]:
-    return list(PictureFolderDataset(filepath=str(root)).load().pictures.itertuples(index=False))
+    return list(ImageFolderDataset(filepath=str(root)).load().images.itertuples(index=False))
 
 
 def test_lists_the_files_of_each_owner_in_order_and_leaves_litter_out(images: Path):
     expected = [("n1", "n1/c.gif", 0), ("n2", "n2/a.JPG", 1), ("n2", "n2/b.png", 5)]
     assert load(images) == expected
-    assert PictureFolderDataset(filepath=str(images)).load().root == images
+    assert ImageFolderDataset(filepath=str(images)).load().root == images
 
 
 def test_links_are_followed_to_files_and_listed_where_they_lead_nowhere(images: Path):
@@ -62,11 +62,11 @@ def test_order_is_not_that_of_the_file_system(images: Path, monkeypatch: pytest.
     assert load(images) == expected
 
 
-def test_no_folder_means_no_pictures():
-    listing = PictureFolderDataset(filepath=None).load()
+def test_no_folder_means_no_images():
+    listing = ImageFolderDataset(filepath=None).load()
     assert listing.root is None
-    assert listing.pictures.empty
-    assert listing.pictures.dtypes.astype(str).to_dict() == {
+    assert listing.images.empty
+    assert listing.images.dtypes.astype(str).to_dict() == {
         "folder": "str",
         "path": "str",
         "bytes": "int64",
@@ -84,7 +84,7 @@ def test_missing_folder_is_one_clear_error(tmp_path: Path, make, what: str):
     root = tmp_path / "images"
     make(root)
     with pytest.raises(DatasetError) as raised:
-        PictureFolderDataset(filepath=str(root)).load()
+        ImageFolderDataset(filepath=str(root)).load()
     assert isinstance(raised.value.__cause__, DataError)
     message = str(raised.value)
     assert f"{root}: {what}. See docs/data.md" in message
@@ -120,9 +120,9 @@ def test_name_that_is_not_utf8_is_named(images: Path):
 
 
 def test_nothing_is_saved_to_it_and_the_preview_shows_rows(images: Path):
-    dataset = PictureFolderDataset(filepath=str(images))
+    dataset = ImageFolderDataset(filepath=str(images))
     with pytest.raises(DatasetError, match="nothing is saved"):
         dataset.save("anything")
     assert dataset.exists()
-    assert not PictureFolderDataset(filepath=str(images / "gone")).exists()
+    assert not ImageFolderDataset(filepath=str(images / "gone")).exists()
     assert dataset.preview(nrows=1)["data"] == [["n1", "n1/c.gif", 0]]

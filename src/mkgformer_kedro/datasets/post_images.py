@@ -1,4 +1,4 @@
-"""Pictures of posts as people have them: folders of whole pictures, and crops named by maps."""
+"""Images of posts as people have them: folders of whole images, and crops named by maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
-from mkgformer_kedro.datasets.picture_folder import REMEDY, files_of
+from mkgformer_kedro.datasets.image_folder import REMEDY, files_of
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.parameters import Parameters
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 MAX_MAP = 256 * 2**20
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-_MAP_FORM = "a dictionary from posts or pictures to lists of file names"
+_MAP_FORM = "a dictionary from posts or images to lists of file names"
 
 logger = logging.getLogger(__name__)
 
 
 class SplitFolders(Parameters):
-    """Folder of each split's whole pictures, below the picture folder. Splits may share one."""
+    """Folder of each split's whole images, below the image folder. Splits may share one."""
 
     train: str
     dev: str
@@ -41,8 +41,8 @@ class CropFiles(Parameters):
     """Crops that others have made.
 
     Attributes:
-        map: File that ``torch.save`` wrote: which crops belong to which post or picture.
-        folder: Folder below which the crops' names are looked for; ``.``: the picture folder.
+        map: File that ``torch.save`` wrote: which crops belong to which post or image.
+        folder: Folder below which the crops' names are looked for; ``.``: the image folder.
     """
 
     map: str
@@ -58,13 +58,13 @@ class SplitCrops(Parameters):
 
 
 @dataclass(frozen=True)
-class PostPictures:
-    """The pictures of a corpus of posts as they lie on the disk.
+class PostImages:
+    """The images of a corpus of posts as they lie on the disk.
 
     Attributes:
-        root: The picture folder, or None where the corpus is used without pictures.
-        full: Folder of each split's whole pictures, below ``root``.
-        pictures: One row per whole picture, ordered by ``path``: ``folder`` and ``path`` (both
+        root: The image folder, or None where the corpus is used without images.
+        full: Folder of each split's whole images, below ``root``.
+        images: One row per whole image, ordered by ``path``: ``folder`` and ``path`` (both
             relative to ``root``, with forward slashes) and ``bytes`` (file size).
         crops: For each role with crops in files, where those of each split lie. Nothing of it
             was looked at yet.
@@ -73,20 +73,20 @@ class PostPictures:
 
     root: Path | None
     full: Mapping[str, str]
-    pictures: pd.DataFrame
+    images: pd.DataFrame
     crops: Mapping[str, Mapping[str, CropFiles]] = field(default_factory=dict)
     missing_folders: tuple[str, ...] = ()
 
     def find(self, splits: pd.Series, images: pd.Series) -> pd.Series:
-        """Path of the whole picture of each post, null where there is none.
+        """Path of the whole image of each post, null where there is none.
 
         Args:
             splits: Split of each post.
-            images: Name of its picture, with or without an extension; null where it names none.
+            images: Name of its image, with or without an extension; null where it names none.
                 Only a file of exactly this name is found, or one that differs by extension.
         """
         indexes: dict[str, dict[str, str]] = {}
-        for folder, rows in self.pictures.groupby("folder", sort=False):
+        for folder, rows in self.images.groupby("folder", sort=False):
             named = {PurePosixPath(path).name: path for path in rows["path"]}
             index: dict[str, str] = {}
             for name, path in named.items():
@@ -107,12 +107,12 @@ class PostPictures:
             return None
 
 
-class PostPicturesDataset(AbstractDataset[None, PostPictures]):
-    """Read-only listing of the pictures of a corpus of posts. No file is opened.
+class PostImagesDataset(AbstractDataset[None, PostImages]):
+    """Read-only listing of the images of a corpus of posts. No file is opened.
 
     Args:
-        filepath: The picture folder. None means that there are no pictures at all.
-        full: Folder of the whole pictures of ``train``, ``dev`` and ``test``, below ``filepath``.
+        filepath: The image folder. None means that there are no images at all.
+        full: Folder of the whole images of ``train``, ``dev`` and ``test``, below ``filepath``.
         grounding: Crops of noun phrases, for each split ``map`` and ``folder``, or None.
         detection: Crops of detected objects, the same.
         metadata: Kept for plugins; not used by Kedro.
@@ -137,8 +137,8 @@ class PostPicturesDataset(AbstractDataset[None, PostPictures]):
                 self._crops[role] = {split: getattr(crops, split) for split in SPLITS}
         self.metadata = metadata
 
-    def load(self) -> PostPictures:
-        """List the folders of whole pictures.
+    def load(self) -> PostImages:
+        """List the folders of whole images.
 
         A folder that is missing is left out, with a warning.
 
@@ -164,20 +164,20 @@ class PostPicturesDataset(AbstractDataset[None, PostPictures]):
         if problems:
             raise DataError(problems)
         for folder in missing:
-            logger.warning("There is no folder %s: its pictures are missing.", folder)
-        pictures = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
-        pictures = pictures.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        pictures = pictures.sort_values("path", ignore_index=True)
+            logger.warning("There is no folder %s: its images are missing.", folder)
+        images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
+        images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
+        images = images.sort_values("path", ignore_index=True)
         crops = {} if self._folder is None else self._crops
-        return PostPictures(self._folder, self._full, pictures, crops, tuple(missing))
+        return PostImages(self._folder, self._full, images, crops, tuple(missing))
 
     def save(self, data: None) -> NoReturn:
-        """Refuse: pictures are put there by people."""
+        """Refuse: images are put there by people."""
         raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """First rows of the listing, for Kedro-Viz."""
-        return self.load().pictures.head(nrows).to_dict(orient="split")
+        return self.load().images.head(nrows).to_dict(orient="split")
 
     def _exists(self) -> bool:
         return self._folder is None or self._folder.is_dir()
@@ -190,7 +190,7 @@ class CropMap:
     """Which crops belong to a post, as a map says.
 
     Args:
-        names: File names by the number of a post in its split, or by the name of a picture, with
+        names: File names by the number of a post in its split, or by the name of an image, with
             or without its extension.
     """
 
@@ -203,7 +203,7 @@ class CropMap:
 
         Args:
             number: Number of the post in its split, from 0.
-            image: Name of its picture, None where it has none.
+            image: Name of its image, None where it has none.
         """
         keys: list[int | str] = [number]
         if image is not None:
@@ -219,7 +219,7 @@ def read_crop_map(path: Path) -> CropMap:
 
     Raises:
         DataError: The file is missing, too large, holds anything but a map, or names files
-            outside the picture folder.
+            outside the image folder.
     """
     import torch
 
@@ -246,7 +246,7 @@ def read_crop_map(path: Path) -> CropMap:
 
 
 def without_suffix(name: str) -> str:
-    """A picture's name without its extension; any other dot is part of the name."""
+    """An image's name without its extension; any other dot is part of the name."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in _SUFFIXES else name
 
@@ -281,12 +281,12 @@ def _is_utf8(name: str) -> bool:
 
 def _wrong_entry(key: Any, names: Any) -> str | None:
     if type(key) is not int and not (isinstance(key, str) and key):
-        return "the key is neither a post's number nor a picture's name"
+        return "the key is neither a post's number nor an image's name"
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return "the value is no list of file names"
     for name in names:
         path = PurePosixPath(name)
         inside = name and not path.is_absolute() and ".." not in path.parts
         if not inside or "\\" in name or "\0" in name or not _is_utf8(name):
-            return f"{name[:60]!r} is no file name below the picture folder"
+            return f"{name[:60]!r} is no file name below the image folder"
     return None

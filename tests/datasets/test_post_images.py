@@ -1,4 +1,4 @@
-"""Pictures of posts are found by name, and maps of crops are read without running anything."""
+"""Images of posts are found by name, and maps of crops are read without running anything."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import pytest
 import torch
 from kedro.io import DatasetError
 
-from mkgformer_kedro.datasets import post_pictures
-from mkgformer_kedro.datasets.post_pictures import PostPicturesDataset, read_crop_map
+from mkgformer_kedro.datasets import post_images
+from mkgformer_kedro.datasets.post_images import PostImagesDataset, read_crop_map
 from mkgformer_kedro.errors import DataError
 
 FULL = {"train": "images/train", "dev": "images/val", "test": "images/test"}
@@ -18,24 +18,24 @@ FULL = {"train": "images/train", "dev": "images/val", "test": "images/test"}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of train, one of test, none of dev."""
+    """Two images of train, one of test, none of dev."""
     for path in ("train/a.jpg", "train/b.c.png", "val/.hidden", "test/a.png"):
         (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "images" / path).write_bytes(b"picture")
+        (tmp_path / "images" / path).write_bytes(b"image")
     return tmp_path
 
 
-def found(pictures, *asked):
-    splits, images = zip(*asked, strict=True)
-    return pictures.find(pd.Series(splits), pd.Series(images, dtype="str")).fillna("").tolist()
+def found(images, *asked):
+    splits, names = zip(*asked, strict=True)
+    return images.find(pd.Series(splits), pd.Series(names, dtype="str")).fillna("").tolist()
 
 
-def test_pictures_are_listed_and_found_with_or_without_extension(folder):
-    pictures = PostPicturesDataset(filepath=str(folder), full=FULL).load()
+def test_images_are_listed_and_found_with_or_without_extension(folder):
+    images = PostImagesDataset(filepath=str(folder), full=FULL).load()
     listed = ["images/test/a.png", "images/train/a.jpg", "images/train/b.c.png"]
-    assert pictures.pictures["path"].tolist() == listed
+    assert images.images["path"].tolist() == listed
     assert found(
-        pictures,
+        images,
         ("train", "a.jpg"),
         ("train", "a"),
         ("train", "a.png"),
@@ -56,30 +56,30 @@ def test_pictures_are_listed_and_found_with_or_without_extension(folder):
         "",
         "",
     ]
-    assert pictures.size_of("images/test/a.png") == 7
-    assert pictures.size_of("images/test/none.png") is None
+    assert images.size_of("images/test/a.png") == 5
+    assert images.size_of("images/test/none.png") is None
 
 
 def test_splits_may_share_a_folder(folder):
     shared = dict.fromkeys(FULL, "images/train/")
-    pictures = PostPicturesDataset(filepath=str(folder), full=shared).load()
-    assert len(pictures.pictures) == 2
-    assert found(pictures, ("dev", "a")) == ["images/train/a.jpg"]
+    images = PostImagesDataset(filepath=str(folder), full=shared).load()
+    assert len(images.images) == 2
+    assert found(images, ("dev", "a")) == ["images/train/a.jpg"]
 
 
 def test_a_missing_folder_is_told_and_all_missing_are_an_error(folder, caplog):
-    pictures = PostPicturesDataset(filepath=str(folder), full=FULL | {"dev": "images/no"}).load()
-    assert pictures.missing_folders == ("images/no",)
+    images = PostImagesDataset(filepath=str(folder), full=FULL | {"dev": "images/no"}).load()
+    assert images.missing_folders == ("images/no",)
     assert "There is no folder images/no" in caplog.text
     with pytest.raises(DatasetError, match="set `images` to null") as raised:
-        PostPicturesDataset(filepath=str(folder / "elsewhere"), full=FULL).load()
+        PostImagesDataset(filepath=str(folder / "elsewhere"), full=FULL).load()
     assert len(raised.value.__cause__.problems) == 3
 
 
-def test_no_pictures_at_all():
-    pictures = PostPicturesDataset(filepath=None, full=FULL).load()
-    assert pictures.pictures.empty
-    assert found(pictures, ("train", "a")) == [""]
+def test_no_images_at_all():
+    images = PostImagesDataset(filepath=None, full=FULL).load()
+    assert images.images.empty
+    assert found(images, ("train", "a")) == [""]
 
 
 def test_a_map_knows_posts_by_number_name_and_stem(tmp_path):
@@ -118,10 +118,10 @@ def test_nothing_in_a_map_is_run(tmp_path):
         ({True: ["a.jpg"]}, "the key is neither"),
         ({0: "a.jpg"}, "the value is no list"),
         ({0: [7]}, "the value is no list"),
-        ({0: ["../a.jpg"]}, "is no file name below the picture folder"),
-        ({0: ["/etc/passwd"]}, "is no file name below the picture folder"),
-        ({0: [""]}, "is no file name below the picture folder"),
-        ({0: ["c\udcff.png"]}, "is no file name below the picture folder"),
+        ({0: ["../a.jpg"]}, "is no file name below the image folder"),
+        ({0: ["/etc/passwd"]}, "is no file name below the image folder"),
+        ({0: [""]}, "is no file name below the image folder"),
+        ({0: ["c\udcff.png"]}, "is no file name below the image folder"),
     ],
     ids=str,
 )
@@ -138,7 +138,7 @@ def test_a_missing_damaged_or_huge_map_is_refused(tmp_path, monkeypatch):
     path.write_bytes(json.dumps({"0": ["a.jpg"]}).encode())
     with pytest.raises(DataError, match="cannot be read as plain data"):
         read_crop_map(path)
-    monkeypatch.setattr(post_pictures, "MAX_MAP", 1000)
+    monkeypatch.setattr(post_images, "MAX_MAP", 1000)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", b"\0" * 100_000)
     with pytest.raises(DataError, match=r"a map of 100,000 bytes, more than the 1,000"):

@@ -1,4 +1,4 @@
-"""Listing a folder of pictures, one sub-folder per owner, without opening any of them."""
+"""Listing a folder of images, one sub-folder per owner, without opening any of them."""
 
 from __future__ import annotations
 
@@ -15,34 +15,32 @@ from mkgformer_kedro.errors import DataError, Problem
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
 
-REMEDY = (
-    "See docs/data.md for where the pictures belong, or set `images` to null to run without any."
-)
-_NOT_PICTURES = {"thumbs.db", "desktop.ini"}
+REMEDY = "See docs/data.md for where the images belong, or set `images` to null to run without any."
+_NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
-class PictureFolder:
-    """The pictures of a data set as they lie on the disk.
+class ImageFolder:
+    """The images of a data set as they lie on the disk.
 
     Attributes:
-        root: The image folder, or None where the data set is used without pictures.
-        pictures: One row per file, ordered by ``path``: ``folder`` (name of the owner's folder),
+        root: The image folder, or None where the data set is used without images.
+        images: One row per file, ordered by ``path``: ``folder`` (name of the owner's folder),
             ``path`` (relative to ``root``, with forward slashes) and ``bytes`` (file size).
     """
 
     root: Path | None
-    pictures: pd.DataFrame
+    images: pd.DataFrame
 
 
-class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
+class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
     """Read-only listing of an image folder that has one sub-folder per owner.
 
     Files beside the sub-folders, hidden files and the litter of file managers are left out; no
-    picture is opened.
+    image is opened.
 
     Args:
-        filepath: The image folder. None means that there are no pictures at all.
+        filepath: The image folder. None means that there are no images at all.
         metadata: Kept for plugins; not used by Kedro.
     """
 
@@ -50,7 +48,7 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
         self._folder = None if filepath is None else Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> PictureFolder:
+    def load(self) -> ImageFolder:
         """List the folder.
 
         Raises:
@@ -68,17 +66,17 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
                     ]
             if problems:
                 raise DataError(problems)
-        pictures = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
-        pictures = pictures.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        return PictureFolder(self._folder, pictures.sort_values("path", ignore_index=True))
+        images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
+        images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
+        return ImageFolder(self._folder, images.sort_values("path", ignore_index=True))
 
     def save(self, data: None) -> NoReturn:
-        """Refuse: pictures are put there by people."""
+        """Refuse: images are put there by people."""
         raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """First rows of the listing, for Kedro-Viz."""
-        return self.load().pictures.head(nrows).to_dict(orient="split")
+        return self.load().images.head(nrows).to_dict(orient="split")
 
     def _exists(self) -> bool:
         return self._folder is None or self._folder.is_dir()
@@ -88,7 +86,7 @@ class PictureFolderDataset(AbstractDataset[None, PictureFolder]):
 
 
 def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
-    """Name and size in bytes of every file of a folder that may be a picture, by name.
+    """Name and size in bytes of every file of a folder that may be an image, by name.
 
     Args:
         folder: The folder.
@@ -98,7 +96,7 @@ def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
 
 
 def _is_listed(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith(".") or entry.name.lower() in _NOT_PICTURES:
+    if entry.name.startswith(".") or entry.name.lower() in _NOT_IMAGES:
         return False
     try:
         # A link to nowhere is listed, so that it is reported as unreadable; one to a device is not.
