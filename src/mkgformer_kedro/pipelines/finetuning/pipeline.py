@@ -1,56 +1,27 @@
 """Wiring of the stage ``finetuning``."""
 
-from collections.abc import Callable
-from typing import Any
-
 from kedro.pipeline import Node, Pipeline
 
-from mkgformer_kedro.pipelines.finetuning.entity_recognition import finetune_entity_recognition
-from mkgformer_kedro.pipelines.finetuning.link_prediction import finetune_link_prediction
-from mkgformer_kedro.pipelines.finetuning.relation_extraction import finetune_relation_extraction
-
-
-def _on_posts(finetune: Callable[..., Any]) -> Node:
-    return Node(
-        func=finetune,
-        inputs=[
-            "posts",
-            "labels",
-            "visual_store",
-            "finetuning_work",
-            "params:model",
-            "params:finetuning",
-            "params:preset",
-            "params:seed",
-        ],
-        outputs=["models", "training_curve"],
-        name=finetune.__name__,
-        tags="gpu",
-    )
-
-
-_NODES = {
-    "link_prediction": Node(
-        func=finetune_link_prediction,
-        inputs=[
-            "entity_model",
-            "queries",
-            "visual_store",
-            "finetuning_work",
-            "params:model",
-            "params:finetuning",
-            "params:preset",
-            "params:seed",
-        ],
-        outputs=["link_prediction_model", "training_curve"],
-        name="finetune_link_prediction",
-        tags="gpu",
-    ),
-    "relation_extraction": _on_posts(finetune_relation_extraction),
-    "entity_recognition": _on_posts(finetune_entity_recognition),
-}
+from mkgformer_kedro.pipelines.finetuning.nodes import finetune
+from mkgformer_kedro.training.tasks.registry import task_named
 
 
 def create_pipeline(task: str = "link_prediction") -> Pipeline:
-    """The stage's nodes for ``task``."""
-    return Pipeline([_NODES[task]], namespace="finetuning", prefix_datasets_with_namespace=False)
+    """The stage's node for ``task``: tables and images in, one model folder per seed out."""
+    kind = task_named(task)
+    node = Node(
+        func=finetune(kind),
+        inputs=[
+            "visual_store",
+            "finetuning_work",
+            "params:model",
+            "params:finetuning",
+            "params:preset",
+            "params:seed",
+            *kind.inputs,
+        ],
+        outputs=["models", "training_curve"],
+        name=f"finetune_{task}",
+        tags="gpu",
+    )
+    return Pipeline([node], namespace="finetuning", prefix_datasets_with_namespace=False)
