@@ -148,9 +148,7 @@ class ModelWithStore:
         self.with_images = with_images
         self.name = "model" if with_images else "without_images"
 
-    def _ask(
-        self, table: pd.DataFrame, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, Any, Any]]:
+    def _ask(self, table: pd.DataFrame, batch_size: int) -> Iterator[tuple[np.ndarray, Any, Any]]:
         how = "" if self.with_images else " without images"
         return self.model.ask(
             table,
@@ -325,9 +323,7 @@ def decoded(
     return pd.concat(parts).loc[table.index]
 
 
-def _of_seeds(
-    kind: type[Any], models: Path, store: VisualStore, attention: str
-) -> Iterator[Any]:
+def _of_seeds(kind: type[Any], models: Path, store: VisualStore, attention: str) -> Iterator[Any]:
     for seed, folder in seed_folders(models):
         model = LoadedModel(folder, attention)
         for with_images in (True, False):

@@ -62,7 +62,10 @@ class Collator:
     def __call__(self, rows: list[Any] | np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs, with ``labels`` where the items have any."""
         numbers = np.asarray(rows)
-        return {**self.items.batch(numbers), **image_inputs(self.images, self.items.owners[numbers])}
+        return {
+            **self.items.batch(numbers),
+            **image_inputs(self.images, self.items.owners[numbers]),
+        }
 
 
 def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.Tensor]:

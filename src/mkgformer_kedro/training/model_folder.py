@@ -28,9 +28,7 @@ _REMEDY = "Run the stage that makes it again."
 _NAMED = 3
 
 
-def save_model(
-    folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, task: Task
-) -> Path:
+def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, task: Task) -> Path:
     """Write a model folder, replacing one that a killed run left behind.
 
     Args:
@@ -50,9 +48,7 @@ def save_model(
     return folder
 
 
-def load_model(
-    folder: Path, attention: str = "sdpa"
-) -> tuple[Any, PreTrainedTokenizerBase, Task]:
+def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTokenizerBase, Task]:
     """Read a model folder.
 
     Args:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
 
-def finetune(task: type[Task]) -> Callable[..., tuple[Path, pd.DataFrame]]:
+def finetune_for(task: type[Task]) -> Callable[..., tuple[Path, pd.DataFrame]]:
     """The node's function for a task.
 
     Args:
@@ -42,3 +43,24 @@ def finetune(task: type[Task]) -> Callable[..., tuple[Path, pd.DataFrame]]:
     node.__annotations__["parameters"] = task.parameters_class
     node.__name__ = f"finetune_{task.name}"
     return node
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """Tables and images in, one model folder per seed out."""
+    return [
+        Node(
+            func=finetune_for(task),
+            inputs=[
+                "visual_store",
+                "finetuning_work",
+                "params:model",
+                "params:finetuning",
+                "params:preset",
+                "params:seed",
+                *task.inputs,
+            ],
+            outputs=["models", "training_curve"],
+            name=f"finetune_{task.name}",
+            tags="gpu",
+        )
+    ]

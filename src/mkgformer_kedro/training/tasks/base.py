@@ -38,8 +38,8 @@ class Task(ABC):
             towers.
         new_tokens: Special tokens that the tokenizer gets.
         dev_metric: Key of :meth:`dev_scores` that picks the model; larger is better.
-        nodes: By stage, the module whose ``nodes(task)`` gives the stage's Kedro nodes, for the
-            stages that differ by task: ``ingestion``, ``image_association``, ``evaluation``.
+        stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
+            gives its Kedro nodes.
     """
 
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class Task(ABC):
     starts_from: ClassVar[str | None] = None
     new_tokens: ClassVar[tuple[str, ...]] = ()
     dev_metric: ClassVar[str]
-    nodes: ClassVar[Mapping[str, str]]
+    stages: ClassVar[Mapping[str, str]]
 
     @classmethod
     @abstractmethod
@@ -72,9 +72,7 @@ class Task(ABC):
         """Fields of the model's configuration that the task and its parameters decide."""
 
     @abstractmethod
-    def encode(
-        self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any
-    ) -> Items:
+    def encode(self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Items:
         """Turn rows of the table of items into token numbers, those with an answer with labels.
 
         Args:
@@ -83,9 +81,7 @@ class Task(ABC):
             config: The model's configuration.
         """
 
-    def sampler(
-        self, items: Items, rows: np.ndarray, parameters: Any, seed: int
-    ) -> BatchSampler:
+    def sampler(self, items: Items, rows: np.ndarray, parameters: Any, seed: int) -> BatchSampler:
         """Batches of train items, each item once an epoch in a new order.
 
         Args:

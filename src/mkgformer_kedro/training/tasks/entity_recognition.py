@@ -57,10 +57,9 @@ class EntityRecognition(PostsTask):
     gold: ClassVar[str] = "tags"
     parameters_class: ClassVar[type[FinetuningParameters]] = EntityRecognitionParameters
 
-    nodes: ClassVar[Mapping[str, str]] = {
+    stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
-        "image_association": "mkgformer_kedro.pipelines.image_association.posts",
-        "evaluation": "mkgformer_kedro.pipelines.evaluation.posts",
+        **PostsTask.stages,
     }
 
     units: str

@@ -106,9 +106,11 @@ class LinkPrediction(Task):
     kept_tables: ClassVar[tuple[str, ...]] = ("entities", "relations")
     starts_from: ClassVar[str | None] = "entity_model"
     dev_metric: ClassVar[str] = f"{_HEADLINE}inverse_harmonic_mean_rank"
-    nodes: ClassVar[Mapping[str, str]] = {
+    stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.link_prediction",
         "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",
+        "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
+        "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
         "evaluation": "mkgformer_kedro.pipelines.evaluation.link_prediction",
     }
 

@@ -104,6 +104,7 @@ class PostsTask(Task):
 
     Attributes:
         gold: The column of ``posts`` with the right answer.
+        stages: Those that are the same for every task on posts; ingestion comes first.
         labels: Table ``labels``.
         max_length: Longest post in tokens; longer ones are truncated.
     """
@@ -113,6 +114,11 @@ class PostsTask(Task):
     items: ClassVar[str] = "posts"
     kept_tables: ClassVar[tuple[str, ...]] = ("labels",)
     dev_metric: ClassVar[str] = "f1"
+    stages: ClassVar[Mapping[str, str]] = {
+        "image_association": "mkgformer_kedro.pipelines.image_association.posts",
+        "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
+        "evaluation": "mkgformer_kedro.pipelines.evaluation.posts",
+    }
 
     labels: pd.DataFrame
     max_length: int

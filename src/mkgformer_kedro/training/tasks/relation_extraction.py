@@ -52,10 +52,9 @@ class RelationExtraction(PostsTask):
     parameters_class: ClassVar[type[FinetuningParameters]] = RelationExtractionParameters
     new_tokens: ClassVar[tuple[str, ...]] = MARKERS
 
-    nodes: ClassVar[Mapping[str, str]] = {
+    stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
-        "image_association": "mkgformer_kedro.pipelines.image_association.posts",
-        "evaluation": "mkgformer_kedro.pipelines.evaluation.posts",
+        **PostsTask.stages,
     }
 
     representation: str
@@ -118,7 +117,10 @@ class RelationExtraction(PostsTask):
             {},
             tokenizer.pad_token_id,
             width,
-            truncated={"tokens_cut": np.int32(tokens_truncated), "mentions_cut": np.bool_(mentions_truncated)},
+            truncated={
+                "tokens_cut": np.int32(tokens_truncated),
+                "mentions_cut": np.bool_(mentions_truncated),
+            },
         )
 
     def decode(
