@@ -100,8 +100,8 @@ class RelationExtraction(PostsTask):
             tails.append(int((row == markers[2]).argmax()))
         if count := np.count_nonzero(tokens_truncated):
             logger.info(
-                "%d of %d posts are longer than %d tokens and were truncated around their mentions; "
-                "of %d the mentions alone are longer",
+                "%d of %d posts are longer than %d tokens and were truncated around their "
+                "mentions; of %d the mentions alone are longer",
                 count,
                 len(posts),
                 self.max_length,
@@ -118,15 +118,15 @@ class RelationExtraction(PostsTask):
             tokenizer.pad_token_id,
             width,
             truncated={
-                "tokens_cut": np.int32(tokens_truncated),
-                "mentions_cut": np.bool_(mentions_truncated),
+                "tokens_truncated": np.int32(tokens_truncated),
+                "mentions_truncated": np.bool_(mentions_truncated),
             },
         )
 
     def decode(
         self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
-        """``predicted`` (row of ``labels``), ``score`` (its probability), and what was truncated."""
+        """``predicted`` (row of ``labels``), ``score`` (its probability), what was truncated."""
         score, predicted = outputs.logits.float().softmax(dim=1).max(dim=1)
         return pd.DataFrame(
             {
