@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mkgformer_kedro.evaluation.counts import METRICS, count_entities, micro_scores
-from mkgformer_kedro.evaluation.mentions import OUTSIDE
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE
 from mkgformer_kedro.training.parameters import EntityRecognitionParameters, PostsParameters
 from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
 from mkgformer_kedro.training.queries import Ragged

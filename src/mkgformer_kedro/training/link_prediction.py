@@ -13,8 +13,8 @@ import torch
 from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.evaluation.metrics import ranking_metrics
-from mkgformer_kedro.evaluation.ranking import Cells, rank_answers
+from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.training.launch import Job, launch
 from mkgformer_kedro.training.model_folder import (

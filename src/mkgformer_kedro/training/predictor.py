@@ -10,7 +10,7 @@ import torch
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.predictions import predict
+from mkgformer_kedro.evaluation.ranking.predictions import predict
 from mkgformer_kedro.training.model_folder import load_model_folder
 from mkgformer_kedro.training.queries import Queries
 from mkgformer_kedro.training.scoring import score_blocks, scoring_order
@@ -110,7 +110,7 @@ class LinkPredictor:
             what: What the progress bar says is done.
 
         Returns:
-            A predictions table, see :mod:`mkgformer_kedro.evaluation.predictions`.
+            A predictions table, see :mod:`mkgformer_kedro.evaluation.ranking.predictions`.
         """
         order = scoring_order(Queries.from_frame(queries), np.arange(len(queries)), self.prompts)
         ordered = queries.iloc[order]

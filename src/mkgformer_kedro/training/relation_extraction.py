@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.counts import METRICS, count_relations, micro_scores
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_relations, micro_scores
 from mkgformer_kedro.training.parameters import PostsParameters, RelationExtractionParameters
 from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
 from mkgformer_kedro.training.queries import Ragged

@@ -74,8 +74,8 @@ def rank_by_popularity(
     Returns:
         A predictions table.
     """
-    from mkgformer_kedro.evaluation.baselines import Popularity
-    from mkgformer_kedro.evaluation.predictions import predict
+    from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+    from mkgformer_kedro.evaluation.ranking.predictions import predict
 
     popularity = Popularity(_split(triples, "train"), len(entities))
     test_queries = _split(queries, "test")
@@ -114,7 +114,7 @@ def report_link_prediction(
         describe_examples,
         render_link_prediction_report,
     )
-    from mkgformer_kedro.evaluation.metrics import ranks_of
+    from mkgformer_kedro.evaluation.ranking.metrics import ranks_of
     from mkgformer_kedro.evaluation.report import Published, hits_figure
 
     store = VisualStore(visual_store)
