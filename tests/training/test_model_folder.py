@@ -29,8 +29,9 @@ def test_it_gives_back_model_tokenizer_and_task(folder, tables, tmp_path):
     pd.testing.assert_frame_equal(task.entities, tables["entities"])
     assert (task.name, task.prompt, task.max_length) == ("link_prediction", "paper", 16)
     again = save_model(tmp_path / "again", model, tokenizer, task)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {path.name: path.read_bytes() for path in again.iterdir()} == files
+    assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
+    for name in ("model.safetensors", "task.json", "entities.parquet", "tokenizer.json"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_the_task_is_read_without_the_model(folder):
@@ -57,7 +58,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
     "name",
     ["config.json", "model.safetensors", "tokenizer.json", "task.json", "entities.parquet"],
 )
-@pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"{}"])
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"{}"])
 def test_a_damaged_file_is_one_clear_error(folder, name, damage):
     path = folder / name
     path.write_bytes(damage(path.read_bytes()))
@@ -92,7 +93,7 @@ def test_weights_of_another_shape_are_named(folder):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"task": "no_task"}, "no task 'no_task'"), ({"strange": 1}, "strange"), ({"task": []}, "")],
+    [({"task": "no_task"}, "no task 'no_task'"), ({"strange": 1}, "strange"), ({"task": []}, "unhashable")],
 )
 def test_settings_of_no_task_are_named(folder, settings, message):
     path = folder / "task.json"

@@ -257,7 +257,7 @@ def _unknown_ids(
 
 
 def _leaks(triples: pd.DataFrame) -> np.ndarray:
-    from mkgformer_kedro.evaluation.graph import reverse_in_train
+    from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 
     return reverse_in_train(triples[triples["split"] == "train"], triples)
 

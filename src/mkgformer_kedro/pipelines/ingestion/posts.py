@@ -13,7 +13,7 @@ from kedro.pipeline import Node
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.mentions import mention_key
+from mkgformer_kedro.evaluation.extraction.mentions import mention_key
 from mkgformer_kedro.pipelines.ingestion.checks import (
     described_files,
     require_every_split,

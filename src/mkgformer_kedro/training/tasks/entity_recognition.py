@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.counts import METRICS, count_entities, micro_scores
-from mkgformer_kedro.evaluation.mentions import OUTSIDE
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (

@@ -195,7 +195,7 @@ class LinkPrediction(Task):
 
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
-        from mkgformer_kedro.evaluation.metrics import ranking_metrics
+        from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
 
         scores = ranking_metrics(decoded.reset_index(drop=True))
         return {key: value for key, value in scores.items() if key.startswith(_HEADLINE)}
@@ -215,7 +215,7 @@ def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tenso
     """
     import torch
 
-    from mkgformer_kedro.evaluation.ranking import Cells, rank_answers
+    from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
 
     def cells(ragged: Ragged) -> Cells:
         positions, values = ragged.flat(rows)
