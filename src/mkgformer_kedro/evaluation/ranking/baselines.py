@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -39,27 +39,20 @@ class Popularity:
             .reset_index()
         )
 
-    def scores(
-        self, queries: pd.DataFrame, *, batch_size: int = _BLOCK
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Score all entities for queries, block by block.
+    def score(self, queries: pd.DataFrame) -> Tensor:
+        """Score all entities for a block of queries.
 
         Args:
             queries: Frame with ``direction`` and ``relation``.
-            batch_size: Queries per block.
 
-        Yields:
-            Positions in ``queries``, ``(block,)``, and float32 scores ``(block, num_entities)``:
-            numbers of training triples.
+        Returns:
+            Float32 tensor ``(len(queries), num_entities)``: numbers of training triples.
         """
-        for start in range(0, len(queries), batch_size):
-            block = queries[["direction", "relation"]].iloc[start : start + batch_size]
-            cells = block.assign(row=np.arange(len(block))).merge(
-                self._counts, on=["direction", "relation"]
-            )
-            scores = np.zeros((len(block), self.num_entities), dtype=np.float32)
-            scores[cells["row"], cells["answer"]] = cells["count"]
-            yield np.arange(start, start + len(block)), torch.from_numpy(scores)
+        asked = queries[["direction", "relation"]].assign(row=np.arange(len(queries)))
+        cells = asked.merge(self._counts, on=["direction", "relation"])
+        scores = np.zeros((len(queries), self.num_entities), dtype=np.float32)
+        scores[cells["row"], cells["answer"]] = cells["count"]
+        return torch.from_numpy(scores)
 
 
 def predict_popularity(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -69,13 +62,16 @@ def predict_popularity(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: The tables ``queries``, ``triples`` and ``entities``.
 
     Returns:
-        A predictions table with seed 0.
+        A predictions table with seed 0; the queries whose relation train lacks are not
+        ``answered``.
     """
     queries, triples = tables["queries"], tables["triples"]
     train, test = (triples[triples["split"] == split] for split in ("train", "test"))
     asked = queries[queries["split"] == "test"]
     popularity = Popularity(train, len(tables["entities"]))
-    ranked = rank_queries(asked, popularity.scores(asked), test)
-    return pd.concat(
-        [pd.DataFrame({"expert": BASELINE, "seed": 0}, index=ranked.index), ranked], axis=1
-    )
+    parts = np.split(np.arange(len(asked)), range(_BLOCK, len(asked), _BLOCK))
+    blocks = ((rows, popularity.score(asked.iloc[rows])) for rows in parts)
+    ranked = rank_queries(asked, blocks, test)
+    ranked.insert(0, "expert", BASELINE)
+    ranked.insert(1, "seed", np.int64(0))
+    return ranked.assign(answered=ranked["relation"].isin(train["relation"]))

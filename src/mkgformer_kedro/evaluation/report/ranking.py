@@ -244,7 +244,7 @@ def hits_of(evaluation: RankingEvaluation) -> Figure:
     )
 
 
-LAYOUT = Layout(
+LINK_PREDICTION = Layout(
     title="Link prediction",
     asked=_asked,
     how="Filtered ranks over all entities, both directions together, ties at their mean rank.",
