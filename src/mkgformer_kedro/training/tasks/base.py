@@ -40,6 +40,8 @@ class Task(ABC):
             towers.
         new_tokens: Special tokens that the tokenizer gets.
         dev_metric: Key of :meth:`dev_scores` that picks the model; larger is better.
+        scored: What the scores count, in the words of the table that ends a run.
+        columns: Columns of that table, each with its key in the scores.
         stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
             gives its Kedro nodes.
         question: What a person asks with: names of columns, in the order in which
@@ -57,6 +59,8 @@ class Task(ABC):
     starts_from: ClassVar[str | None] = None
     new_tokens: ClassVar[tuple[str, ...]] = ()
     dev_metric: ClassVar[str]
+    scored: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]]
     stages: ClassVar[Mapping[str, str]]
     question: ClassVar[tuple[str, ...]]
     owner: ClassVar[str]

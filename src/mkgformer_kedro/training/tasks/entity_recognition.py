@@ -61,6 +61,7 @@ class EntityRecognition(PostsTask):
     gold: ClassVar[str] = "tags"
     parameters_class: ClassVar[type[FinetuningParameters]] = EntityRecognitionParameters
 
+    scored: ClassVar[str] = "whole entities of the right type"
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
         **PostsTask.stages,

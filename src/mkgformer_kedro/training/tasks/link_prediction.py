@@ -114,6 +114,14 @@ class LinkPrediction(Task):
     kept_tables: ClassVar[tuple[str, ...]] = ("entities", "relations")
     starts_from: ClassVar[str | None] = "entity_model"
     dev_metric: ClassVar[str] = f"{_HEADLINE}inverse_harmonic_mean_rank"
+    scored: ClassVar[str] = "filtered, both directions"
+    columns: ClassVar[Mapping[str, str]] = {
+        "MRR": f"{_HEADLINE}inverse_harmonic_mean_rank",
+        "Hits@1": f"{_HEADLINE}hits_at_1",
+        "Hits@3": f"{_HEADLINE}hits_at_3",
+        "Hits@10": f"{_HEADLINE}hits_at_10",
+        "mean rank": f"{_HEADLINE}arithmetic_mean_rank",
+    }
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.link_prediction",
         "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",

@@ -57,6 +57,8 @@ class RelationExtraction(PostsTask):
     parameters_class: ClassVar[type[FinetuningParameters]] = RelationExtractionParameters
     new_tokens: ClassVar[tuple[str, ...]] = MARKERS
 
+    scored: ClassVar[str] = "all relations but None"
+    columns: ClassVar[Mapping[str, str]] = {**PostsTask.columns, "accuracy": "accuracy"}
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
         **PostsTask.stages,
