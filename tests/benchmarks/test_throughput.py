@@ -25,7 +25,8 @@ from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
 from mkgformer_kedro.pipelines.image_association.link_prediction import store_images
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
-from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
+from mkgformer_kedro.training.model_folder import save_model
+from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = PROJECT / "benchmarks/throughput.py"
@@ -135,8 +136,8 @@ def project(tmp_path_factory) -> Path:
     )
     model.add_graph_tokens(ENTITIES, len(relations))
     torch.nn.init.normal_(model.entity_bias)
-    vocabulary = GraphVocabulary(entities, relations, "paper", 24)
-    save_model_folder(models / "entity_modeling", model, tokenizer, vocabulary)
+    task = LinkPrediction(entities, relations, "paper", 24)
+    save_model(models / "entity_modeling", model, tokenizer, task)
     return root
 
 
