@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.experts import Evaluation
-from mkgformer_kedro.evaluation.report import Layout
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mkgformer_kedro.evaluation.experts import Evaluation
+    from mkgformer_kedro.evaluation.report import Layout
     from mkgformer_kedro.training.batches import Items
 
 
@@ -45,7 +45,6 @@ class Task(ABC):
         stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
             gives its Kedro nodes.
         tables: Tables of the ingestion that evaluation reads.
-        layout: What the report says of the task.
     """
 
     name: ClassVar[str]
@@ -60,7 +59,6 @@ class Task(ABC):
     columns: ClassVar[Mapping[str, str]]
     stages: ClassVar[Mapping[str, str]]
     tables: ClassVar[tuple[str, ...]]
-    layout: ClassVar[Layout]
 
     @classmethod
     @abstractmethod
@@ -166,3 +164,8 @@ class Task(ABC):
             seed: Seed of every resampling.
             resamples: Number of bootstrap samples.
         """
+
+    @classmethod
+    @abstractmethod
+    def layout(cls) -> Layout:
+        """What the report says of the task."""

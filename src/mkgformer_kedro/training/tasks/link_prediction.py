@@ -11,9 +11,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mkgformer_kedro.evaluation.ranking import RankingEvaluation, evaluate
-from mkgformer_kedro.evaluation.report import Layout
-from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
@@ -23,6 +20,9 @@ from mkgformer_kedro.training.tasks.base import Task
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.ranking import RankingEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
 
 _HEADLINE = "both.realistic."
 
@@ -125,7 +125,6 @@ class LinkPrediction(Task):
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
-    layout: ClassVar[Layout] = LINK_PREDICTION
 
     entities: pd.DataFrame
     relations: pd.DataFrame
@@ -225,7 +224,16 @@ class LinkPrediction(Task):
         cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
     ) -> RankingEvaluation:
         """Ranks of all experts."""
+        from mkgformer_kedro.evaluation.ranking import evaluate
+
         return evaluate(predictions, tables, **options)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Ranks, and the best guesses."""
+        from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
+
+        return LINK_PREDICTION
 
 
 def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
