@@ -27,7 +27,6 @@ CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
 
 
-
 class ScoreSummaryHooks:
     """Ends a run that evaluated with a short table of scores and where the results lie."""
 

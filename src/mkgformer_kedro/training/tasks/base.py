@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.experts import Evaluation
-from mkgformer_kedro.evaluation.report import Layout
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mkgformer_kedro.evaluation.experts import Evaluation
+    from mkgformer_kedro.evaluation.report import Layout
     from mkgformer_kedro.training.batches import Items
 
 
@@ -48,7 +48,6 @@ class Task(ABC):
             ``Predictor.predict`` takes them.
         owner: Who owns images: ``entity`` or ``post``.
         tables: Tables of the ingestion that evaluation reads.
-        layout: What the report says of the task.
     """
 
     name: ClassVar[str]
@@ -65,7 +64,6 @@ class Task(ABC):
     question: ClassVar[tuple[str, ...]]
     owner: ClassVar[str]
     tables: ClassVar[tuple[str, ...]]
-    layout: ClassVar[Layout]
 
     @classmethod
     @abstractmethod
@@ -205,3 +203,8 @@ class Task(ABC):
         Returns:
             Any number of rows per question, with the question's index in ``table``.
         """
+
+    @classmethod
+    @abstractmethod
+    def layout(cls) -> Layout:
+        """What the report says of the task."""

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.extraction import EntityEvaluation, evaluate_entities
-from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
 from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
 from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, entities_of, tags_of_types
-from mkgformer_kedro.evaluation.report import Layout
-from mkgformer_kedro.evaluation.report.extraction import ENTITIES
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -32,6 +28,9 @@ from mkgformer_kedro.training.tasks.posts import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.extraction import EntityEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,6 @@ class EntityRecognition(PostsTask):
         "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
         **PostsTask.stages,
     }
-    layout: ClassVar[Layout] = ENTITIES
 
     units: str
 
@@ -191,6 +189,8 @@ class EntityRecognition(PostsTask):
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """The mentions of train, wherever they are found again."""
+        from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
+
         return predict_gazetteer(tables)
 
     @classmethod
@@ -198,4 +198,13 @@ class EntityRecognition(PostsTask):
         cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
     ) -> EntityEvaluation:
         """Strict span scores of all experts."""
+        from mkgformer_kedro.evaluation.extraction import evaluate_entities
+
         return evaluate_entities(predictions, tables, **options)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Entities by type."""
+        from mkgformer_kedro.evaluation.report.extraction import ENTITIES
+
+        return ENTITIES

@@ -11,9 +11,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mkgformer_kedro.evaluation.ranking import RankingEvaluation, evaluate
-from mkgformer_kedro.evaluation.report import Layout
-from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
@@ -24,6 +21,9 @@ from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, w
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.ranking import RankingEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
 
 _HEADLINE = "both.realistic."
 
@@ -130,7 +130,6 @@ class LinkPrediction(Task):
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
-    layout: ClassVar[Layout] = LINK_PREDICTION
 
     question: ClassVar[tuple[str, ...]] = ("entity", "relation", "direction")
     owner: ClassVar[str] = "entity"
@@ -233,6 +232,8 @@ class LinkPrediction(Task):
         cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
     ) -> RankingEvaluation:
         """Ranks of all experts."""
+        from mkgformer_kedro.evaluation.ranking import evaluate
+
         return evaluate(predictions, tables, **options)
 
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -270,6 +271,13 @@ class LinkPrediction(Task):
         found = self.entities.iloc[best.indices.flatten().cpu().numpy()][["entity", "name"]]
         index = table.index.repeat(best.indices.shape[1])
         return found.assign(score=best.values.flatten().cpu().numpy()).set_index(index)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Ranks, and the best guesses."""
+        from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
+
+        return LINK_PREDICTION
 
 
 def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:

@@ -115,7 +115,11 @@ class PostsTask(Task):
     items: ClassVar[str] = "posts"
     kept_tables: ClassVar[tuple[str, ...]] = ("labels",)
     dev_metric: ClassVar[str] = "f1"
-    columns: ClassVar[Mapping[str, str]] = {"precision": "precision", "recall": "recall", "F1": "f1"}
+    columns: ClassVar[Mapping[str, str]] = {
+        "precision": "precision",
+        "recall": "recall",
+        "F1": "f1",
+    }
     stages: ClassVar[Mapping[str, str]] = {
         "image_association": "mkgformer_kedro.pipelines.image_association.posts",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.extraction import RelationEvaluation, evaluate_relations
-from mkgformer_kedro.evaluation.extraction.baselines import predict_majority
 from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_relations, micro_scores
-from mkgformer_kedro.evaluation.report import Layout
-from mkgformer_kedro.evaluation.report.extraction import RELATIONS
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -31,6 +27,9 @@ from mkgformer_kedro.training.tasks.questions import check_columns, read_span, w
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.extraction import RelationEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ class RelationExtraction(PostsTask):
         **PostsTask.stages,
     }
     question: ClassVar[tuple[str, ...]] = ("words", "head", "tail", "text")
-    layout: ClassVar[Layout] = RELATIONS
 
     representation: str
 
@@ -156,6 +154,8 @@ class RelationExtraction(PostsTask):
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """The most frequent relation of train."""
+        from mkgformer_kedro.evaluation.extraction.baselines import predict_majority
+
         return predict_majority(tables)
 
     @classmethod
@@ -163,6 +163,8 @@ class RelationExtraction(PostsTask):
         cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
     ) -> RelationEvaluation:
         """Micro scores of all experts."""
+        from mkgformer_kedro.evaluation.extraction import evaluate_relations
+
         return evaluate_relations(predictions, tables, **options)
 
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -190,6 +192,13 @@ class RelationExtraction(PostsTask):
         labels = self.labels.iloc[predicted["predicted"]].set_index(predicted.index)
         named = labels.rename(columns={"label": "relation"})[["relation", "text"]]
         return named.join(predicted.drop(columns="predicted"))
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Relations, and which are taken for which."""
+        from mkgformer_kedro.evaluation.report.extraction import RELATIONS
+
+        return RELATIONS
 
 
 def _marked(post: Any, pieces: WordPieces, markers: list[int]) -> tuple[np.ndarray, np.ndarray]:
