@@ -1,8 +1,9 @@
 """Kedro's project settings: what every run does, and how environments are merged."""
 
 from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
+from mkgformer_kedro.lineage import LineageHooks
 
-HOOKS = (BadInputHooks(), ScoreSummaryHooks())
+HOOKS = (BadInputHooks(), LineageHooks(), ScoreSummaryHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
