@@ -17,7 +17,6 @@ from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.lineage import LineageHooks
 
-
 NODES = {"read": "ingestion.read", "store": "association.store", "answer": "answer"}
 
 

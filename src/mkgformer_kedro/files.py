@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mkgformer_kedro.errors import DataError, Problem
 
@@ -112,3 +114,22 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes as a hexadecimal string, read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256 that names a combination of plain values: settings, names, digests.
+
+    Args:
+        *values: What JSON can hold, and paths; the order of a mapping's keys does not matter.
+    """
+    content = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the text can be written as UTF-8: it holds no lone surrogate.
+
+    Python puts such halves of characters where a file's name is no UTF-8, and escapes in JSON or
+    Python literals can write them.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)

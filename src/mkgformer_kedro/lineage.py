@@ -9,8 +9,6 @@ that hangs on it was made again, and the run is refused before it can give wrong
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from kedro.pipeline.node import Node
 
 from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import fingerprint
 
 
 class LineageHooks:
@@ -67,14 +66,10 @@ class LineageHooks:
 def raw_identity(data: Any) -> str | None:
     """Hash of what was read of raw files: their digests, or the listing of an image folder."""
     if (digests := getattr(data, "digests", None)) is not None:
-        return _hash(digests)
+        return fingerprint(digests)
     if (listing := getattr(data, "images", None)) is not None and hasattr(data, "root"):
-        return _hash(listing[["path", "bytes"]].to_numpy().tolist())
+        return fingerprint(listing[["path", "bytes"]].to_numpy().tolist())
     return None
-
-
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:

@@ -2,8 +2,9 @@
 
 from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
 from mkgformer_kedro.lineage import LineageHooks
+from mkgformer_kedro.locks import LockHooks
 
-HOOKS = (BadInputHooks(), LineageHooks(), ScoreSummaryHooks())
+HOOKS = (BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import sha256_of, written_atomically
+from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 
 LINEAGE_FILE = "lineage.json"
 _PARQUET_KEY = b"mkgformer_kedro"
@@ -179,8 +179,7 @@ def folder_lineage(folder: Path, *, thorough: bool = False) -> Lineage | None:
             problems.append(Problem(str(file), None, what, _REMEDY))
     if problems:
         raise DataError(problems)
-    identity = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return Lineage(identity, origin if origin.made_by else None)
+    return Lineage(fingerprint(files), origin if origin.made_by else None)
 
 
 def _first_line(error: Exception) -> str:

@@ -112,6 +112,7 @@ def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     assert set(files_below(project)) == {
         "02_intermediate/sample/images.parquet",
         "04_feature/sample/visual_store/full.u8",
+        "04_feature/sample/visual_store/lineage.json",
         "04_feature/sample/visual_store/slots.npy",
         "04_feature/sample/visual_store/store.json",
         "08_reporting/sample/image_association/contact_sheet.png",
