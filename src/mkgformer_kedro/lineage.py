@@ -44,13 +44,14 @@ class LineageHooks:
         Raises:
             DataError: They do not, or one is damaged.
         """
-        claims = _Claims(catalog, self._environment)
+        claims = Claims(catalog, self._environment)
         for name, data in inputs.items():
             if (identity := raw_identity(data)) is not None:
                 claims.add(name, identity, None)
             else:
                 claims.follow(name)
-        claims.check()
+        if problems := claims.differing():
+            raise DataError([problems[name] for name in sorted(problems)])
         self._made_from[node.name] = {
             name: claims.present[name] for name in inputs if name in claims.present
         }
@@ -58,7 +59,7 @@ class LineageHooks:
     @hook_impl
     def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """Tell an artefact what it was made from."""
-        dataset = _artefact(self._catalog, dataset_name)
+        dataset = artefact(self._catalog, dataset_name)
         if dataset is not None:
             dataset.origin = Origin(node.namespace or node.name, self._made_from[node.name])
 
@@ -72,7 +73,8 @@ def raw_identity(data: Any) -> str | None:
     return None
 
 
-def _artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
+def artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
+    """The dataset of that name where it keeps lineage, else None."""
     if catalog is None or name.startswith("params:") or name == "parameters":
         return None
     dataset = catalog.get(name)
@@ -80,7 +82,7 @@ def _artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
 
 
 @dataclass
-class _Claims:
+class Claims:
     """What artefacts say of each other.
 
     Attributes:
@@ -96,10 +98,14 @@ class _Claims:
     made: dict[str, list[tuple[str, str, Origin]]] = field(default_factory=dict)
 
     def follow(self, name: str) -> None:
-        """Collect the claims of an artefact and of all that it was made from."""
+        """Collect the claims of an artefact and of all that it was made from.
+
+        Raises:
+            DataError: One of them is damaged.
+        """
         if name in self.present:
             return
-        dataset = _artefact(self.catalog, name)
+        dataset = artefact(self.catalog, name)
         lineage = None if dataset is None else dataset.lineage()
         if lineage is not None:
             self.add(name, lineage.identity, lineage)
@@ -113,9 +119,9 @@ class _Claims:
             self.made.setdefault(source, []).append((claimed, name, lineage.origin))
             self.follow(source)
 
-    def check(self) -> None:
-        """Raise a DataError where two claims about one artefact differ."""
-        problems = []
+    def differing(self) -> dict[str, Problem]:
+        """The artefacts whose claims differ from others or from what is there, by name."""
+        problems = {}
         for source, claims in self.made.items():
             if source in self.present:
                 stale = [claim for claim in claims if claim[0] != self.present[source]]
@@ -125,14 +131,12 @@ class _Claims:
                 others = " and ".join(sorted(self._named(name) for _, name, _ in claims))
                 why = f"{others} were not made from the same {source}"
             for _, name, origin in stale:
-                problems.append(Problem(self._named(name), None, why, self._remedy(origin)))
-        if problems:
-            raise DataError(sorted(set(problems), key=str))
+                problems[name] = Problem(self._named(name), None, why, self._remedy(origin))
+        return problems
 
     def _named(self, name: str) -> str:
-        dataset = self.catalog.get(name)
-        place = getattr(dataset, "_filepath", None) or getattr(dataset, "_folder", None)
-        return name if place is None else _relative(Path(str(place)))
+        place = place_of(self.catalog, name)
+        return name if place is None else relative(place)
 
     def _remedy(self, origin: Origin) -> str:
         pipeline = origin.made_by.partition(".")[0]
@@ -143,5 +147,13 @@ class _Claims:
         )
 
 
-def _relative(path: Path) -> str:
+def place_of(catalog: CatalogProtocol, name: str) -> Path | None:
+    """Where a dataset lies on the disk; None for one that lies nowhere."""
+    dataset = catalog.get(name)
+    place = getattr(dataset, "_filepath", None) or getattr(dataset, "_folder", None)
+    return None if place is None else Path(str(place))
+
+
+def relative(path: Path) -> str:
+    """A path as seen from the working folder, where it lies below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

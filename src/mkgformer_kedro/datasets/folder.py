@@ -49,9 +49,9 @@ class FolderDataset(Artefact, AbstractDataset[Path, Path]):
         write_folder_lineage(Path(data), self.origin)
         replace_folder(Path(data), self._folder)
 
-    def lineage(self) -> Lineage | None:
+    def lineage(self, *, thorough: bool = False) -> Lineage | None:
         """Identity and origin of the folder; None where no stage wrote them down."""
-        return folder_lineage(self._folder)
+        return folder_lineage(self._folder, thorough=thorough)
 
     def _exists(self) -> bool:
         return self._folder.is_dir()

@@ -67,8 +67,11 @@ class Artefact:
 
     origin: Origin | None = None
 
-    def lineage(self) -> Lineage | None:
+    def lineage(self, *, thorough: bool = False) -> Lineage | None:
         """Identity and origin of what lies there; None where they are not known.
+
+        Args:
+            thorough: Read all of it, whatever its size, to see whether it is what was written.
 
         Raises:
             DataError: What lies there is damaged.
