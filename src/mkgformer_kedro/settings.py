@@ -1,10 +1,11 @@
 """Kedro's project settings: what every run does, and how environments are merged."""
 
 from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
+from mkgformer_kedro.interruption import InterruptionHooks
 from mkgformer_kedro.lineage import LineageHooks
 from mkgformer_kedro.locks import LockHooks
 
-HOOKS = (BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
+HOOKS = (InterruptionHooks(), BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
