@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from mkgformer_kedro.errors import DataError, Problem
+
+_NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_READ_ONLY = {
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "this folder may not be written to",
+    errno.EPERM: "this folder may not be written to",
+}
+
+
+@contextmanager
+def storage_explained(
+    path: Path, kept: str = "what stood there before is unchanged"
+) -> Iterator[None]:
+    """Say plainly what keeps the block from writing to ``path``.
+
+    Args:
+        path: What is written.
+        kept: What the reader need not worry about.
+
+    Raises:
+        DataError: The disk is full or read-only, or the folder is not ours to write to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not Path(error.filename).is_relative_to(path.parent):
+            raise  # of another file, which the block reads
+        if what := _NO_SPACE.get(error.errno or 0):
+            remedy = "Free some space and run the same command again."
+        elif what := _READ_ONLY.get(error.errno or 0):
+            remedy = "Make it writable, or run in a copy of the project elsewhere."
+        else:
+            raise
+        raise DataError(Problem(str(path), None, f"{what}; {kept}", remedy)) from error
 
 
 @contextmanager
@@ -19,33 +58,78 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path to write to. It is removed when the block raises.
+
+    Raises:
+        DataError: The disk is full or read-only; a file that stood there is unchanged.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:
     """Put the finished folder ``new`` in the place of ``target``, never leaving a half-copied one.
 
     Args:
-        new: Finished folder on the same file system as ``target``.
-        target: Final name; a folder that is there already is replaced.
+        new: Finished folder. On another file system than ``target`` it is copied beside it first.
+        target: Final name; a folder that is there already is replaced, and stays where it was if
+            that fails.
+
+    Raises:
+        DataError: The disk is full or read-only; a folder that stood there is unchanged.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    if target.exists():
-        target.replace(aside)
-    new.replace(target)
+    with storage_explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        token = uuid.uuid4().hex[:8]
+        aside = target.with_name(f".{target.name}.{token}.old")
+        arrived = new
+        if new.stat().st_dev != target.parent.stat().st_dev:
+            arrived = target.with_name(f".{target.name}.{token}.tmp")
+            try:
+                shutil.copytree(new, arrived)
+            except BaseException:
+                shutil.rmtree(arrived, ignore_errors=True)
+                raise
+        had_one = target.exists()
+        if had_one:
+            target.replace(aside)
+        try:
+            arrived.replace(target)
+        except BaseException:
+            if had_one:
+                aside.replace(target)
+            raise
     shutil.rmtree(aside, ignore_errors=True)
+    if arrived is not new:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes as a hexadecimal string, read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256 that names a combination of plain values: settings, names, digests.
+
+    Args:
+        *values: What JSON can hold, and paths; the order of a mapping's keys does not matter.
+    """
+    content = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the text can be written as UTF-8: it holds no lone surrogate.
+
+    Python puts such halves of characters where a file's name is no UTF-8, and escapes in JSON or
+    Python literals can write them.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -2,8 +2,11 @@
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
+from mkgformer_kedro.interruption import InterruptionHooks
+from mkgformer_kedro.lineage import LineageHooks
+from mkgformer_kedro.locks import LockHooks
 
-HOOKS = (BadInputHooks(), ScoreSummaryHooks())
+HOOKS = (InterruptionHooks(), BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
 
 CONFIG_LOADER_CLASS = ExtendingConfigLoader
 CONFIG_LOADER_ARGS = {

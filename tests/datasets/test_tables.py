@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from kedro.io import DatasetError
 
@@ -65,12 +66,12 @@ def test_disk_full_leaves_the_old_file(tmp_path, table, monkeypatch):
     dataset = ParquetDataset(filepath=tmp_path / "table.parquet")
     dataset.save(table)
 
-    def write_a_little(_table, file, **_options):
-        file.write(b"PAR1")
+    def write_a_little(_table, path, **_options):
+        path.write_bytes(b"PAR1")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", write_a_little)
-    with pytest.raises(DatasetError, match="no space left on the disk") as raised:
+    monkeypatch.setattr(pyarrow.parquet, "write_table", write_a_little)
+    with pytest.raises(DatasetError, match="the disk is full") as raised:
         dataset.save(table.head(1))
     (problem,) = raised.value.__cause__.problems
     assert isinstance(raised.value.__cause__, DataError)

@@ -7,15 +7,21 @@ from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
+from mkgformer_kedro.datasets.lineage import (
+    Artefact,
+    Lineage,
+    folder_lineage,
+    write_folder_lineage,
+)
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import replace_folder
 
 
-class FolderDataset(AbstractDataset[Path, Path]):
+class FolderDataset(Artefact, AbstractDataset[Path, Path]):
     """A finished folder: a saved model, a store of visual features.
 
-    Loading gives its path. Saving takes the path of a finished folder on the same file system
-    and moves it into place, so that the folder is never seen half-written.
+    Loading gives its path. Saving takes the path of a finished folder, writes down what it was
+    made from, and moves it into place, so that the folder is never seen half-written.
 
     Args:
         filepath: Where the folder lies.
@@ -40,7 +46,12 @@ class FolderDataset(AbstractDataset[Path, Path]):
 
     def save(self, data: Path) -> None:
         """Move the finished folder ``data`` into place; one that stood there is replaced."""
+        write_folder_lineage(Path(data), self.origin)
         replace_folder(Path(data), self._folder)
+
+    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+        """Identity and origin of the folder; None where no stage wrote them down."""
+        return folder_lineage(self._folder, thorough=thorough)
 
     def _exists(self) -> bool:
         return self._folder.is_dir()

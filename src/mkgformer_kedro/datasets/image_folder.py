@@ -11,6 +11,7 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import is_utf8
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -124,13 +125,9 @@ def _scan(folder: Path, problems: list[Problem]) -> list[os.DirEntry[str]]:
         what = f"the image folder cannot be read ({error.strerror})"
         problems.append(Problem(str(folder), None, what, "Check its permissions and its disk."))
     else:
-        unnameable = [entry for entry in found if not entry.name.isascii() and not _is_utf8(entry)]
+        unnameable = [entry for entry in found if not is_utf8(entry.name)]
         for entry in unnameable:
             what = f"the name {os.fsencode(entry.name)!r} is not UTF-8"
             problems.append(Problem(str(folder), None, what, "Rename it."))
         return found
     return []
-
-
-def _is_utf8(entry: os.DirEntry[str]) -> bool:
-    return not any("\udc80" <= character <= "\udcff" for character in entry.name)

@@ -23,6 +23,7 @@ from mkgformer_kedro.datasets.text_files import (
     wrong_columns,
 )
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import is_utf8
 from mkgformer_kedro.parameters import Parameters
 
 #: Longest line of posts for relation extraction, in bytes (MNRE's longest has 414). What is longer
@@ -401,14 +402,9 @@ def _checked(post: dict[Any, Any]) -> dict[str, Any]:
         columns[f"{mention}_start"], columns[f"{mention}_end"] = place
     columns["relation"] = _value(post, "relation", str, "a string")
     texts = (*words, image or "", columns["head_name"], columns["tail_name"], columns["relation"])
-    if _has_half_characters("".join(texts)):
+    if not is_utf8("".join(texts)):
         raise _WrongValueError("a text holds half a character", "Write surrogates in pairs.")
     return columns
-
-
-def _has_half_characters(text: str) -> bool:
-    """Whether there are lone surrogates, which escapes can write and no file can hold."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _value(values: dict[Any, Any], key: str, kind: type, form: str, path: str = "") -> Any:
@@ -450,7 +446,7 @@ def _wrong_numbers(pairs: Any) -> str | None:
         return f"relation '{repeated[0]}' is there twice"
     if not all(names):
         return "a relation without a name"
-    if _has_half_characters("".join(names)):
+    if not is_utf8("".join(names)):
         return "a relation's name holds half a character"
     if not all(type(number) is int for _, number in pairs):
         return "a relation's number is not a whole number"

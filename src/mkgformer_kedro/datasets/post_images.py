@@ -15,6 +15,7 @@ from kedro.io import AbstractDataset, DatasetError
 from mkgformer_kedro.datasets.image_folder import REMEDY, files_of
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import is_utf8
 from mkgformer_kedro.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -275,10 +276,6 @@ def _too_large(path: Path) -> Problem | None:
     return None
 
 
-def _is_utf8(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def _wrong_entry(key: Any, names: Any) -> str | None:
     if type(key) is not int and not (isinstance(key, str) and key):
         return "the key is neither a post's number nor an image's name"
@@ -287,6 +284,6 @@ def _wrong_entry(key: Any, names: Any) -> str | None:
     for name in names:
         path = PurePosixPath(name)
         inside = name and not path.is_absolute() and ".." not in path.parts
-        if not inside or "\\" in name or "\0" in name or not _is_utf8(name):
+        if not inside or "\\" in name or "\0" in name or not is_utf8(name):
             return f"{name[:60]!r} is no file name below the image folder"
     return None

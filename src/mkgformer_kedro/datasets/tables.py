@@ -8,7 +8,6 @@ for files on a local disk, and keep their previews in Kedro-Viz.
 from __future__ import annotations
 
 import copy
-import errno
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from kedro_datasets.pandas import CSVDataset as _CSVDataset
 from kedro_datasets.pandas import ParquetDataset as _ParquetDataset
 from kedro_datasets.text import TextDataset as _TextDataset
 
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.datasets.lineage import Artefact, Lineage, parquet_lineage, write_parquet
 from mkgformer_kedro.files import written_atomically
 
 if TYPE_CHECKING:
@@ -37,30 +36,28 @@ class AtomicSave:
             data: What the original dataset saves.
 
         Raises:
-            DataError: The disk is full.
+            DataError: The disk is full or read-only.
         """
+        with written_atomically(Path(self._filepath)) as temporary:
+            self._write(temporary, data)
+
+    def _write(self, path: Path, data: Any) -> None:
+        writer = copy.copy(self)
+        writer._filepath = PurePosixPath(path)
+        # Past Kedro's wrapper, whose messages would name the temporary file.
+        super(AtomicSave, writer).save.__wrapped__(writer, data)  # type: ignore[misc]
+
+
+class ParquetDataset(Artefact, AtomicSave, _ParquetDataset):
+    """A pandas table as Parquet, which remembers what it was made from."""
+
+    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+        """Identity and origin of the file; None where there is none."""
         path = Path(self._filepath)
-        try:
-            with written_atomically(path) as temporary:
-                writer = copy.copy(self)
-                writer._filepath = PurePosixPath(temporary)
-                # Past Kedro's wrapper, whose messages would name the temporary file.
-                super(AtomicSave, writer).save.__wrapped__(writer, data)  # type: ignore[misc]
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise DataError(
-                Problem(
-                    str(path),
-                    None,
-                    "no space left on the disk; what stood there before is unchanged",
-                    "Free some space and run the same command again.",
-                )
-            ) from error
+        return parquet_lineage(path) if path.is_file() else None
 
-
-class ParquetDataset(AtomicSave, _ParquetDataset):
-    """A pandas table as Parquet."""
+    def _write(self, path: Path, data: Any) -> None:
+        write_parquet(path, data, self.origin, **self._save_args)
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """First rows of the table, for Kedro-Viz; arrays in its cells become lists."""

@@ -12,14 +12,12 @@ A store is a folder:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +27,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.files import storage_explained, written_atomically
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
+_GOES_ON = "the next run goes on where this one was"
 INPUT_NAMES = {
     "full": "pixel_values",
     "grounding": "grounding_pixel_values",
@@ -259,7 +258,7 @@ class VisualStoreWriter:
             "roles": roles,
             "content": self._content(),
         }
-        with _disk_full_explained(self.folder):
+        with storage_explained(self.folder, _GOES_ON):
             with written_atomically(self.folder / "slots.npy") as path, path.open("wb") as file:
                 np.save(file, self.slots)
             with written_atomically(self.folder / "store.json") as path:
@@ -272,7 +271,7 @@ class VisualStoreWriter:
         return content.hexdigest()
 
     def _commit(self) -> None:
-        with _disk_full_explained(self.folder):
+        with storage_explained(self.folder, _GOES_ON):
             for role, waiting in self._waiting_images.items():
                 _append(self.folder / f"{role}.u8", waiting)
             _append(self._journal, self._waiting_lines)
@@ -305,7 +304,7 @@ class VisualStoreWriter:
         self._journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        with _disk_full_explained(self.folder):
+        with storage_explained(self.folder, _GOES_ON):
             for role in self.roles:
                 (self.folder / f"{role}.u8").touch()
             _append(self._journal, [self._header])
@@ -329,14 +328,3 @@ def _append(path: Path, chunks: list[bytes]) -> None:
         file.writelines(chunks)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _disk_full_explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        remedy = "Free some space and run again: it goes on where it was."
-        raise DataError(Problem(str(folder), None, "the disk is full", remedy)) from error

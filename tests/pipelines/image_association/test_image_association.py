@@ -118,6 +118,7 @@ def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     assert set(files_below(project)) == {
         "02_intermediate/sample/link_prediction/images.parquet",
         "04_feature/sample/link_prediction/visual_store/full.u8",
+        "04_feature/sample/link_prediction/visual_store/lineage.json",
         "04_feature/sample/link_prediction/visual_store/slots.npy",
         "04_feature/sample/link_prediction/visual_store/store.json",
         f"{REPORTING}/contact_sheet.png",

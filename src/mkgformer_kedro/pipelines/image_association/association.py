@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import logging
 import os
 import warnings
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from mkgformer_kedro.datasets.visual_store import VisualStoreWriter
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.pipelines.image_association.decoding import (
     BROKEN,
     Box,
@@ -368,8 +367,7 @@ def _fingerprint(
     decisive = {"slots", "min_side", "max_pixels"}
     settings = {**parameters.model_dump(include=decisive), "largest_first": largest_first}
     rows = candidates.to_json(orient="split", index=False)
-    content = json.dumps([settings, list(owners), rows], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return fingerprint(settings, list(owners), rows)
 
 
 def _look_ahead(items: Iterable[T], window: int) -> Iterator[T]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.post_images import CropMap, PostImages, read_crop_map
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.pipelines.image_association.association import BOX
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Box,
@@ -235,5 +235,4 @@ def _fingerprint(
     settings = parameters.detector.model_dump(exclude={"batch_size"})
     settings |= parameters.model_dump(include={"min_side", "max_pixels"})
     sizes = [images.size_of(path) for path, _ in asked.values()]
-    content = json.dumps([settings, asked, sizes], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return fingerprint(settings, asked, sizes)

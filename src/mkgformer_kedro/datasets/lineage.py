@@ -1,0 +1,189 @@
+"""What an artefact was made from, kept inside the artefact.
+
+Every table and every folder that a stage leaves has an *identity*, a hash of its content, and
+remembers the identities of what it was made from. So whoever reads several of them can see that
+they belong together (:mod:`mkgformer_kedro.lineage`), whatever was run, killed, copied or edited
+in between.
+
+* A Parquet file remembers in its key-value metadata; its identity is the hash of its column data,
+  which that metadata is no part of.
+* A folder remembers in ``lineage.json``, beside the size and hash of each of its files; its
+  identity is the hash of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
+
+LINEAGE_FILE = "lineage.json"
+_PARQUET_KEY = b"mkgformer_kedro"
+_REMEDY = "Run the stage that makes it again."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an artefact comes from.
+
+    Attributes:
+        made_by: Stage that made it, as ``kedro run --namespaces`` knows it.
+        made_from: Identity of each artefact that it was made from, by its name in the catalog.
+    """
+
+    made_by: str = ""
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, in a fixed order."""
+        return {"made_by": self.made_by, "made_from": dict(sorted(self.made_from.items()))}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """An artefact's identity and origin.
+
+    Attributes:
+        identity: Hash of the content.
+        origin: Where it comes from; None where nobody wrote that down.
+    """
+
+    identity: str
+    origin: Origin | None
+
+
+class Artefact:
+    """Mixin of datasets that keep lineage.
+
+    Attributes:
+        origin: Set before the dataset saves, by whoever knows what the data were made from.
+    """
+
+    origin: Origin | None = None
+
+    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+        """Identity and origin of what lies there; None where they are not known.
+
+        Args:
+            thorough: Read all of it, whatever its size, to see whether it is what was written.
+
+        Raises:
+            DataError: What lies there is damaged.
+        """
+        raise NotImplementedError
+
+
+def parquet_lineage(path: Path) -> Lineage:
+    """Lineage of a Parquet file.
+
+    Raises:
+        DataError: The file is no Parquet file, or is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+            file.seek(-8, 2)
+            # Column data, footer, four bytes with the footer's length, four that mark the format.
+            content = file.tell() - int.from_bytes(file.read(4), "little")
+            file.seek(0)
+            digest = hashlib.sha256()
+            while content > 0:
+                block = file.read(min(content, 1 << 20))
+                digest.update(block)
+                content -= len(block)
+        stored = (metadata.metadata or {}).get(_PARQUET_KEY)
+        return Lineage(digest.hexdigest(), None if stored is None else Origin(**json.loads(stored)))
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        what = f"the table is damaged ({_first_line(error)})"
+        raise DataError(Problem(str(path), None, what, _REMEDY)) from error
+
+
+def write_parquet(path: Path, data: Any, origin: Origin | None, **options: Any) -> None:
+    """Write a pandas table with its origin.
+
+    Args:
+        path: File to write.
+        data: The table.
+        origin: Where it comes from, or None.
+        **options: As for :func:`pyarrow.parquet.write_table`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(data)
+    if origin is not None:
+        stored = json.dumps(origin.to_json()).encode()
+        table = table.replace_schema_metadata({**table.schema.metadata, _PARQUET_KEY: stored})
+    pq.write_table(table, path, **options)
+
+
+def write_folder_lineage(folder: Path, origin: Origin | None) -> None:
+    """Write down what a finished folder holds and comes from.
+
+    Args:
+        folder: The folder; every file in it is read once.
+        origin: Where it comes from, or None.
+    """
+    with written_atomically(folder / LINEAGE_FILE) as temporary:
+        files = {
+            path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_of(path)]
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path not in (folder / LINEAGE_FILE, temporary)
+        }
+        content = {"files": files, **(origin or Origin()).to_json()}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def folder_lineage(folder: Path, *, thorough: bool = False) -> Lineage | None:
+    """Lineage of a folder.
+
+    Args:
+        folder: The folder.
+        thorough: Compare the hashes of the files too, not only their sizes.
+
+    Returns:
+        None where the folder has no ``lineage.json``: it was not made by a stage.
+
+    Raises:
+        DataError: A file is missing, or is not what was written.
+    """
+    path = folder / LINEAGE_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {
+            name: (int(size), str(sha256)) for name, (size, sha256) in content["files"].items()
+        }
+        origin = Origin(content["made_by"], dict(content["made_from"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"the file is damaged ({_first_line(error)})"
+        raise DataError(Problem(str(path), None, what, _REMEDY)) from error
+    problems = []
+    for name, (size, sha256) in files.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found is None:
+            problems.append(Problem(str(file), None, "the file is missing", _REMEDY))
+        elif found != size:
+            what = f"the file has {found} bytes, and had {size} when it was written"
+            problems.append(Problem(str(file), None, what, _REMEDY))
+        elif thorough and sha256_of(file) != sha256:
+            what = "the file is not what was written: its bytes have changed"
+            problems.append(Problem(str(file), None, what, _REMEDY))
+    if problems:
+        raise DataError(problems)
+    return Lineage(fingerprint(files), origin if origin.made_by else None)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,128 @@
+"""Inputs that do not belong together are refused before a node works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from kedro.framework.hooks.manager import _create_hook_manager, _register_hooks
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
+
+from mkgformer_kedro.datasets.folder import FolderDataset
+from mkgformer_kedro.datasets.tables import ParquetDataset
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.lineage import LineageHooks
+
+NODES = {"read": "ingestion.read", "store": "association.store", "answer": "answer"}
+
+
+def read(raw):
+    table = pd.DataFrame({"name": raw.rows})
+    return table, table.iloc[::-1]
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    """A function that runs nodes of a small chain on raw rows."""
+
+    def store(names: pd.DataFrame) -> Path:
+        folder = tmp_path / "work"
+        folder.mkdir()
+        (folder / "pixels").write_text(" ".join(names["name"]))
+        return folder
+
+    def answer(names: pd.DataFrame, turned: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        return pd.DataFrame({"answer": (folder / "pixels").read_text().split()})
+
+    chain = Pipeline(
+        [
+            Node(read, "raw", ["names", "turned"], name="read", namespace="ingestion"),
+            Node(store, "names", "store", name="store", namespace="association"),
+            Node(answer, ["names", "turned", "store"], "answers", name="answer"),
+        ]
+    )
+    catalog = DataCatalog(
+        {
+            "names": ParquetDataset(filepath=(tmp_path / "names.parquet").as_posix()),
+            "turned": ParquetDataset(filepath=(tmp_path / "turned.parquet").as_posix()),
+            "store": FolderDataset(filepath=str(tmp_path / "store")),
+            "answers": ParquetDataset(filepath=(tmp_path / "answers.parquet").as_posix()),
+        }
+    )
+
+    def run(rows: list[str], *nodes: str) -> None:
+        raw = SimpleNamespace(rows=rows, digests={"file": " ".join(rows)})
+        catalog["raw"] = MemoryDataset(raw, copy_mode="assign")
+        hooks = _create_hook_manager()
+        _register_hooks(hooks, (LineageHooks(),))
+        part = chain.only_nodes(*(NODES[node] for node in nodes))
+        hooks.hook.before_pipeline_run(run_params={"env": "mine"}, pipeline=part, catalog=catalog)
+        SequentialRunner().run(part, catalog, hook_manager=hooks)
+
+    return SimpleNamespace(run=run, folder=tmp_path)
+
+
+def test_what_belongs_together_is_used(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    world.run(["a", "b"], "answer")
+    world.run(["a", "b"], "read")  # the same bytes again
+    world.run(["a", "b"], "answer")
+
+
+def test_a_stage_left_out_is_named(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    world.run(["b", "a"], "read")
+    with pytest.raises(DataError) as raised:
+        world.run(["b", "a"], "answer")
+    (problem,) = raised.value.problems
+    assert problem.where.endswith("store")
+    assert "made from another" in problem.what
+    assert "names.parquet than the one that lies there" in problem.what
+    assert "kedro run --pipelines association --namespaces association --env mine" in str(problem)
+    world.run(["b", "a"], "store", "answer")
+
+
+def test_outputs_of_two_runs_are_not_mixed(world, monkeypatch) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    with monkeypatch.context() as patch:  # killed between the two outputs of the first node
+        patch.setattr(ParquetDataset, "save", fail_at("turned", ParquetDataset.save))
+        with pytest.raises(KeyboardInterrupt):
+            world.run(["a", "c"], "read")
+    with pytest.raises(DataError, match="were not made from the same raw"):
+        world.run(["a", "c"], "store", "answer")
+
+
+def test_a_table_edited_by_hand_is_noticed(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    pd.DataFrame({"name": ["a", "x"]}).to_parquet(world.folder / "names.parquet")
+    with pytest.raises(DataError, match=r"store: it was made from another .*names\.parquet"):
+        world.run(["a", "b"], "answer")
+
+
+def test_artefacts_without_lineage_are_taken_as_they_are(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    for name in ("names", "turned"):
+        path = world.folder / f"{name}.parquet"
+        pd.read_parquet(path).to_parquet(path)
+    (world.folder / "store" / "lineage.json").unlink()
+    world.run(["a", "b"], "answer")
+
+
+def test_a_damaged_input_is_named_before_the_node_works(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    (world.folder / "store" / "pixels").write_text("short")
+    with pytest.raises(DataError, match="the file has 5 bytes, and had 3"):
+        world.run(["a", "b"], "answer")
+
+
+def fail_at(name: str, save):
+    def saved(self, data):
+        if name in str(self._filepath):
+            raise KeyboardInterrupt
+        save(self, data)
+
+    return saved
