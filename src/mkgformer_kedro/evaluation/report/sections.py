@@ -156,6 +156,7 @@ def scores_section(
 ) -> Section:
     """Every expert in one table, what that means, and how far they are apart."""
     metric = evaluation.metric
+    rows = score_rows(layout, evaluation, evaluation.whole)
     values = {name: scores.metrics[metric.key] for name, scores in evaluation.scores.items()}
     comparisons = {
         f"{evaluation.name(evaluation.reference).capitalize()} minus": evaluation.differences,
@@ -169,7 +170,8 @@ def scores_section(
             "baseline": layout.baseline,
             "units": evaluation.units,
             "metrics": layout.metrics,
-            "rows": score_rows(layout, evaluation, evaluation.whole),
+            "rows": rows,
+            "best": _best(layout, rows),
             "several_seeds": any(scores.deviations for scores in evaluation.scores.values()),
             "seed_rows": _seed_rows(layout, evaluation.scores[evaluation.reference]),
             "reference": evaluation.name(evaluation.reference),
@@ -212,6 +214,7 @@ def parts_section(layout: Layout, evaluation: Evaluation) -> list[Section]:
         )
         for view in (evaluation.whole, *views.values())
     ]
+    details = {view.name: score_rows(layout, evaluation, view) for view in views.values()}
     return [
         Section.from_template(
             "Parts of the test set",
@@ -225,9 +228,8 @@ def parts_section(layout: Layout, evaluation: Evaluation) -> list[Section]:
                 "against": evaluation.name(against) if against else "",
                 "rows": rows,
                 "same": _same_answers(evaluation, against),
-                "details": {
-                    view.name: score_rows(layout, evaluation, view) for view in views.values()
-                },
+                "details": details,
+                "best": {name: _best(layout, scores) for name, scores in details.items()},
             },
         )
     ]
@@ -293,6 +295,21 @@ def score_rows(layout: Layout, evaluation: Evaluation, view: View) -> list[Score
 def below(prefix: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
     """The entries whose key starts with the prefix, without it."""
     return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+
+
+def _best(layout: Layout, rows: Sequence[ScoreRow]) -> dict[str, float]:
+    """The best value of each metric; nothing where there is no other."""
+    if len(rows) < 2:
+        return {}
+    values = {
+        metric: [row.values[metric.key] for row in rows if metric.key in row.values]
+        for metric in layout.metrics
+    }
+    return {
+        metric.key: (max if metric.higher_is_better else min)(found)
+        for metric, found in values.items()
+        if found
+    }
 
 
 def _note(evaluation: Evaluation, expert: str, scores: Scores) -> str:
