@@ -143,7 +143,7 @@ class Predictor:
         owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
         items = replace(items, owners=owners)
         parts = [
-            self.task.answers(self._model, outputs, items, rows, asked.iloc[rows], top)
+            self.task.reply(self._model, outputs, items, rows, asked.iloc[rows], top)
             for rows, outputs in ask(
                 self._model,
                 Collator(items, images),

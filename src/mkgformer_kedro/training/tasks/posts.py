@@ -185,7 +185,7 @@ class PostsTask(Task):
         """
         return pd.DataFrame({"words": read_words(table)})
 
-    def answers(
+    def reply(
         self,
         model: Any,
         outputs: Any,
