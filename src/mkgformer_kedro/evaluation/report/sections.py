@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,6 +67,8 @@ class Layout:
             images, images by owner, how many of each kind, and a seed.
         more: Further sections, of an evaluation and the texts of labels.
         figure: The figure that stands for the evaluation, of the same.
+        reports: Makes sections of reports of other stages, by the name of the report: of the
+            report, what experts are called, and the texts of labels.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Layout:
     examples: Callable[..., Section]
     more: Callable[[Any, Mapping[str, str]], Sequence[Section]]
     figure: Callable[[Any], Any]
+    reports: Mapping[str, Callable[..., Sequence[Section]]] = field(default_factory=dict)
 
     @property
     def main(self) -> Metric:
@@ -104,6 +107,7 @@ def render(
     examples: int,
     seed: int,
     facts: Mapping[str, Any],
+    reports: Mapping[str, Mapping[str, Any]] | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
     """Write the page that a run ends with.
@@ -122,6 +126,7 @@ def render(
         examples: Number of answers of each kind to show.
         seed: Seed of their choice.
         facts: What is known about data and run, by heading: nested mappings, lists and values.
+        reports: Reports of other stages that the layout makes sections of, by name.
         sections: Further sections of the caller's.
 
     Returns:
@@ -135,6 +140,11 @@ def render(
         layout.examples(evaluation, tables, has_images, images, number=examples, seed=seed),
         *layout.more(evaluation, labels),
         groups_section(layout, evaluation, labels),
+        *(
+            section
+            for name, report in (reports or {}).items()
+            for section in layout.reports[name](report, evaluation.names, labels)
+        ),
         *sections,
         training_section(layout, curve),
         facts_section(facts),
