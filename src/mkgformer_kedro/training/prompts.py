@@ -45,7 +45,7 @@ class PromptBuilder:
         entity_token_start: Token number of entity 0; the others follow.
         relation_token_start: Token number of relation 0; the others follow.
         form: Which prompts are built.
-        max_length: Longest prompt in tokens; descriptions are cut to fit.
+        max_length: Longest prompt in tokens; descriptions are truncated to fit.
         pad_to_max_length: Pad every batch to ``max_length`` instead of to its longest prompt, for
             a model that attends to padding.
 
