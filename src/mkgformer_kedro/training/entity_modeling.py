@@ -25,7 +25,12 @@ from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_fo
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler
 from mkgformer_kedro.training.scoring import image_inputs, on_device
-from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
+from mkgformer_kedro.training.towers import (
+    build_model,
+    check_length,
+    check_vocabulary,
+    load_tokenizer,
+)
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     discard_checkpoints,
@@ -78,6 +83,7 @@ def model_entities(
         store,
         mask_token_id=tokenizer.mask_token_id,
     )
+    check_length(model, parameters.max_length)
     add_graph_tokens(model, tokenizer, len(entities), len(relations))
     vocabulary = GraphVocabulary(entities, relations, parameters.prompt, parameters.max_length)
     prompts = vocabulary.prompt_builder(tokenizer, model)

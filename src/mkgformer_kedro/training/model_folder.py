@@ -60,9 +60,11 @@ class GraphVocabulary:
 
 def write_model_folder(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what every model folder holds, replacing one that a killed run left behind."""
+    from mkgformer_kedro.modeling import MKGformerProcessor
+
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    MKGformerProcessor.of(model.config, tokenizer).save_pretrained(folder)
 
 
 def check_model_folder(folder: Path, *files: str) -> None:

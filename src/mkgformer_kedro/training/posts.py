@@ -31,7 +31,13 @@ from mkgformer_kedro.training.model_folder import (
 from mkgformer_kedro.training.parameters import ModelParameters, PostsParameters, Preset
 from mkgformer_kedro.training.queries import QueryBatchSampler, Ragged
 from mkgformer_kedro.training.scoring import image_inputs, on_device
-from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
+from mkgformer_kedro.training.tokenization import token_numbers
+from mkgformer_kedro.training.towers import (
+    build_model,
+    check_length,
+    check_vocabulary,
+    load_tokenizer,
+)
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     discard_checkpoints,
@@ -57,16 +63,10 @@ class WordPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, posts: pd.DataFrame) -> None:
         words = sorted({word for row in posts["words"] for word in row})
-        encoded = tokenizer(
-            words,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a word that looks like one, such as <s>, is none
-            return_attention_mask=False,
-        )
         # A word may consist of characters that the tokenizer drops, such as a zero-width space.
         self._pieces = {
             word: ids or [tokenizer.unk_token_id]
-            for word, ids in zip(words, encoded["input_ids"] if words else [], strict=True)
+            for word, ids in zip(words, token_numbers(tokenizer, words), strict=True)
         }
 
     def __getitem__(self, word: str) -> list[int]:
@@ -279,8 +279,9 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         label2id={name: i for i, name in enumerate(task.class_names)},
         **configuration,
     )
+    check_vocabulary(model, tokenizer)
+    check_length(model, task.max_length)
     if task.new_tokens:
-        check_vocabulary(model, tokenizer)
         tokenizer.add_special_tokens({"extra_special_tokens": list(task.new_tokens)})
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if parameters.gradient_checkpointing:
