@@ -12,6 +12,7 @@ import numpy as np
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.tokenization import token_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,14 +77,7 @@ class PromptBuilder:
         }
 
         def tokens(texts: Sequence[str]) -> list[list[int]]:
-            encoded = tokenizer(
-                list(texts),
-                add_special_tokens=False,
-                truncation=True,
-                max_length=max_length,
-                return_attention_mask=False,
-            )
-            return encoded["input_ids"]
+            return token_numbers(tokenizer, list(texts), max_length)
 
         self._texts = Ragged.from_rows(tokens(entity_texts))
         self._relations = Ragged.from_rows(
