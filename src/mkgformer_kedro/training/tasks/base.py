@@ -48,6 +48,8 @@ class Task(ABC):
             ``Predictor.predict`` takes them.
         owner: Who owns images: ``entity`` or ``post``.
         tables: Tables of the ingestion that evaluation reads.
+        experts: Data sets with folders of experts that evaluation asks beside the models.
+        reports: Data sets with reports of other stages that the page of the evaluation shows.
     """
 
     name: ClassVar[str]
@@ -64,6 +66,8 @@ class Task(ABC):
     question: ClassVar[tuple[str, ...]]
     owner: ClassVar[str]
     tables: ClassVar[tuple[str, ...]]
+    experts: ClassVar[tuple[str, ...]] = ()
+    reports: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -187,7 +191,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def answers(
+    def reply(
         self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame, top: int
     ) -> pd.DataFrame:
         """Put what the model says of a block of questions into words.
