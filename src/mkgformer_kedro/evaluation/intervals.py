@@ -9,6 +9,7 @@ how much another test set would change a score, not how much another seed would.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -104,17 +105,31 @@ def resampled_sums(values: np.ndarray, *, seed: int, resamples: int = RESAMPLES)
     Returns:
         Array ``(resamples, columns)``.
     """
-    generator = np.random.default_rng(seed)
     count = len(values)
-    totals = []
     chunk = max(1, _CELLS_PER_CHUNK // count)
+    times_drawn = _draws(seed, count, resamples, chunk)
+    totals = [
+        times_drawn[start : start + chunk].astype(np.float64) @ values
+        for start in range(0, resamples, chunk)
+    ]
+    return np.concatenate(totals)
+
+
+@lru_cache(maxsize=2)
+def _draws(seed: int, count: int, resamples: int, chunk: int) -> np.ndarray:
+    """How often each row is drawn, ``(resamples, count)`` uint16.
+
+    Experts are compared on the same rows, again and again: the last draws are kept.
+    """
+    generator = np.random.default_rng(seed)
+    found = np.empty((resamples, count), dtype=np.uint16)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = generator.integers(count, size=(size, count))
         drawn += np.arange(size)[:, None] * count
-        times_drawn = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        totals.append(times_drawn.astype(np.float64) @ values)
-    return np.concatenate(totals)
+        times_drawn = np.bincount(drawn.ravel(), minlength=size * count)
+        found[start : start + size] = times_drawn.reshape(size, count)
+    return found
 
 
 def interval_of(samples: np.ndarray) -> Interval:
