@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -175,3 +175,66 @@ class EntityRecognitionParameters(PostsParameters):
     stage: ClassVar[str] = "entity_recognition"
 
     units: Literal["words", "tokens"] | None
+
+ModelName = Literal["complex", "distmult", "transe", "rotate", "rescal", "tucker"]
+
+
+class StructureModelSettings(Parameters):
+    """How one structural model learns."""
+
+    dimension: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["adagrad", "adam"]
+    learning_rate: float = Field(gt=0, lt=math.inf)
+    regularization: float = Field(ge=0, lt=math.inf)
+    label_smoothing: float = Field(ge=0, lt=1)
+    epochs_per_evaluation: int = Field(ge=1)
+    patience: int | None = Field(ge=1)
+    dev_queries: int | None = Field(ge=1)
+    dev_batch_size: int = Field(ge=1)
+    checkpoint_seconds: float = Field(ge=0)
+
+
+class StructureModelingParameters(StructureModelSettings):
+    """Structural experts: which models, and how they learn."""
+
+    models: list[ModelName]
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    by_model: dict[ModelName, dict[str, Any]]
+
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: list[str]) -> list[str]:
+        if len(set(models)) < len(models):
+            raise ValueError("models names a model twice")
+        return models
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
+        return seeds
+
+    @model_validator(mode="after")
+    def _valid_for_each_model(self) -> Self:
+        for name in self.by_model.keys() | set(self.models):
+            self.of_model(name)
+        return self
+
+    def of_model(self, name: str) -> StructureModelSettings:
+        """Settings of one model: those of all, and what ``by_model`` says about it.
+
+        Raises:
+            ValueError: A setting is unknown or out of bounds, or asks a model of distances for a
+                regularizer of products.
+        """
+        common = self.model_dump(include=set(StructureModelSettings.model_fields))
+        settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
+        if settings.regularization and name in ("transe", "rotate"):
+            raise ValueError(
+                f"regularization is for models that multiply, {name} measures distances; "
+                f"set by_model.{name}.regularization to 0"
+            )
+        return settings
