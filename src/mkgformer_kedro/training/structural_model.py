@@ -168,7 +168,14 @@ class StructuralModel(torch.nn.Module):
         """Scores of every entity, ``(b, N)``, for what :meth:`join` gave, ``(b, D)``."""
         return _scores(questions, as_real(self.entities()), self._design.is_distance)
 
-    def log_partition(self, questions: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    def log_partition(
+        self,
+        questions: Tensor,
+        weights: Tensor,
+        *,
+        smoothing: float = 0.0,
+        dtype: torch.dtype = torch.float,
+    ) -> Tensor:
         """Weighted sum over questions of log Σ exp of all scores, less their smoothed mean.
 
         It is the part of the cross-entropy that does not know the answers:
@@ -179,9 +186,14 @@ class StructuralModel(torch.nn.Module):
             questions: ``(b, D)``.
             weights: ``(b,)`` weight w of every question.
             smoothing: Label smoothing.
+            dtype: Number format of the factors of matrix products; sums are kept in that of the
+                parameters. Distances, which are differences of large numbers, ignore it.
         """
+        entities = as_real(self.entities())
+        if self._design.is_distance or dtype == torch.float:
+            dtype = entities.dtype
         return _LogPartition.apply(
-            questions, as_real(self.entities()), weights, smoothing, self._design.is_distance
+            questions, entities, weights, smoothing, self._design.is_distance, dtype
         )
 
     def score_pairs(self, questions: Tensor, entities: Tensor) -> Tensor:
@@ -222,15 +234,17 @@ class _LogPartition(torch.autograd.Function):
         weights: Tensor,
         smoothing: float,
         is_distance: bool,
+        dtype: torch.dtype,
     ) -> Tensor:
         total = questions.new_zeros(())
         to_questions = torch.empty_like(questions)
         to_entities = torch.zeros_like(entities)
+        factors = entities.to(dtype)
         rows = max(1, _BLOCK_CELLS // len(entities))
         for start in range(0, len(questions), rows):
-            asked = questions[start : start + rows]
+            asked = questions[start : start + rows].to(dtype)
             weight = weights[start : start + rows, None]
-            scores = _scores(asked, entities, is_distance)
+            scores = _scores(asked, factors, is_distance).to(weight.dtype)
             distances = -scores if is_distance else None
             if smoothing:
                 total -= smoothing * (weight * scores.mean(dim=1, keepdim=True)).sum()
@@ -242,14 +256,15 @@ class _LogPartition(torch.autograd.Function):
             if smoothing:
                 gradient.sub_(weight * (smoothing / len(entities)))
             if distances is None:
-                torch.mm(gradient, entities, out=to_questions[start : start + rows])
-                to_entities.addmm_(gradient.T, asked)
+                gradient = gradient.to(dtype)
+                to_questions[start : start + rows] = gradient @ factors
+                to_entities += gradient.T @ asked
             else:
                 # d(-|q - e|) = (e - q) / |q - e| dq; nothing where both are the same.
                 gradient.div_(distances).masked_fill_(distances == 0, 0)
                 by_question = gradient.sum(dim=1, keepdim=True)
                 to_questions[start : start + rows] = gradient @ entities - by_question * asked
-                to_entities.addmm_(gradient.T, asked)
+                to_entities += gradient.T @ asked
                 to_entities.addcmul_(gradient.sum(dim=0)[:, None], entities, value=-1)
         ctx.save_for_backward(to_questions, to_entities)
         return total
@@ -257,7 +272,7 @@ class _LogPartition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         to_questions, to_entities = ctx.saved_tensors
-        return upstream * to_questions, upstream * to_entities, None, None, None
+        return upstream * to_questions, upstream * to_entities, None, None, None, None
 
 
 def _scores(questions: Tensor, entities: Tensor, is_distance: bool) -> Tensor:

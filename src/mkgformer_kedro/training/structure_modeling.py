@@ -15,7 +15,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -27,14 +27,13 @@ from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.metrics import ranking_metrics
-from mkgformer_kedro.evaluation.ranking import Cells, rank_answers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
     StructureModelingParameters,
     StructureModelSettings,
 )
-from mkgformer_kedro.training.queries import Queries
+from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.structural_model import (
     KIND,
     StructuralModel,
@@ -42,12 +41,46 @@ from mkgformer_kedro.training.structural_model import (
     graph_digest,
     write_structure_folder,
 )
+from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
 
 logger = logging.getLogger(__name__)
 
 DEV_METRIC = "both.realistic.inverse_harmonic_mean_rank"
 _CURVE = "curve.csv"
 _CURVE_COLUMNS = ["model", "seed", "epoch", "loss", "seconds"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries as arrays; see the dataset ``queries`` in ``docs/architecture.md``.
+
+    Attributes:
+        is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
+        entity: ``(n,)`` index of the known entity.
+        relation: ``(n,)`` index of the relation.
+        answers: Answers in the query's own split.
+        known: Answers in any split.
+    """
+
+    is_tail: np.ndarray
+    entity: np.ndarray
+    relation: np.ndarray
+    answers: Ragged
+    known: Ragged
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Read the columns of the table ``queries``."""
+        return cls(
+            is_tail=(frame["direction"] == "tail").to_numpy(),
+            entity=frame["entity"].to_numpy(np.int64),
+            relation=frame["relation"].to_numpy(np.int64),
+            answers=Ragged.from_rows(frame["answers"]),
+            known=Ragged.from_rows(frame["known"]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.entity)
 
 
 def model_structure(
@@ -190,6 +223,7 @@ def batch_loss(
     *,
     regularization: float,
     label_smoothing: float,
+    dtype: torch.dtype = torch.float,
 ) -> Tensor:
     """Mean loss of the triples of a batch of distinct questions.
 
@@ -202,6 +236,7 @@ def batch_loss(
         regularization: Weight of N3: the sum of the cubed moduli of what stands for the triple's
             three parts.
         label_smoothing: Share of a label that is spread over all entities.
+        dtype: Number format of matrix products.
     """
     # One look-up for known entities and answers: its gradient is a matrix of all entities.
     known, answering = model.entities(torch.cat([entity, answers])).split(
@@ -212,7 +247,8 @@ def batch_loss(
     counts = torch.bincount(rows, minlength=len(entity)).to(questions.dtype)
     # Index by embedding(): the gradient of x[rows] is summed in no fixed order by several threads.
     right = model.score_pairs(embedding(rows, questions), answering).sum()
-    loss = model.log_partition(questions, counts, label_smoothing) - (1 - label_smoothing) * right
+    loss = model.log_partition(questions, counts, smoothing=label_smoothing, dtype=dtype)
+    loss = loss - (1 - label_smoothing) * right
     if regularization:
         asked = _sum_of_cubes(known) + _sum_of_cubes(relations)
         loss = loss + regularization * (
@@ -326,6 +362,7 @@ class _Fit:
             answers,
             regularization=self.settings.regularization,
             label_smoothing=self.settings.label_smoothing,
+            dtype=torch.bfloat16 if self.settings.precision == "bf16" else torch.float,
         )
         value = loss.item()
         if not np.isfinite(value):
@@ -375,21 +412,7 @@ class _Fit:
         for start in blocks:
             rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
             scores = score_queries(self.model, self.dev, rows)
-            answers, known = (
-                Cells(*(torch.from_numpy(array).to(scores.device) for array in ragged.flat(rows)))
-                for ragged in (self.dev.answers, self.dev.known)
-            )
-            ranked = rank_answers(scores, answers, known, top=1)
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "direction": "both",
-                        "rank_optimistic": ranked.rank_optimistic.cpu().numpy(),
-                        "rank_pessimistic": ranked.rank_pessimistic.cpu().numpy(),
-                        "candidates": ranked.candidates.cpu().numpy(),
-                    }
-                )
-            )
+            tables.append(rank_answers_of(self.dev, rows, scores))
         scores = ranking_metrics(pd.concat(tables, ignore_index=True))
         return {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
 
