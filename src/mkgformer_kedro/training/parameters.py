@@ -183,14 +183,16 @@ class StructureModelingParameters(StructureModelSettings):
         """Settings of one model: those of all, and what ``by_model`` says about it.
 
         Raises:
-            ValueError: A setting is unknown or out of bounds, or asks a model of distances for a
-                regularizer of products.
+            ValueError: A setting is unknown or out of bounds, or made for models that multiply
+                where the model measures distances.
         """
         common = self.model_dump(include=set(StructureModelSettings.model_fields))
         settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
-        if settings.regularization and name in ("transe", "rotate"):
-            raise ValueError(
-                f"regularization is for models that multiply, {name} measures distances; "
-                f"set by_model.{name}.regularization to 0"
-            )
+        if name in ("transe", "rotate"):
+            for key, only in (("regularization", 0), ("precision", "fp32")):
+                if getattr(settings, key) != only:
+                    raise ValueError(
+                        f"{name} measures distances, which take no {key} but {only}; "
+                        f"set by_model.{name}.{key}"
+                    )
         return settings

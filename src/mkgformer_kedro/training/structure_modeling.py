@@ -251,9 +251,7 @@ def batch_loss(
     loss = loss - (1 - label_smoothing) * right
     if regularization:
         asked = _sum_of_cubes(known) + _sum_of_cubes(relations)
-        loss = loss + regularization * (
-            (counts * asked).sum() + _sum_of_cubes(answering).sum()
-        )
+        loss = loss + regularization * ((counts * asked).sum() + _sum_of_cubes(answering).sum())
     return loss / len(answers)
 
 
@@ -427,7 +425,9 @@ class _Fit:
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         metadata = {"job": job, "state": json.dumps(vars(self.state))}
         with written_atomically(path) as temporary:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata)
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, temporary, metadata
+            )
 
     def _restore(self, path: Path, job: str) -> bool:
         """Take up a checkpoint; False where there is none of this job that can be read."""
