@@ -18,7 +18,7 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
 from mkgformer_kedro.training.model_folder import load_model, load_task
 
 if TYPE_CHECKING:
@@ -212,10 +212,7 @@ class PopularityExpert:
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """See :class:`Expert`."""
-        rows = np.arange(len(queries))
-        for start in range(0, len(queries), batch_size):
-            block = rows[start : start + batch_size]
-            yield block, self._popularity.score(queries.iloc[block])
+        return self._popularity.scores(queries, batch_size=batch_size)
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """The queries whose relation train has."""

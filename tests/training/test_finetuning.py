@@ -1,0 +1,232 @@
+"""Fine-tuning learns, is exact when resumed, and gives the same on two processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.inference.experts import LoadedModel, ModelExpert
+from mkgformer_kedro.inference.predictions import predict_queries
+from mkgformer_kedro.training.finetuning import finetune, train_worker
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
+
+MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
+
+# A child process that dies of SIGKILL at a chosen moment of training.
+KILLED = """
+import json, os, signal, sys, types
+from mkgformer_kedro.training import finetuning
+job, moment = json.load(open(sys.argv[1])), sys.argv[2]
+Trainer = finetuning.FinetuningTrainer
+def die_when(due, name):
+    original = getattr(Trainer, name)
+    def method(self, *args, **kwargs):
+        if due(self.state.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+    setattr(Trainer, name, method)
+if moment == "step":
+    die_when(lambda step: step == 8, "training_step")
+elif moment == "checkpoint":
+    die_when(lambda step: step > 6, "_save_rng_state")
+elif moment == "evaluation":
+    die_when(lambda step: step > 6, "evaluate")
+elif moment == "rotation":
+    def die_half_way(folder, ignore_errors=False):
+        if folder.name.startswith("checkpoint-"):
+            os.unlink(folder / "model.safetensors")
+            os.kill(os.getpid(), signal.SIGKILL)
+    from mkgformer_kedro.training import trainer
+    trainer.shutil = types.SimpleNamespace(rmtree=die_half_way)
+elif moment == "end":
+    finetuning.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+finetuning.train_worker(job)
+"""
+
+
+def job_of(work, tables, entity_model, store_folder, model_parameters, values):
+    work.mkdir(parents=True, exist_ok=True)
+    tables["queries"].to_parquet(work / "queries.parquet")
+    parameters = LinkPredictionParameters(**values).with_preset("corrected")
+    return {
+        "task": "link_prediction",
+        "inputs": {"entity_model": str(entity_model), "queries": str(work / "queries.parquet")},
+        "visual_store": str(store_folder),
+        "checkpoints": str(work / "checkpoints_0"),
+        "model_folder": str(work / "models/seed_0"),
+        "model": model_parameters,
+        "parameters": parameters.model_dump(),
+        "preset": "corrected",
+        "seed": 0,
+    }
+
+
+def weights_of(work):
+    return load_file(Path(work) / "models/seed_0/model.safetensors")
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def run(tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values):
+    """Fine-tune with changed parameters; gives the work folder and the curve."""
+
+    def start(name="work", preset="corrected", model=entity_model, **changes):
+        parameters = LinkPredictionParameters(**(finetuning_values | changes))
+        folder, curve = finetune(
+            "link_prediction",
+            {"entity_model": model, "queries": tables["queries"]},
+            store_folder,
+            tmp_path / name,
+            ModelParameters(**model_parameters),
+            parameters,
+            preset,
+            seed=0,
+        )
+        return folder.parent, curve
+
+    return start
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_it_learns(run, loss):
+    work, curve = run(epochs=25, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
+    losses = curve["loss"].dropna()
+    assert losses.iloc[-1] < 0.75 * losses.iloc[0]
+    assert not list(work.glob("checkpoints*"))
+
+
+def test_the_curve_has_losses_dev_scores_and_speed(run):
+    _, curve = run()
+    assert curve["step"].is_monotonic_increasing
+    logged = curve.dropna(subset=["loss"])
+    assert (logged["examples_per_second"] > 0).all()
+    assert logged["data_wait_share"].between(0, 1).all()
+    evaluated = curve.dropna(subset=[MRR])
+    assert len(evaluated) == 6
+    assert evaluated[MRR].between(0, 1).all()
+
+
+def test_the_last_step_is_evaluated_wherever_it_falls(run):
+    _, curve = run(max_steps=5, evaluations_per_epoch=2)
+    assert curve.dropna(subset=[MRR])["step"].tolist()[-1] == 5
+
+
+def test_the_best_dev_model_is_kept(run, tables, store_folder):
+    work, curve = run(epochs=6, learning_rates={"default": 0.05})
+    dev = tables["queries"].query("split == 'dev'").drop(columns="split")
+    triples = tables["triples"].query("split == 'dev'").reset_index(drop=True)
+    expert = ModelExpert(LoadedModel(work / "models/seed_0"), VisualStore(store_folder), 0)
+    ranks = predict_queries([expert], dev, triples, batch_size=64)
+    mrr = (1 / ranks[["rank_optimistic", "rank_pessimistic"]].mean(axis=1)).mean()
+    assert mrr == pytest.approx(curve[MRR].max(), abs=1e-6)
+
+
+def test_patience_stops(run):
+    _, curve = run(epochs=30, learning_rates={"default": 0.0}, patience=2)
+    assert curve[MRR].notna().sum() == 3
+
+
+def test_same_seed_same_weights_and_other_settings_start_anew(run):
+    first, _ = run("first")
+    again, _ = run("again")
+    assert_same_weights(weights_of(first), weights_of(again))
+    other, _ = run("first", epochs=1)
+    assert not torch.equal(
+        weights_of(other)["transform.dense.weight"], weights_of(again)["transform.dense.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"item": "triple"},
+        {"shuffle": False},
+        {"prompt": "authors"},
+        {"gradient_checkpointing": True},
+        {"gradient_accumulation": 2},
+        {"loader_workers": 1},
+        {"precision": "bf16"},
+        {"dev_queries": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_setting_trains(run, changes):
+    _, curve = run(epochs=1, **changes)
+    assert curve["loss"].notna().any()
+
+
+def test_faithful_preset_repeats_queries(run):
+    _, faithful = run("faithful", "faithful", epochs=1, log_every=1)
+    assert faithful["step"].max() == pytest.approx(len(faithful["step"].unique()))
+
+
+@pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation", "rotation", "end"])
+def test_killed_and_run_again_it_ends_with_the_same_weights(
+    tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment
+):
+    def job(name):
+        world = (tables, entity_model, store_folder, model_parameters)
+        return job_of(tmp_path / name, *world, finetuning_values)
+
+    whole_curve = pd.DataFrame(train_worker(job("whole")))
+    killed = job("killed")
+    (tmp_path / "job.json").write_text(json.dumps(killed))
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "job.json"), moment],
+        capture_output=True,
+        check=False,
+    )
+    assert child.returncode == -9, child.stderr.decode()
+    checkpoints = tmp_path / "killed" / "checkpoints_0"
+    assert list(checkpoints.glob("checkpoint-*/complete"))
+    assert not (tmp_path / "killed" / "models").exists()
+
+    curve = pd.DataFrame(train_worker(killed))
+    assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
+    pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
+    pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
+
+
+def test_every_seed_leaves_a_model(run):
+    work, curve = run(seeds=[3, 1], epochs=1)
+    assert sorted(path.name for path in (work / "models").iterdir()) == ["seed_1", "seed_3"]
+    assert curve["seed"].unique().tolist() == [3, 1]
+
+
+@pytest.fixture
+def without_dropout(tmp_path, entity_model):
+    """The model of stage 1 without dropout, whose masks differ between processes."""
+    folder = tmp_path / "without_dropout"
+    shutil.copytree(entity_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_two_processes_do_the_work_of_one(run, without_dropout):
+    one, curve = run("one", model=without_dropout, batch_size=4, epochs=2, shuffle=False)
+    two, curve_of_two = run(
+        "two",
+        model=without_dropout,
+        batch_size=2,
+        epochs=2,
+        shuffle=False,
+        launch={"processes": 2},
+    )
+    assert curve_of_two["step"].max() == curve["step"].max()
+    pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])
+    for name, weight in weights_of(one).items():
+        torch.testing.assert_close(weights_of(two)[name], weight, atol=1e-4, rtol=1e-3)
