@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.metrics import ranking_metrics
+from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
