@@ -3,9 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
-from seqeval.scheme import IOB2, Entities
-
 from mkgformer_kedro.evaluation.entity_recognition import (
     NO_ENTITY,
     Entity,
@@ -19,6 +16,9 @@ from mkgformer_kedro.evaluation.entity_recognition import (
     post_counts,
     predict_gazetteer,
 )
+from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
+from seqeval.scheme import IOB2, Entities
+
 from mkgformer_kedro.evaluation.extraction import break_down, score
 
 TYPES = ["PER", "LOC"]

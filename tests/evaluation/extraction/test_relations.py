@@ -3,9 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-
-from mkgformer_kedro.evaluation.extraction import break_down, score
 from mkgformer_kedro.evaluation.relation_extraction import (
     confusion,
     evaluate_relation_extraction,
@@ -14,6 +11,9 @@ from mkgformer_kedro.evaluation.relation_extraction import (
     relation_counts,
     seen_mentions,
 )
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from mkgformer_kedro.evaluation.extraction import break_down, score
 
 LABELS = pd.DataFrame({"label": ["None", "a", "b"], "text": ["none", "A", "B"]})
 

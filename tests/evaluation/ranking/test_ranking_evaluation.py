@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
-from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 from mkgformer_kedro.evaluation.link_prediction import (
     MRR,
     LinkPredictionEvaluation,
     evaluate_link_prediction,
 )
+
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
 from mkgformer_kedro.evaluation.ranking.predictions import predict, raw_view
 

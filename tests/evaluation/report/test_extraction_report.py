@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-
 from mkgformer_kedro.evaluation.entity_recognition import evaluate_entity_recognition
 from mkgformer_kedro.evaluation.extraction_report import (
     choose_examples,
@@ -15,6 +14,7 @@ from mkgformer_kedro.evaluation.extraction_report import (
     render_extraction_report,
 )
 from mkgformer_kedro.evaluation.relation_extraction import evaluate_relation_extraction
+
 from mkgformer_kedro.evaluation.report import Published
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"x"

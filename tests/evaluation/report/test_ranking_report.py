@@ -6,10 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
-from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
-from mkgformer_kedro.evaluation.intervals import Difference, Interval
 from mkgformer_kedro.evaluation.link_prediction import evaluate_link_prediction
 from mkgformer_kedro.evaluation.link_prediction_report import (
     Published,
@@ -17,6 +13,10 @@ from mkgformer_kedro.evaluation.link_prediction_report import (
     describe_examples,
     render_link_prediction_report,
 )
+
+from mkgformer_kedro.evaluation.intervals import Difference, Interval
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 from mkgformer_kedro.evaluation.ranking.predictions import predict
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"x"

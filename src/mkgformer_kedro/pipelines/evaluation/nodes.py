@@ -94,7 +94,7 @@ def report_for(
         from mkgformer_kedro.datasets.visual_store import VisualStore
         from mkgformer_kedro.evaluation.report import Published, render
 
-        store, named = VisualStore(visual_store), _named(task, tables)
+        store, named, layout = VisualStore(visual_store), _named(task, tables), task.layout()
         evaluation = task.evaluate(
             pd.concat([predictions, baseline], ignore_index=True),
             named,
@@ -105,7 +105,7 @@ def report_for(
         for verdict in evaluation.verdicts:
             logger.info(verdict.text)
         page = render(
-            task.layout,
+            layout,
             evaluation,
             named,
             data_set=parameters.title or ingestion_report["data_set"],
@@ -122,7 +122,7 @@ def report_for(
                 "Run": {"preset": preset, "seed": seed, "seeds": evaluation.seeds},
             },
         )
-        return evaluation.metrics, evaluation.drill_down, task.layout.figure(evaluation), page
+        return evaluation.metrics, evaluation.drill_down, layout.figure(evaluation), page
 
     node.__annotations__["parameters"] = _parameters_of(task)
     node.__name__ = f"report_{task.name}"
