@@ -27,6 +27,7 @@ from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
@@ -41,7 +42,6 @@ from mkgformer_kedro.training.structural_model import (
     graph_digest,
     write_structure_folder,
 )
-from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
 
 logger = logging.getLogger(__name__)
 
@@ -410,7 +410,16 @@ class _Fit:
         for start in blocks:
             rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
             scores = score_queries(self.model, self.dev, rows)
-            tables.append(rank_answers_of(self.dev, rows, scores))
+            answers, known = (
+                Cells(*(torch.from_numpy(array).to(scores.device) for array in ragged.flat(rows)))
+                for ragged in (self.dev.answers, self.dev.known)
+            )
+            ranked = rank_answers(scores, answers, known, top=1)
+            ranks = {
+                name: getattr(ranked, name).cpu().numpy()
+                for name in ("rank_optimistic", "rank_pessimistic", "candidates")
+            }
+            tables.append(pd.DataFrame({"direction": "both", **ranks}))
         scores = ranking_metrics(pd.concat(tables, ignore_index=True))
         return {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from kedro.pipeline import Node
 
 from mkgformer_kedro.training.parameters import StructureModelingParameters
-from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 
 def model_structure(
