@@ -23,6 +23,7 @@ NAMESPACES = {
     "ingest": "ingestion",
     "associate_images": "image_association",
     "model_entities": "entity_modeling",
+    "model_structure": "structure_modeling",
     "finetune": "finetuning",
     "evaluate": "evaluation",
 }

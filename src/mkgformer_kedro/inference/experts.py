@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 EXPERT_FILE = "expert.json"
 
-EXPERT_KINDS: dict[str, str] = {}
+EXPERT_KINDS: dict[str, str] = {
+    "structure": "mkgformer_kedro.inference.structure:load_structure_expert",
+}
 """By the kind that ``expert.json`` names, the function that loads such a folder, as
 ``module:function``.
 
