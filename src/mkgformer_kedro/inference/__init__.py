@@ -1,0 +1,1 @@
+"""Asking what was learned: experts, their mixture, completions."""
