@@ -2,17 +2,18 @@
 
 For a query ``q`` with relation ``r`` and direction ``d``, every expert's scores are standardised,
 ``z_i(q, e) = log softmax_e(s_i(q, e) / sigma_i)``. ``sigma_i`` is the standard deviation of the
-expert's scores over all entities: the query's own, or its mean over the queries, whichever makes the
-expert alone more likely on held-out dev. A weight thus says how far an expert moves the mixture,
-whatever the scale of its scores. The mixture scores an entity by ``sum_i w_i(r, d) z_i(q, e)``, a
-logarithmic opinion pool (Genest and Zidek, 1986, "Combining probability distributions").
+expert's scores over all entities: the query's own, or its mean over the queries, whichever makes
+the expert alone more likely on held-out dev. A weight thus says how far an expert moves the
+mixture, whatever the scale of its scores. The mixture scores an entity by
+``sum_i w_i(r, d) z_i(q, e)``, a logarithmic opinion pool (Genest and Zidek, 1986, "Combining
+probability distributions").
 
-Weights are not negative, and fitted on a part of the dev queries by the likelihood of their answers,
-the other known answers left out. This is a convex problem, and the temperature of each expert is
-part of it. Under the weights lies a hierarchical prior: with strength ``lambda`` those of a relation
-and direction are drawn to the direction's, and these to the whole's. Another part of the dev queries
-picks ``lambda`` and fits the calibration, a third one sets conformal thresholds. No answer of test is
-looked at.
+Weights are not negative, and fitted on a part of the dev queries by the likelihood of their
+answers, the other known answers left out. This is a convex problem, and the temperature of each
+expert is part of it. Under the weights lies a hierarchical prior: with strength ``lambda`` those of
+a relation and direction are drawn to the direction's, and these to the whole's. Another part of the
+dev queries picks ``lambda`` and fits the calibration, a third one sets conformal thresholds. No
+answer of test is looked at.
 
 An expert that does not answer a query is left out of it, and the weights of the others grow to the
 same sum. A mixture of one expert gives that expert's scores as they are.
@@ -127,8 +128,8 @@ def _without_the_silent(weights: Tensor, answers: Tensor) -> Tensor:
 class Calibration:
     """From a mixture's scores to probabilities and answer sets.
 
-    The probability of an answer is that of being held out in the split that is asked, given that the
-    query has an answer there and that this answer is not known from another split. What nobody
+    The probability of an answer is that of being held out in the split that is asked, given that
+    the query has an answer there and that this answer is not known from another split. What nobody
     wrote down counts as false.
 
     Attributes:
