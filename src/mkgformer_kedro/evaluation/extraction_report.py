@@ -402,7 +402,7 @@ def render_extraction_report(
             "words_lost": entities.words_lost if entities else 0,
             "entities_lost": entities.entities_lost if entities else 0,
             "posts_cut": relations.posts_cut if relations else 0,
-            "mentions_cut": relations.mentions_cut if relations else 0,
+            "mentions_truncated": relations.mentions_truncated if relations else 0,
             "curve_figure": inline_svg(
                 curve_figure(curve, panels, x="step", by="seed"),
                 f"Training curve: {', '.join(panels)}",

@@ -40,9 +40,9 @@ _RANKS = (
 )
 
 
-def predict(
+def rank_queries(
     queries: pd.DataFrame,
-    score_blocks: Iterable[Tensor],
+    blocks: Iterable[tuple[np.ndarray, Tensor]],
     triples: pd.DataFrame,
     *,
     known_offset: float = -torch.inf,
@@ -55,33 +55,34 @@ def predict(
     Args:
         queries: Queries of one split: ``direction``, ``entity``, ``relation``, ``answers`` and
             ``known`` (lists of entities; the answers are among the known ones).
-        score_blocks: Scores of all entities, ``(block, entities)`` each; the blocks follow the
-            rows of ``queries``.
+        blocks: Positions in ``queries``, ``(block,)``, and the scores of all entities for these,
+            ``(block, entities)``. Every query is in exactly one block.
         triples: The triples of that split; their row numbers become ``triple``.
         known_offset: What filtering adds to the scores of the other known answers, see
             ``rank_answers``.
         top: Length of the lists of best entities.
 
     Returns:
-        The table, sorted by ``triple`` and then ``direction``.
+        The table without ``expert`` and ``seed``, sorted by ``triple`` and then ``direction``.
 
     Raises:
         ValueError: If the blocks do not cover the queries exactly, an answer makes a triple that
             is not in ``triples``, or a block cannot be ranked (see ``rank_answers``).
     """
     parts = []
-    start = 0
-    for scores in score_blocks:
-        block = queries.iloc[start : start + len(scores)]
-        start += len(scores)
-        if start > len(queries):
-            raise ValueError(f"more rows of scores than the {len(queries)} queries")
+    scored = np.zeros(len(queries), dtype=np.int64)
+    for rows, scores in blocks:
+        if len(rows) != len(scores):
+            raise ValueError(f"{len(scores)} rows of scores for {len(rows)} queries")
+        np.add.at(scored, rows, 1)
+        block = queries.iloc[rows]
         answers = Cells.from_lists(block["answers"], scores.device)
         known = Cells.from_lists(block["known"], scores.device)
         ranked = rank_answers(scores, answers, known, known_offset=known_offset, top=top)
         parts.append(_block_rows(block, answers, ranked))
-    if start < len(queries):
-        raise ValueError(f"scores for only {start} of the {len(queries)} queries")
+    if (scored != 1).any():
+        at = int((scored != 1).argmax())
+        raise ValueError(f"query {at} of {len(queries)} was scored {scored[at]} times, not once")
     predictions = pd.concat(parts, ignore_index=True)
     predictions.insert(0, "triple", _triple_numbers(predictions, triples))
     return predictions.sort_values(["triple", "direction"], ignore_index=True)

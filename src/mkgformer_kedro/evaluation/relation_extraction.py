@@ -2,7 +2,7 @@
 
 Predictions tables hold a row per seed and test post: ``post``, ``seed``, ``relation`` (gold),
 ``predicted`` (both rows of ``labels``), ``score`` (probability of the predicted relation),
-``tokens_cut`` (how many the model's window could not hold) and ``mentions_cut`` (whether some of
+``tokens_truncated`` (how many the model's window could not hold) and ``mentions_truncated`` (whether some of
 them belong to a mention).
 """
 
@@ -37,16 +37,16 @@ class RelationExtractionEvaluation(ExtractionEvaluation):
 
     Attributes:
         posts_cut: Test posts that the model's window could not hold.
-        mentions_cut: Of these, posts of which it could not even hold the mentions.
+        mentions_truncated: Of these, posts of which it could not even hold the mentions.
     """
 
     posts_cut: int
-    mentions_cut: int
+    mentions_truncated: int
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds, with the posts that were cut."""
-        cut = {"posts": self.posts_cut, "posts_with_cut_mentions": self.mentions_cut}
+        cut = {"posts": self.posts_cut, "posts_with_cut_mentions": self.mentions_truncated}
         return super().metrics | {"test_cut": cut}
 
 
@@ -138,8 +138,8 @@ def predict_majority(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
             "relation": test["relation"].to_numpy(np.int32),
             "predicted": np.int32(frequency.argmax()),
             "score": np.float32("nan"),
-            "tokens_cut": np.int32(0),
-            "mentions_cut": False,
+            "tokens_truncated": np.int32(0),
+            "mentions_truncated": False,
         }
     )
 
@@ -230,6 +230,6 @@ def evaluate_relation_extraction(
         shares=compare_shares(seen, blind, facts["group"], **chance),
         groups=groups,
         confusion=confusion(model, labels),
-        posts_cut=int((one_seed["tokens_cut"] > 0).sum()),
-        mentions_cut=int(one_seed["mentions_cut"].sum()),
+        posts_cut=int((one_seed["tokens_truncated"] > 0).sum()),
+        mentions_truncated=int(one_seed["mentions_truncated"].sum()),
     )

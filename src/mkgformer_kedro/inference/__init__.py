@@ -1,1 +1,1 @@
-"""Asking what was learned: experts, their mixture, completions."""
+"""Asking what was learned: experts, their mixture, completions, predictions."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.base import Task
 
 if TYPE_CHECKING:
     from mkgformer_kedro.evaluation.link_prediction import LinkPredictionEvaluation
@@ -24,7 +26,7 @@ _CURVE_PANELS = {
 
 
 def rank_test_answers(
-    model_folder: Path,
+    models: Path,
     queries: pd.DataFrame,
     triples: pd.DataFrame,
     visual_store: Path,
@@ -37,30 +39,22 @@ def rank_test_answers(
     Returns:
         Two predictions tables.
     """
-    from mkgformer_kedro.training.predictor import LinkPredictor
+    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.predictions import predict_queries
 
-    predictor = LinkPredictor(
-        model_folder, visual_store, attention=model.attention, batch_size=parameters.batch_size
+    table = predict_queries(
+        load_experts(models, store_folder=visual_store, attention=model.attention),
+        _split(queries, "test"),
+        _split(triples, "test"),
+        batch_size=parameters.batch_size,
+        known_offset=parameters.offset(preset),
     )
-    test_queries, test_triples = _split(queries, "test"), _split(triples, "test")
-    offset = parameters.offset(preset)
-    predictions = predictor.rank(
-        test_queries, test_triples, known_offset=offset, what="Ranking test queries"
-    )
-    # Without images of its known entity a query is answered the same either way.
-    seen = predictor.store.has_images[test_queries["entity"].to_numpy()]
-    if not seen.any():
-        return predictions, predictions.copy()
-    blind = predictor.rank(
-        test_queries[seen],
-        test_triples,
-        with_images=False,
-        known_offset=offset,
-        what="Ranking without images",
-    )
-    unseen = ~predictor.store.has_images[predictions["entity"].to_numpy()]
-    without_images = pd.concat([blind, predictions[unseen]])
-    return predictions, without_images.sort_values(["triple", "direction"], ignore_index=True)
+    return tuple(_of(table, name) for name in ("model", "without_images"))
+
+
+def _of(table, name):
+    columns = ["expert", "seed", "answered"]
+    return table[table["expert"] == name].drop(columns=columns).reset_index(drop=True)
 
 
 def rank_by_popularity(
@@ -74,16 +68,19 @@ def rank_by_popularity(
     Returns:
         A predictions table.
     """
-    from mkgformer_kedro.evaluation.baselines import Popularity
-    from mkgformer_kedro.evaluation.predictions import predict
+    from mkgformer_kedro.inference.experts import PopularityExpert
+    from mkgformer_kedro.inference.predictions import predict_queries
 
-    popularity = Popularity(_split(triples, "train"), len(entities))
-    test_queries = _split(queries, "test")
-    blocks = (
-        popularity.score(test_queries.iloc[start : start + parameters.batch_size])
-        for start in range(0, len(test_queries), parameters.batch_size)
+    expert = PopularityExpert(_split(triples, "train"), len(entities))
+    return _of(
+        predict_queries(
+            [expert],
+            _split(queries, "test"),
+            _split(triples, "test"),
+            batch_size=parameters.batch_size,
+        ),
+        "baseline",
     )
-    return predict(test_queries, blocks, _split(triples, "test"))
 
 
 def report_link_prediction(
@@ -200,3 +197,50 @@ def _long(cut: str, table: pd.DataFrame, relations: pd.DataFrame) -> pd.DataFram
 
 def _split(table: pd.DataFrame, split: str) -> pd.DataFrame:
     return table[table["split"] == split].drop(columns="split").reset_index(drop=True)
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return [
+        Node(
+            func=rank_test_answers,
+            inputs=[
+                "models",
+                "queries",
+                "triples",
+                "visual_store",
+                "params:model",
+                "params:evaluation",
+                "params:preset",
+            ],
+            outputs=["predictions", "predictions_without_images"],
+            name="rank_test_answers",
+            tags="gpu",
+        ),
+        Node(
+            func=rank_by_popularity,
+            inputs=["queries", "triples", "entities", "params:evaluation"],
+            outputs="predictions_baseline",
+            name="rank_by_popularity",
+        ),
+        Node(
+            func=report_link_prediction,
+            inputs=[
+                "predictions",
+                "predictions_without_images",
+                "predictions_baseline",
+                "triples",
+                "entities",
+                "relations",
+                "visual_store",
+                "training_curve",
+                "ingestion_report",
+                "coverage_report",
+                "params:evaluation",
+                "params:preset",
+                "params:seed",
+            ],
+            outputs=["metrics", "drill_down", "plot", "report"],
+            name="report_link_prediction",
+        ),
+    ]

@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.pipelines.evaluation.parameters import PostsEvaluationParameters
 from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -36,29 +37,20 @@ def predict_test_posts(
     Returns:
         Two predictions tables: a row per seed and test post.
     """
-    from mkgformer_kedro.training.posts import PostsPredictor
+    from mkgformer_kedro.inference.experts import load_posts_experts
+    from mkgformer_kedro.inference.predictions import predict_posts
 
     test = posts[posts["split"] == "test"]
-    gold = test[["post", *(name for name in _GOLD if name in test)]]
-    seen, without_images = [], []
-    found = [int(path.name.removeprefix("seed_")) for path in models.glob("seed_*[0-9]")]
-    for seed in sorted(found):
-        folder = models / f"seed_{seed}"
-        predictor = PostsPredictor(
-            folder, visual_store, attention=model.attention, batch_size=parameters.batch_size
-        )
-        named = gold.assign(seed=np.int64(seed))
-        predicted = predictor.predict(test, what=f"Predicting test posts (seed {seed})")
-        seen.append(named.join(predicted))
-        # A post without images is answered the same either way.
-        with_images = test[predictor.store.has_images[test.index]]
-        if len(with_images):
-            blind = predictor.predict(
-                with_images, with_images=False, what=f"Predicting without images (seed {seed})"
-            )
-            predicted = pd.concat([blind, predicted.drop(with_images.index)]).loc[test.index]
-        without_images.append(named.join(predicted))
-    return pd.concat(seen, ignore_index=True), pd.concat(without_images, ignore_index=True)
+    table = predict_posts(
+        load_posts_experts(models, store_folder=visual_store, attention=model.attention),
+        test,
+        next(name for name in _GOLD if name in test),
+        batch_size=parameters.batch_size,
+    )
+    return tuple(
+        table[table["expert"] == name].drop(columns="expert").reset_index(drop=True)
+        for name in ("model", "without_images")
+    )
 
 
 def predict_baseline(posts: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -155,3 +147,41 @@ def report_posts(
 
 def _task_of(posts: pd.DataFrame) -> str:
     return next(task for gold, task in _GOLD.items() if gold in posts)
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return [
+        Node(
+            func=predict_test_posts,
+            inputs=["models", "posts", "visual_store", "params:model", "params:evaluation"],
+            outputs=["predictions", "predictions_without_images"],
+            name="predict_test_posts",
+            tags="gpu",
+        ),
+        Node(
+            func=predict_baseline,
+            inputs=["posts", "labels"],
+            outputs="predictions_baseline",
+            name="predict_baseline",
+        ),
+        Node(
+            func=report_posts,
+            inputs=[
+                "predictions",
+                "predictions_without_images",
+                "predictions_baseline",
+                "posts",
+                "labels",
+                "visual_store",
+                "training_curve",
+                "ingestion_report",
+                "coverage_report",
+                "params:evaluation",
+                "params:preset",
+                "params:seed",
+            ],
+            outputs=["metrics", "drill_down", "plot", "report"],
+            name="report_posts",
+        ),
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
@@ -24,8 +25,10 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     count_seen_mentions,
     describe_posts,
     log_posts,
+    posts_nodes,
     raw_of,
 )
+from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -186,3 +189,8 @@ def _mentions(posts: pd.DataFrame) -> list[Any]:
         for words, tags in zip(posts["words"], posts["tags"], strict=True)
         for entity in entities_of(tags)
     ]
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return posts_nodes(index_posts, report_ingestion)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.graph_folder import RawGraph
 from mkgformer_kedro.datasets.text_files import SPLITS
@@ -19,6 +20,7 @@ from mkgformer_kedro.pipelines.ingestion.checks import (
     unexpected_counts,
 )
 from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -319,3 +321,35 @@ def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:
 
 def _keys(queries: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(queries[["entity", "relation"]])
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes: from the files of a graph to validated tables and a report."""
+    return [
+        Node(
+            func=index_graph,
+            inputs=["raw_graph", "params:ingestion"],
+            outputs=["entities", "relations", "triples", "quarantine"],
+            name="index_graph",
+        ),
+        Node(
+            func=group_queries,
+            inputs="triples",
+            outputs="queries",
+            name="group_queries",
+        ),
+        Node(
+            func=report_ingestion,
+            inputs=[
+                "raw_graph",
+                "entities",
+                "relations",
+                "triples",
+                "queries",
+                "quarantine",
+                "params:ingestion",
+            ],
+            outputs="ingestion_report",
+            name="report_ingestion",
+        ),
+    ]

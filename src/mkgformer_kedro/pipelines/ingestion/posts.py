@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
@@ -26,6 +27,29 @@ TYPE_NAMES = {"PER": "person", "LOC": "place", "ORG": "organisation", "MISC": "o
 """What types of entity are called in texts for people."""
 
 _PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))
+
+
+def posts_nodes(index: Callable[..., Any], report: Callable[..., Any]) -> list[Node]:
+    """The stage's nodes for a task on posts: from its raw files to validated tables and a report.
+
+    Args:
+        index: Makes the tables ``posts``, ``labels`` and ``quarantine``.
+        report: Makes the report.
+    """
+    return [
+        Node(
+            func=index,
+            inputs=["raw_posts", "params:ingestion"],
+            outputs=["posts", "labels", "quarantine"],
+            name="index_posts",
+        ),
+        Node(
+            func=report,
+            inputs=["raw_posts", "posts", "labels", "quarantine", "params:ingestion"],
+            outputs="ingestion_report",
+            name="report_ingestion",
+        ),
+    ]
 
 
 def common_columns(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
@@ -21,7 +22,9 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     count_seen_mentions,
     describe_posts,
     log_posts,
+    posts_nodes,
 )
+from mkgformer_kedro.training.tasks.base import Task
 
 _TASK = "relation_extraction"
 _SPANS = ["head_start", "head_end", "tail_start", "tail_end"]
@@ -187,3 +190,8 @@ def _mentions(posts: pd.DataFrame) -> list[Any]:
             posts["words"], posts[f"{mention}_start"], posts[f"{mention}_end"], strict=True
         )
     ]
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return posts_nodes(index_posts, report_ingestion)

@@ -8,18 +8,23 @@ of their own, as in the authors' code (https://github.com/zjunlp/MKGformer).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mkgformer_kedro.evaluation.counts import METRICS, count_entities, micro_scores
 from mkgformer_kedro.evaluation.mentions import OUTSIDE
-from mkgformer_kedro.training.parameters import EntityRecognitionParameters, PostsParameters
-from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
-from mkgformer_kedro.training.queries import Ragged
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.tasks.posts import (
+    EncodedPosts,
+    PostsParameters,
+    PostsTask,
+    WordPieces,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +32,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PADDING, _CONTINUED, _FIRST, _LAST = "PAD", "X", "[CLS]", "[SEP]"
+
+
+class EntityRecognitionParameters(PostsParameters):
+    """Which words of a post name which type of entity?"""
+
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"units": "words"},
+        "faithful": {"units": "tokens"},
+    }
+
+    units: Literal["words", "tokens"] | None
 
 
 @dataclass(frozen=True)
@@ -38,16 +54,24 @@ class EntityRecognition(PostsTask):
     """
 
     name: ClassVar[str] = "entity_recognition"
-    parameters_class: ClassVar[type[PostsParameters]] = EntityRecognitionParameters
+    gold: ClassVar[str] = "tags"
+    parameters_class: ClassVar[type[FinetuningParameters]] = EntityRecognitionParameters
+
+    stages: ClassVar[Mapping[str, str]] = {
+        "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
+        **PostsTask.stages,
+    }
 
     units: str
 
     @classmethod
-    def from_parameters(cls, labels: pd.DataFrame, parameters: EntityRecognitionParameters) -> Self:
+    def from_parameters(
+        cls, tables: Mapping[str, pd.DataFrame], parameters: EntityRecognitionParameters
+    ) -> Self:
         """The task as the parameters describe it."""
         if parameters.units is None:
             raise ValueError("units is open: let the preset decide it first")
-        return cls(labels, parameters.max_length, parameters.units)
+        return cls(tables["labels"], parameters.max_length, parameters.units)
 
     @classmethod
     def model_class(cls) -> Any:
@@ -64,11 +88,12 @@ class EntityRecognition(PostsTask):
             return [_PADDING, OUTSIDE, *tags, _CONTINUED, _FIRST, _LAST]
         return [OUTSIDE, *tags]
 
-    def configuration(self) -> dict[str, Any]:
-        """Impossible transitions are known between words only."""
-        return {"constrain_transitions": self.units == "words"}
+    def configuration(self, parameters: EntityRecognitionParameters) -> dict[str, Any]:
+        """What all tasks on posts decide; impossible transitions are known between words only."""
+        constrained = {"constrain_transitions": self.units == "words"}
+        return {**super().configuration(parameters), **constrained}
 
-    def encode(
+    def encode_posts(
         self, posts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, width: int | None
     ) -> EncodedPosts:
         """Token numbers, where each word begins, and the tags; words beyond the window are lost."""
@@ -102,31 +127,39 @@ class EntityRecognition(PostsTask):
         if labels:
             lists["labels"] = (Ragged.from_rows(labels), -100)
         return EncodedPosts(
-            Ragged.from_rows(tokens), {}, lists, tokenizer.pad_token_id, width, word_starts
+            posts.index.to_numpy(),
+            Ragged.from_rows(tokens),
+            {},
+            lists,
+            tokenizer.pad_token_id,
+            width,
+            word_starts,
         )
 
     def decode(
-        self, model: Any, outputs: Any, encoded: EncodedPosts, rows: np.ndarray, posts: pd.DataFrame
+        self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
         """``predicted`` (a tag per word) and ``words_lost`` (words beyond the window, outside)."""
-        starts = [encoded.word_starts[row] for row in rows]
-        lengths = encoded.tokens.lengths[rows] if self.units == "tokens" else map(len, starts)
+        import torch
+
+        starts = [items.word_starts[row] for row in rows]
+        lengths = items.tokens.lengths[rows] if self.units == "tokens" else map(len, starts)
         units = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
         mask = units < torch.tensor([*lengths], device=units.device)[:, None]
         paths = model.decode(outputs.logits, mask).cpu().numpy()
         # A word whose state is one of the special ones is no entity.
         names = np.array([n if n[:2] in ("B-", "I-") else OUTSIDE for n in self.class_names])
         predicted = []
-        for path, at, words in zip(paths, starts, posts["words"], strict=True):
+        for path, at, words in zip(paths, starts, table["words"], strict=True):
             states = path[at] if self.units == "tokens" else path[: len(at)]
             predicted.append(names[states].tolist() + [OUTSIDE] * (len(words) - len(at)))
-        lost = [len(words) - len(at) for words, at in zip(posts["words"], starts, strict=True)]
+        lost = [len(words) - len(at) for words, at in zip(table["words"], starts, strict=True)]
         return pd.DataFrame(
             {
                 "predicted": pd.Series(predicted, dtype=object),
                 "words_lost": np.array(lost, dtype=np.int32),
             }
-        )
+        ).set_index(table.index)
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Strict precision, recall and F1 of entities."""

@@ -7,16 +7,22 @@ them (section 3 of arXiv:2205.02357).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.counts import METRICS, count_relations, micro_scores
-from mkgformer_kedro.training.parameters import PostsParameters, RelationExtractionParameters
-from mkgformer_kedro.training.posts import EncodedPosts, PostsTask, WordPieces
-from mkgformer_kedro.training.queries import Ragged
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.tasks.posts import (
+    EncodedPosts,
+    PostsParameters,
+    PostsTask,
+    WordPieces,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARKERS = ("<s>", "</s>", "<o>", "</o>")
+
+
+class RelationExtractionParameters(PostsParameters):
+    """Which relation do the two mentions of a post stand in?"""
+
+    representation: Literal["markers", "cls"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +48,23 @@ class RelationExtraction(PostsTask):
     """
 
     name: ClassVar[str] = "relation_extraction"
-    parameters_class: ClassVar[type[PostsParameters]] = RelationExtractionParameters
+    gold: ClassVar[str] = "relation"
+    parameters_class: ClassVar[type[FinetuningParameters]] = RelationExtractionParameters
     new_tokens: ClassVar[tuple[str, ...]] = MARKERS
+
+    stages: ClassVar[Mapping[str, str]] = {
+        "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
+        **PostsTask.stages,
+    }
 
     representation: str
 
     @classmethod
     def from_parameters(
-        cls, labels: pd.DataFrame, parameters: RelationExtractionParameters
+        cls, tables: Mapping[str, pd.DataFrame], parameters: RelationExtractionParameters
     ) -> Self:
         """The task as the parameters describe it."""
-        return cls(labels, parameters.max_length, parameters.representation)
+        return cls(tables["labels"], parameters.max_length, parameters.representation)
 
     @classmethod
     def model_class(cls) -> Any:
@@ -60,58 +78,63 @@ class RelationExtraction(PostsTask):
         """The relations."""
         return self.labels["label"].tolist()
 
-    def configuration(self) -> dict[str, Any]:
-        """How mentions are represented."""
-        return {"representation": self.representation}
+    def configuration(self, parameters: RelationExtractionParameters) -> dict[str, Any]:
+        """What all tasks on posts decide, and how mentions are represented."""
+        return {**super().configuration(parameters), "representation": self.representation}
 
-    def encode(
+    def encode_posts(
         self, posts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, width: int | None
     ) -> EncodedPosts:
-        """Mark the mentions, and cut what is too long at the tokens farthest from them."""
+        """Mark the mentions, and truncate what is too long at the tokens farthest from them."""
         pieces = WordPieces(tokenizer, posts)
         markers = tokenizer.convert_tokens_to_ids(list(MARKERS))
-        rows, heads, tails, tokens_cut, mentions_cut = [], [], [], [], []
+        rows, heads, tails, tokens_truncated, mentions_truncated = [], [], [], [], []
         for post in posts.itertuples():
             tokens, distance = _marked(post, pieces, markers)
             kept = _nearest(distance, self.max_length - 2)
-            tokens_cut.append(len(tokens) - len(kept))
-            mentions_cut.append(len(kept) < (distance <= 0).sum())
+            tokens_truncated.append(len(tokens) - len(kept))
+            mentions_truncated.append(len(kept) < (distance <= 0).sum())
             row = np.concatenate([[tokenizer.cls_token_id], tokens[kept], [tokenizer.sep_token_id]])
             rows.append(row)
             heads.append(int((row == markers[0]).argmax()))
             tails.append(int((row == markers[2]).argmax()))
-        if num_cut := np.count_nonzero(tokens_cut):
+        if count := np.count_nonzero(tokens_truncated):
             logger.info(
-                "%d of %d posts are longer than %d tokens and were cut around their mentions; "
+                "%d of %d posts are longer than %d tokens and were truncated around their mentions; "
                 "of %d the mentions alone are longer",
-                num_cut,
+                count,
                 len(posts),
                 self.max_length,
-                sum(mentions_cut),
+                sum(mentions_truncated),
             )
         indices = {"head_index": np.array(heads), "tail_index": np.array(tails)}
         if "relation" in posts:
             indices["labels"] = posts["relation"].to_numpy(np.int64)
         return EncodedPosts(
+            posts.index.to_numpy(),
             Ragged.from_rows(rows),
             indices,
             {},
             tokenizer.pad_token_id,
             width,
-            cut={"tokens_cut": np.int32(tokens_cut), "mentions_cut": np.bool_(mentions_cut)},
+            truncated={
+                "tokens_cut": np.int32(tokens_truncated),
+                "mentions_cut": np.bool_(mentions_truncated),
+            },
         )
 
     def decode(
-        self, model: Any, outputs: Any, encoded: EncodedPosts, rows: np.ndarray, posts: pd.DataFrame
+        self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
-        """``predicted`` (row of ``labels``), ``score`` (its probability), and what was cut."""
+        """``predicted`` (row of ``labels``), ``score`` (its probability), and what was truncated."""
         score, predicted = outputs.logits.float().softmax(dim=1).max(dim=1)
         return pd.DataFrame(
             {
                 "predicted": predicted.cpu().numpy().astype(np.int32),
                 "score": score.cpu().numpy(),
-                **{name: values[rows] for name, values in encoded.cut.items()},
-            }
+                **{name: values[rows] for name, values in items.truncated.items()},
+            },
+            index=table.index,
         )
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
