@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ class TableExpert:
     name: str
     table: np.ndarray
     silent: frozenset[int] = frozenset()
+    seed: int = 0
+    folder: Path | None = None
     asked: list[int] = field(default_factory=list)
 
     def scores(

@@ -199,7 +199,6 @@ def propose(
     roles: Roles,
     work_folder: Path,
     parameters: CompletionParameters,
-    fingerprint: str,
 ) -> pd.DataFrame:
     """Ask the questions, and lay out the best answers that train does not know.
 
@@ -213,15 +212,24 @@ def propose(
         roles: Of :func:`plan_questions`.
         work_folder: Place for blocks that are done.
         parameters: The stage's parameters.
-        fingerprint: Names graph, experts and parameters: blocks of others are not used.
 
     Returns:
         ``direction`` (number), ``entity``, ``relation``, ``answer``, ``log_odds`` (of the mixture's
         calibrated probability), ``in_set``, and ``score_<expert>`` (log-softmax; NaN where the
         expert does not answer), in the order of the questions, best first.
     """
-    folder = work_folder / fingerprint[:16]
-    known = _Known(triples[triples["split"] == "train"])
+    from mkgformer_kedro.inference.mixture import folder_digest, job_folder
+
+    train = triples.loc[triples["split"] == "train", TRIPLE].reset_index(drop=True)
+    folder = job_folder(
+        work_folder,
+        mixture.experts,
+        questions,
+        None if mixture.folder is None else folder_digest(mixture.folder),
+        pd.util.hash_pandas_object(train).sum().item(),
+        parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
+    )
+    known = _Known(train)
     paths = []
     with Progress("Asking for missing links", len(questions), "questions") as progress:
         for start in range(0, len(questions), parameters.block):

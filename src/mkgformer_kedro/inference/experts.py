@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EXPERT_FILE = "expert.json"
 
-EXPERT_KINDS: dict[str, str] = {}
+EXPERT_KINDS: dict[str, str] = {"mixture": "mkgformer_kedro.inference.mixture:load_mixture"}
 """By the kind that ``expert.json`` names, the function that loads such a folder, as
 ``module:function``.
 
@@ -45,10 +45,12 @@ class Expert(Protocol):
     Attributes:
         name: Name in tables and reports, such as ``model`` or ``baseline``.
         seed: Seed of its training; 0 where nothing is random. Several seeds are several experts.
+        folder: What it was read from; None where that is no folder.
     """
 
     name: str
     seed: int
+    folder: Path | None
 
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
@@ -143,6 +145,7 @@ class ModelWithStore:
         self, model: LoadedModel, store: VisualStore, seed: int, *, with_images: bool = True
     ) -> None:
         self.model = model
+        self.folder = model.folder
         self.store = store
         self.seed = seed
         self.with_images = with_images
@@ -201,6 +204,7 @@ class PopularityExpert:
 
     name = "baseline"
     seed = 0
+    folder = None
 
     def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
         self._popularity = Popularity(train, num_entities)

@@ -24,10 +24,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,10 @@ from mkgformer_kedro.files import sha256_of, written_atomically
 from mkgformer_kedro.inference.parameters import MixtureParameters
 from mkgformer_kedro.progress import Progress
 
+if TYPE_CHECKING:
+    from mkgformer_kedro.inference.experts import Expert
+    from mkgformer_kedro.training.tasks.base import Task
+
 logger = logging.getLogger(__name__)
 
 DIRECTIONS = ("tail", "head")
@@ -52,24 +57,12 @@ DIRECTIONS = ("tail", "head")
 
 _SHRINKAGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, np.inf)
 _PARTS = {"fit": 0.5, "judge": 0.25, "conform": 0.25}
+_QUERY = ["direction", "entity", "relation"]
 _CELLS = 1 << 23
 _LEAST_WEIGHT = 1e-6
 _LEAST_SPREAD = 1e-6
+KIND = "mixture"
 _DESCRIPTION, _ARRAYS = "expert.json", "mixture.safetensors"
-
-
-class Expert(Protocol):
-    """Whatever answers link prediction queries."""
-
-    name: str
-
-    def scores(
-        self, queries: pd.DataFrame, *, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield positions of queries ``(b,)`` and scores of all entities ``(b, entities)``."""
-
-    def answers(self, queries: pd.DataFrame) -> np.ndarray:
-        """Which queries the expert has learned to answer, ``(n,)`` bool."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +170,14 @@ def log_odds(log_probability: np.ndarray) -> np.ndarray:
 
 
 class Mixture:
-    """An expert made of experts.
+    """An expert made of experts, see :class:`mkgformer_kedro.inference.experts.Expert`.
 
     Args:
         experts: What is mixed, in the order of the weights.
         weights: How much each counts.
         calibration: How scores become probabilities.
         facts: What fitting found out, for the report.
+        folder: What it was read from.
     """
 
     name = "mixture"
@@ -194,8 +188,11 @@ class Mixture:
         weights: Weights,
         calibration: Calibration,
         facts: Mapping[str, Any],
+        folder: Path | None = None,
     ) -> None:
         self.experts = list(experts)
+        self.folder = folder
+        self.seed = self.experts[0].seed
         self.weights, self.calibration, self.facts = weights, calibration, facts
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
@@ -208,7 +205,7 @@ class Mixture:
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield positions of queries and the mixture's scores, see :class:`Expert`."""
+        """Yield positions of queries and the mixture's scores, see :class:`mkgformer_kedro.inference.experts.Expert`."""
         if len(self.experts) == 1:
             yield from self.experts[0].scores(queries, batch_size=batch_size)
             return
@@ -262,39 +259,35 @@ class Mixture:
             start += len(rows)
             size = max(batch_size, _CELLS // total.shape[1])
 
-    def save(self, folder: Path, sources: Mapping[str, Path]) -> Path:
-        """Write the expert's folder.
-
-        Args:
-            folder: Where; made anew.
-            sources: Folders that the experts were read from, by name.
-
-        Returns:
-            The folder.
-        """
+    def save(self, folder: Path) -> Path:
+        """Write the expert's folder, and give it back."""
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         description = {
-            "kind": "mixture",
+            "kind": KIND,
             "name": self.name,
-            "experts": [expert.name for expert in self.experts],
-            "relations": len(self.weights.relation),
+            "experts": [
+                {"name": expert.name, "seed": expert.seed, "digest": _digest(expert)}
+                for expert in self.experts
+            ],
             "level": self.calibration.level,
             "scale": self.calibration.scale,
-            "sources": {name: folder_digest(path) for name, path in sources.items()},
             "facts": self.facts,
         }
-        arrays = {f"weights.{name}": value for name, value in vars(self.weights).items()}
-        arrays |= {
-            "calibration.thresholds": self.calibration.thresholds,
-            "calibration.own": self.calibration.own,
+        groups = {
+            "weights": vars(self.weights),
+            "calibrator": self.calibration.calibrator.arrays(),
+            "answer_sets": {
+                "thresholds": self.calibration.thresholds,
+                "own": self.calibration.own,
+            },
         }
-        arrays |= {
-            f"calibrator.{name}": value
-            for name, value in self.calibration.calibrator.arrays().items()
+        arrays = {
+            f"{group}.{name}": np.ascontiguousarray(value)
+            for group, values in groups.items()
+            for name, value in values.items()
         }
-        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         with written_atomically(folder / _ARRAYS) as temporary:
             save_file(arrays, temporary)
         with written_atomically(folder / _DESCRIPTION) as temporary:
@@ -302,57 +295,84 @@ class Mixture:
         return folder
 
     @classmethod
-    def load(cls, folder: Path, experts: Sequence[Expert], sources: Mapping[str, Path]) -> Self:
+    def load(cls, folder: Path, experts: Sequence[Expert], relations: int) -> Self:
         """Read a mixture's folder.
 
         Args:
             folder: What :meth:`save` wrote.
             experts: At least the experts that it mixes.
-            sources: Folders that these were read from, by name.
+            relations: Number of relations of the graph.
 
         Raises:
-            DataError: The folder is damaged, an expert is missing, or the experts are not those
-                that the mixture was fitted to.
+            DataError: The folder is damaged, an expert is missing, or the experts or the graph are
+                not those that the mixture was fitted to.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        remedy = "Run the stage 'mixture' again."
+        def refuse(what: str) -> DataError:
+            return DataError(Problem(str(folder), None, what, "Run the stage 'mixture' again."))
+
         try:
             description = json.loads((folder / _DESCRIPTION).read_text())
-            arrays = load_file(folder / _ARRAYS)
-            names, digests = description["experts"], description["sources"]
-            weights = Weights(
-                **{name: arrays[f"weights.{name}"] for name in Weights.__dataclass_fields__}
-            )
-            prefix = "calibrator."
+            groups: dict[str, dict[str, np.ndarray]] = {}
+            for name, value in load_file(folder / _ARRAYS).items():
+                group, _, part = name.partition(".")
+                groups.setdefault(group, {})[part] = value
+            wanted = [(one["name"], one["seed"], one["digest"]) for one in description["experts"]]
+            weights = Weights(**groups["weights"])
             calibration = Calibration(
                 scale=description["scale"],
-                calibrator=Calibrator.from_arrays(
-                    {
-                        name.removeprefix(prefix): value
-                        for name, value in arrays.items()
-                        if name.startswith(prefix)
-                    }
-                ),
-                thresholds=arrays["calibration.thresholds"],
-                own=arrays["calibration.own"],
+                calibrator=Calibrator.from_arrays(groups["calibrator"]),
                 level=description["level"],
+                **groups["answer_sets"],
             )
             facts = description["facts"]
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            what = f"no complete mixture ({error})"
-            raise DataError(Problem(str(folder), None, what, remedy)) from error
-        given = {expert.name: expert for expert in experts}
-        if missing := [name for name in names if name not in given]:
-            what = f"it mixes {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
-            what += f"not among the experts ({', '.join(given)})"
-            raise DataError(Problem(str(folder), None, what, remedy))
-        for name, digest in digests.items():
-            if name in sources and folder_digest(sources[name]) != digest:
-                what = f"it was fitted to other experts than those in {sources[name]}"
-                raise DataError(Problem(str(folder), None, what, remedy))
-        return cls([given[name] for name in names], weights, calibration, facts)
+            raise refuse(f"no complete mixture ({error})") from error
+        if len(weights.relation) != relations:
+            raise refuse(
+                f"it was fitted to a graph of {len(weights.relation)} relations, not {relations}"
+            )
+        given = {(expert.name, expert.seed): expert for expert in experts}
+        for name, seed, digest in wanted:
+            if (name, seed) not in given:
+                raise refuse(f"it mixes the expert {name} of seed {seed}, which is not there")
+            if _digest(given[name, seed]) != digest:
+                raise refuse(f"it was fitted to another expert {name} than the one that is there")
+        mixed = [given[name, seed] for name, seed, _ in wanted]
+        return cls(mixed, weights, calibration, facts, folder)
+
+
+def load_mixture(folder: Path, task: Task, experts: Sequence[Expert]) -> Mixture:
+    """Read a mixture of experts that were read before; see ``EXPERT_KINDS``."""
+    return Mixture.load(folder, experts, len(task.relations))
+
+
+def choose_experts(experts: Sequence[Expert], names: Sequence[str] | None) -> list[Expert]:
+    """The experts that are mixed: each name once, of its lowest seed.
+
+    Args:
+        experts: What there is.
+        names: What is wanted; None takes every one.
+
+    Raises:
+        DataError: A name is not there.
+    """
+    first: dict[str, Expert] = {}
+    for expert in sorted(experts, key=lambda expert: expert.seed):
+        first.setdefault(expert.name, expert)
+    order = list(dict.fromkeys(expert.name for expert in experts)) if names is None else names
+    if missing := [name for name in order if name not in first]:
+        what = f"there is no expert {', '.join(map(repr, missing))}"
+        remedy = f"There are: {', '.join(first)}."
+        raise DataError(Problem("mixture.experts", None, what, remedy))
+    return [first[name] for name in order]
+
+
+def _digest(expert: Expert) -> str | None:
+    """Name an expert by its files; None where it has none."""
+    return None if expert.folder is None else folder_digest(expert.folder)
 
 
 def folder_digest(folder: Path) -> str:
@@ -363,6 +383,28 @@ def folder_digest(folder: Path) -> str:
         if path.is_file()
     ]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def job_folder(
+    work_folder: Path, experts: Sequence[Expert], asked: pd.DataFrame, *settings: Any
+) -> Path:
+    """The place in a work folder for what experts answer; what other jobs left there is removed.
+
+    Args:
+        work_folder: A stage's work folder.
+        experts: Who is asked.
+        asked: What is asked, plain columns.
+        *settings: What else the answers depend on, plain values.
+    """
+    who = [[expert.name, expert.seed, _digest(expert)] for expert in experts]
+    name = hashlib.sha256(json.dumps([who, *settings], default=str).encode())
+    name.update(pd.util.hash_pandas_object(asked).to_numpy().tobytes())
+    folder = work_folder / name.hexdigest()[:16]
+    for other in work_folder.iterdir() if work_folder.is_dir() else ():
+        if other != folder and other.is_dir():
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 # Fitting
@@ -376,7 +418,6 @@ def fit_mixture(
     *,
     entities: int,
     relations: int,
-    fingerprint: str,
     seed: int,
 ) -> Mixture:
     """Fit weights, calibration and answer sets on the dev queries.
@@ -388,7 +429,6 @@ def fit_mixture(
         parameters: The stage's parameters.
         entities: Number of entities of the graph.
         relations: Number of relations of the graph.
-        fingerprint: Names the experts and the graph: answers of others are not used.
         seed: Seed of the split of dev and of the sampled candidates.
 
     Raises:
@@ -416,7 +456,7 @@ def fit_mixture(
     answered = _Answered.ask(
         experts,
         dev,
-        work_folder / fingerprint[:16],
+        job_folder(work_folder, experts, dev[_QUERY], parameters.batch_size),
         entities=entities,
         batch_size=parameters.batch_size,
     )
