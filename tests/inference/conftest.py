@@ -75,7 +75,7 @@ def world() -> World:
     return make_world()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def parameters() -> MixtureParameters:
     return MixtureParameters(
         experts=None,

@@ -205,7 +205,7 @@ class Mixture:
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield positions of queries and the mixture's scores, see :class:`mkgformer_kedro.inference.experts.Expert`."""
+        """Yield positions of queries ``(b,)`` and the mixture's scores ``(b, entities)``."""
         if len(self.experts) == 1:
             yield from self.experts[0].scores(queries, batch_size=batch_size)
             return
@@ -365,7 +365,7 @@ def choose_experts(experts: Sequence[Expert], names: Sequence[str] | None) -> li
     order = list(dict.fromkeys(expert.name for expert in experts)) if names is None else names
     if missing := [name for name in order if name not in first]:
         what = f"there is no expert {', '.join(map(repr, missing))}"
-        remedy = f"There are: {', '.join(first)}."
+        remedy = f"There are: {', '.join(dict.fromkeys(expert.name for expert in experts))}."
         raise DataError(Problem("mixture.experts", None, what, remedy))
     return [first[name] for name in order]
 
@@ -542,8 +542,10 @@ def _nothing_calibrated(relations: int, parameters: MixtureParameters) -> Calibr
 class _Answered:
     """What every expert said to some queries, in files of a block of queries each.
 
-    A file holds float16 scores ``(b, entities)`` below the best of their query: the closer to the
-    best, the more exact. A block is there whole or not at all, so that asking goes on after a kill.
+    A file holds ``below``, float16 ``(b, entities)``: how far a score lies below the best of its
+    query, in standard deviations of the query's scores, so that what is close to the best is most
+    exact; and ``spread``, float32 ``(b,)``: these standard deviations. A block is there whole or
+    not at all, so that asking goes on after a kill.
     """
 
     queries: pd.DataFrame
@@ -575,7 +577,8 @@ class _Answered:
                     block = queries.iloc[start : start + size].reset_index(drop=True)
                     if not path.is_file():
                         _write_block(path, expert, block, batch_size)
-                    width = np.load(path, mmap_mode="r").shape[1]
+                    with np.load(path) as file:
+                        width = file["below"].shape[1]
                     if width != entities:
                         raise DataError(
                             Problem(
@@ -589,18 +592,22 @@ class _Answered:
         return answered
 
     def _path(self, name: str, start: int) -> Path:
-        return self.folder / name / f"{start:08d}.npy"
+        return self.folder / name / f"{start:08d}.npz"
 
     def blocks(self) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
         """Yield positions of queries ``(b,)`` and each expert's scores ``(b, entities)``."""
         for start in self.starts:
-            files = [np.load(self._path(name, start)) for name in self.names]
-            rows = np.arange(start, start + len(files[0]))
-            yield rows, [torch.from_numpy(file).float() for file in files]
+            scores = []
+            for name in self.names:
+                with np.load(self._path(name, start)) as file:
+                    below, spread = (torch.from_numpy(file[key]) for key in ("below", "spread"))
+                scores.append(below.float() * spread[:, None])
+            yield np.arange(start, start + len(scores[0])), scores
 
 
 def _write_block(path: Path, expert: Expert, block: pd.DataFrame, batch_size: int) -> None:
-    whole: np.ndarray | None = None
+    below: np.ndarray | None = None
+    spread = np.empty(len(block), dtype=np.float32)
     for rows, scores in expert.scores(block, batch_size=batch_size):
         if not torch.isfinite(scores).all():
             raise DataError(
@@ -611,12 +618,15 @@ def _write_block(path: Path, expert: Expert, block: pd.DataFrame, batch_size: in
                     "Train it again, with a smaller learning rate.",
                 )
             )
-        below = (scores.float() - scores.float().amax(dim=1, keepdim=True)).clamp_min(-65_000)
-        if whole is None:
-            whole = np.empty((len(block), scores.shape[1]), dtype=np.float16)
-        whole[rows] = below.cpu().numpy()
+        scores = scores.float()
+        deviation = scores.std(dim=1, correction=0).clamp_min(_LEAST_SPREAD)
+        if below is None:
+            below = np.empty((len(block), scores.shape[1]), dtype=np.float16)
+        best = scores.amax(dim=1, keepdim=True)
+        below[rows] = ((scores - best) / deviation[:, None]).cpu().numpy()
+        spread[rows] = deviation.cpu().numpy()
     with written_atomically(path) as temporary, temporary.open("wb") as file:
-        np.save(file, whole)
+        np.savez(file, below=below, spread=spread)
 
 
 def _known_cells(queries: pd.DataFrame, *, own: bool) -> tuple[np.ndarray, np.ndarray]:
