@@ -18,7 +18,7 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
 from mkgformer_kedro.training.model_folder import load_model, load_task
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def predict_queries(
         A predictions table, see :mod:`mkgformer_kedro.evaluation.ranking.predictions`; the experts
         stand one below the other.
     """
-    from mkgformer_kedro.evaluation.predictions import rank_queries
+    from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
 
     tables: dict[tuple[str, int], pd.DataFrame] = {}
     for expert in experts:

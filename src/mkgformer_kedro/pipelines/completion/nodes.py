@@ -127,7 +127,7 @@ def publish_completions(
         Turtle, and a page to review them.
     """
     from mkgformer_kedro.datasets.visual_store import VisualStore
-    from mkgformer_kedro.evaluation.completions_report import render_completions
+    from mkgformer_kedro.evaluation.report.completions import render_completions
     from mkgformer_kedro.inference.completion import completions_as_rdf
 
     publication = parameters.publication
@@ -141,7 +141,7 @@ def publish_completions(
         entities,
         relations,
         VisualStore(visual_store).images,
-        data_set=ingestion_report["graph"],
+        data_set=ingestion_report["data_set"],
         shown=publication.page_completions,
         images_shown=publication.page_images,
         nearest=publication.nearest,

@@ -14,7 +14,12 @@ from kedro.pipeline import Node
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.mentions import OUTSIDE, entities_of
+from mkgformer_kedro.evaluation.extraction.mentions import (
+    OUTSIDE,
+    entities_of,
+    repair_tags,
+    split_tag,
+)
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import TaggedIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (
@@ -67,7 +72,7 @@ def index_posts(
                 problems.append(Problem(where, first + place, f"unknown tag '{tag}'", remedy))
         usable.append(None not in tags)
         if usable[-1]:
-            valid, changed = _repair(tags)
+            valid, changed = repair_tags(tags)
             all_tags.append(valid)
             invalid += [
                 Problem(
@@ -150,26 +155,14 @@ def report_ingestion(
 
 def _known(tag: str, types: Collection[str]) -> str | None:
     """The tag under the type's own name, or None where there is no such tag."""
-    prefix, _, kind = tag.partition("-")
-    if tag == OUTSIDE:
+    try:
+        prefix, kind = split_tag(tag)
+    except ValueError:
+        return None
+    if not kind:
         return tag
     kind = kind if kind in types else _OTHER_NAMES.get(kind, kind)
-    return f"{prefix}-{kind}" if prefix in ("B", "I") and kind in types else None
-
-
-def _repair(tags: Sequence[Any]) -> tuple[list[str], list[int]]:
-    """Valid IOB2, and the places where an ``I-`` tag had to become a ``B-`` tag."""
-    valid: list[str] = []
-    changed = []
-    inside = ""
-    for place, tag in enumerate(tags):
-        prefix, _, kind = tag.partition("-")
-        if prefix == "I" and kind != inside:
-            changed.append(place)
-            tag = f"B-{kind}"
-        valid.append(tag)
-        inside = kind
-    return valid, changed
+    return f"{prefix}-{kind}" if kind in types else None
 
 
 def _counts(posts: pd.DataFrame, types: Sequence[str]) -> dict[str, Any]:
@@ -177,7 +170,7 @@ def _counts(posts: pd.DataFrame, types: Sequence[str]) -> dict[str, Any]:
     entities = {}
     for split in SPLITS:
         of_split = posts.loc[posts["split"] == split, "tags"]
-        begun = Counter(tag[2:] for tags in of_split for tag in tags if tag.startswith("B-"))
+        begun = Counter(entity.type for tags in of_split for entity in entities_of(tags))
         entities[split] = {name: begun[name] for name in types}
     return {**count_posts(posts), "entities": entities}
 

@@ -154,7 +154,7 @@ def report_ingestion(
     repeated = raw.triples.duplicated(["split", *columns])
     sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
     report = {
-        "graph": raw.folder.name,
+        "data_set": raw.folder.name,
         "counts": counts,
         "published_counts": published,
         "unexpected_counts": unexpected_counts(counts, published),
@@ -257,7 +257,7 @@ def _unknown_ids(
 
 
 def _leaks(triples: pd.DataFrame) -> np.ndarray:
-    from mkgformer_kedro.evaluation.graph import reverse_in_train
+    from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 
     return reverse_in_train(triples[triples["split"] == "train"], triples)
 

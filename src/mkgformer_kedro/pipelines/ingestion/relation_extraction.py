@@ -11,7 +11,7 @@ from kedro.pipeline import Node
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.counts import NEGATIVE
+from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.experts import Evaluation
+from mkgformer_kedro.evaluation.report import Layout
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.sampler import BatchSampler
 
@@ -40,6 +42,8 @@ class Task(ABC):
         dev_metric: Key of :meth:`dev_scores` that picks the model; larger is better.
         stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
             gives its Kedro nodes.
+        tables: Tables of the ingestion that evaluation reads.
+        layout: What the report says of the task.
     """
 
     name: ClassVar[str]
@@ -51,6 +55,8 @@ class Task(ABC):
     new_tokens: ClassVar[tuple[str, ...]] = ()
     dev_metric: ClassVar[str]
     stages: ClassVar[Mapping[str, str]]
+    tables: ClassVar[tuple[str, ...]]
+    layout: ClassVar[Layout]
 
     @classmethod
     @abstractmethod
@@ -125,4 +131,34 @@ class Task(ABC):
         Args:
             table: The whole table of items.
             decoded: Of all dev items.
+        """
+
+    @classmethod
+    @abstractmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """What a model has to beat: a predictions table of the test split.
+
+        Args:
+            tables: The ``tables`` by name.
+        """
+
+    @classmethod
+    @abstractmethod
+    def evaluate(
+        cls,
+        predictions: pd.DataFrame,
+        tables: Mapping[str, pd.DataFrame],
+        *,
+        has_images: np.ndarray,
+        seed: int,
+        resamples: int,
+    ) -> Evaluation:
+        """Score and compare experts.
+
+        Args:
+            predictions: Predictions table of all experts.
+            tables: The ``tables`` by name.
+            has_images: Whether an owner of images has any, ``(owners,)``.
+            seed: Seed of every resampling.
+            resamples: Number of bootstrap samples.
         """

@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.counts import METRICS, count_entities, micro_scores
-from mkgformer_kedro.evaluation.mentions import OUTSIDE
+from mkgformer_kedro.evaluation.extraction import EntityEvaluation, evaluate_entities
+from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, tags_of_types
+from mkgformer_kedro.evaluation.report import Layout
+from mkgformer_kedro.evaluation.report.extraction import ENTITIES
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -61,6 +65,7 @@ class EntityRecognition(PostsTask):
         "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
         **PostsTask.stages,
     }
+    layout: ClassVar[Layout] = ENTITIES
 
     units: str
 
@@ -83,7 +88,7 @@ class EntityRecognition(PostsTask):
     @property
     def class_names(self) -> list[str]:
         """The tags; with ``units: tokens`` also states of padding, pieces and special tokens."""
-        tags = [f"{prefix}-{label}" for label in self.labels["label"] for prefix in "BI"]
+        tags = tags_of_types(self.labels["label"])
         if self.units == "tokens":
             return [_PADDING, OUTSIDE, *tags, _CONTINUED, _FIRST, _LAST]
         return [OUTSIDE, *tags]
@@ -165,3 +170,15 @@ class EntityRecognition(PostsTask):
         """Strict precision, recall and F1 of entities."""
         counts = count_entities(posts["tags"], predicted["predicted"])
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
+
+    @classmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """The mentions of train, wherever they are found again."""
+        return predict_gazetteer(tables)
+
+    @classmethod
+    def evaluate(
+        cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
+    ) -> EntityEvaluation:
+        """Strict span scores of all experts."""
+        return evaluate_entities(predictions, tables, **options)

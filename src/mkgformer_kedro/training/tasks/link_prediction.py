@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from mkgformer_kedro.evaluation.ranking import RankingEvaluation, evaluate
+from mkgformer_kedro.evaluation.report import Layout
+from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
@@ -111,8 +114,10 @@ class LinkPrediction(Task):
         "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",
         "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
-        "evaluation": "mkgformer_kedro.pipelines.evaluation.link_prediction",
+        "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
+    tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
+    layout: ClassVar[Layout] = LINK_PREDICTION
 
     entities: pd.DataFrame
     relations: pd.DataFrame
@@ -195,10 +200,24 @@ class LinkPrediction(Task):
 
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
-        from mkgformer_kedro.evaluation.metrics import ranking_metrics
+        from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
 
         scores = ranking_metrics(decoded.reset_index(drop=True))
         return {key: value for key, value in scores.items() if key.startswith(_HEADLINE)}
+
+    @classmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """Popularity."""
+        from mkgformer_kedro.evaluation.ranking.baselines import predict_popularity
+
+        return predict_popularity(tables)
+
+    @classmethod
+    def evaluate(
+        cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
+    ) -> RankingEvaluation:
+        """Ranks of all experts."""
+        return evaluate(predictions, tables, **options)
 
 
 def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
@@ -215,7 +234,7 @@ def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tenso
     """
     import torch
 
-    from mkgformer_kedro.evaluation.ranking import Cells, rank_answers
+    from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
 
     def cells(ragged: Ragged) -> Cells:
         positions, values = ragged.flat(rows)

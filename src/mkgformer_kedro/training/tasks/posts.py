@@ -117,8 +117,9 @@ class PostsTask(Task):
     stages: ClassVar[Mapping[str, str]] = {
         "image_association": "mkgformer_kedro.pipelines.image_association.posts",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
-        "evaluation": "mkgformer_kedro.pipelines.evaluation.posts",
+        "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
+    tables: ClassVar[tuple[str, ...]] = ("posts", "labels")
 
     labels: pd.DataFrame
     max_length: int

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.counts import METRICS, count_relations, micro_scores
+from mkgformer_kedro.evaluation.extraction import RelationEvaluation, evaluate_relations
+from mkgformer_kedro.evaluation.extraction.baselines import predict_majority
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_relations, micro_scores
+from mkgformer_kedro.evaluation.report import Layout
+from mkgformer_kedro.evaluation.report.extraction import RELATIONS
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -56,6 +60,7 @@ class RelationExtraction(PostsTask):
         "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
         **PostsTask.stages,
     }
+    layout: ClassVar[Layout] = RELATIONS
 
     representation: str
 
@@ -143,6 +148,18 @@ class RelationExtraction(PostsTask):
             posts["relation"].to_numpy(), predicted["predicted"].to_numpy(), self.class_names
         )
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
+
+    @classmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """The most frequent relation of train."""
+        return predict_majority(tables)
+
+    @classmethod
+    def evaluate(
+        cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
+    ) -> RelationEvaluation:
+        """Micro scores of all experts."""
+        return evaluate_relations(predictions, tables, **options)
 
 
 def _marked(post: Any, pieces: WordPieces, markers: list[int]) -> tuple[np.ndarray, np.ndarray]:
