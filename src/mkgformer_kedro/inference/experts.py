@@ -298,7 +298,9 @@ def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
         known = ", ".join(sorted(EXPERT_KINDS)) or "none"
         what = f"no expert of a known kind ({error!r}; known kinds: {known})"
         raise DataError(Problem(str(path), None, what, "Run its stage again.")) from error
-    return load(Path(folder), task, experts)
+    expert = load(Path(folder), task, experts)
+    expert.folder = Path(folder)
+    return expert
 
 
 def seed_folders(models: Path) -> list[tuple[int, Path]]:

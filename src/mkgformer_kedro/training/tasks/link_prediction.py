@@ -114,6 +114,7 @@ class LinkPrediction(Task):
         "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",
         "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
+        "mixture": "mkgformer_kedro.pipelines.mixture.nodes",
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
