@@ -71,6 +71,11 @@ def make_world(entities: int = 30, relations: int = 4, seed: int = 0, each: int 
 
 
 @pytest.fixture(scope="session")
+def table_expert() -> type[TableExpert]:
+    return TableExpert
+
+
+@pytest.fixture(scope="session")
 def world() -> World:
     return make_world()
 
