@@ -17,6 +17,8 @@ from hypothesis import settings
 settings.register_profile("mkgformer_kedro", deadline=None)
 settings.load_profile("mkgformer_kedro")
 
+pytest_plugins = ["tiny_world"]
+
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
 SYNTHETIC = ("synthetic_relation_extraction", "synthetic_entity_recognition")

@@ -10,7 +10,14 @@ import pytest
 pytestmark = pytest.mark.whole_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts/draw_dag.py"
-STAGES = ["ingestion", "image_association", "entity_modeling", "finetuning", "evaluation"]
+STAGES = [
+    "ingestion",
+    "image_association",
+    "entity_modeling",
+    "structure_modeling",
+    "finetuning",
+    "evaluation",
+]
 TABLES = [
     "quarantine",
     "raw_images",
@@ -21,7 +28,14 @@ TABLES = [
     "predictions_baseline",
     "drill_down",
 ]
-TABLES_OF_GRAPHS = ["entities", "relations", "triples", "queries", "entity_modeling_curve"]
+TABLES_OF_GRAPHS = [
+    "entities",
+    "relations",
+    "triples",
+    "queries",
+    "entity_modeling_curve",
+    "structure_modeling_curve",
+]
 TABLES_OF_POSTS = ["posts", "labels"]
 TASKS = {
     "link_prediction": TABLES_OF_GRAPHS,

@@ -131,8 +131,8 @@ def relation_sample() -> Posts:
                         "relation": test["relation"],
                         "predicted": test["relation"].where(right, other).astype(np.int32),
                         "score": np.float32(0.75),
-                        "tokens_cut": np.int32(0),
-                        "mentions_cut": False,
+                        "tokens_truncated": np.int32(0),
+                        "mentions_truncated": False,
                     }
                 )
             )

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 EXPERT_FILE = "expert.json"
 
-EXPERT_KINDS: dict[str, str] = {"mixture": "mkgformer_kedro.inference.mixture:load_mixture"}
+EXPERT_KINDS: dict[str, str] = {
+    "structure": "mkgformer_kedro.inference.structure:load_structure_expert",
+    "mixture": "mkgformer_kedro.inference.mixture:load_mixture",
+}
 """By the kind that ``expert.json`` names, the function that loads such a folder, as
 ``module:function``.
 
@@ -214,10 +217,7 @@ class PopularityExpert:
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """See :class:`Expert`."""
-        rows = np.arange(len(queries))
-        for start in range(0, len(queries), batch_size):
-            block = rows[start : start + batch_size]
-            yield block, self._popularity.score(queries.iloc[block])
+        return self._popularity.scores(queries, batch_size=batch_size)
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """The queries whose relation train has."""

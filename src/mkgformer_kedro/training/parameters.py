@@ -1,8 +1,8 @@
 """Typed parameters of the model, and what all training stages share.
 
-Fields that are ``None`` in the configuration take the value of the preset: what the paper describes
-(``corrected``) or what the authors' code computes (``faithful``). What the preset gives to the model
-stands in ``MKGformerConfig``; what it gives to a stage stands with that stage's parameters.
+Fields that are ``None`` in the configuration take the value of the preset: what the paper
+describes (``corrected``) or what the authors' code computes (``faithful``). What the preset gives
+to the model stands in ``MKGformerConfig``; what it gives to a stage, with that stage's parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -129,3 +129,70 @@ class FinetuningParameters(OptimizationParameters):
         if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
             raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
         return seeds
+
+
+StructureModelName = Literal["complex", "distmult", "transe", "rotate", "rescal", "tucker"]
+
+
+class StructureModelSettings(Parameters):
+    """How one structural model learns."""
+
+    dimension: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["adagrad", "adam"]
+    learning_rate: float = Field(gt=0, lt=math.inf)
+    regularization: float = Field(ge=0, lt=math.inf)
+    label_smoothing: float = Field(ge=0, lt=1)
+    precision: Literal["fp32", "bf16"]
+    epochs_per_evaluation: int = Field(ge=1)
+    patience: int | None = Field(ge=1)
+    dev_queries: int | None = Field(ge=1)
+    dev_batch_size: int = Field(ge=1)
+    checkpoint_seconds: float = Field(ge=0)
+
+
+class StructureModelingParameters(StructureModelSettings):
+    """Structural experts: which models, and how they learn."""
+
+    models: list[StructureModelName]
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    by_model: dict[StructureModelName, dict[str, Any]]
+
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: list[str]) -> list[str]:
+        if len(set(models)) < len(models):
+            raise ValueError("models names a model twice")
+        return models
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
+        return seeds
+
+    @model_validator(mode="after")
+    def _valid_for_each_model(self) -> Self:
+        for name in self.by_model.keys() | set(self.models):
+            self.of_model(name)
+        return self
+
+    def of_model(self, name: str) -> StructureModelSettings:
+        """Settings of one model: those of all, and what ``by_model`` says about it.
+
+        Raises:
+            ValueError: A setting is unknown or out of bounds, or made for models that multiply
+                where the model measures distances.
+        """
+        common = self.model_dump(include=set(StructureModelSettings.model_fields))
+        settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
+        if name in ("transe", "rotate"):
+            for key, only in (("regularization", 0), ("precision", "fp32")):
+                if getattr(settings, key) != only:
+                    raise ValueError(
+                        f"{name} measures distances, which take no {key} but {only}; "
+                        f"set by_model.{name}.{key}"
+                    )
+        return settings

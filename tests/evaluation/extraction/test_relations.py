@@ -26,8 +26,8 @@ def predictions_of(gold: list[int], predicted: list[int], seed: int = 1) -> pd.D
             "relation": gold,
             "predicted": predicted,
             "score": 0.5,
-            "tokens_cut": np.int32(0),
-            "mentions_cut": False,
+            "tokens_truncated": np.int32(0),
+            "mentions_truncated": False,
         }
     )
 
@@ -104,7 +104,15 @@ def test_the_majority_is_trains_and_not_the_negative_relation():
     assert found["relation"].tolist() == [1, 0]
     assert found["predicted"].tolist() == [2, 2]
     assert (found["seed"] == 0).all()
-    columns = ["post", "seed", "relation", "predicted", "score", "tokens_cut", "mentions_cut"]
+    columns = [
+        "post",
+        "seed",
+        "relation",
+        "predicted",
+        "score",
+        "tokens_truncated",
+        "mentions_truncated",
+    ]
     assert list(found) == columns
     assert found["predicted"].dtype == np.int32
     assert found["seed"].dtype == np.int64
@@ -176,7 +184,7 @@ def test_metrics_are_what_metrics_json_holds(relation_sample):
 def test_posts_that_were_cut_are_counted_for_one_seed(relation_sample):
     model = relation_sample.model
     first = model["post"].iloc[0]
-    cut = model.assign(tokens_cut=np.int32(3), mentions_cut=model["post"] == first)
+    cut = model.assign(tokens_truncated=np.int32(3), mentions_truncated=model["post"] == first)
     found = evaluation_of(relation_sample, model=cut)
     assert found.metrics["test_cut"] == {
         "posts": model["post"].nunique(),

@@ -113,6 +113,7 @@ class LinkPrediction(Task):
         "ingestion": "mkgformer_kedro.pipelines.ingestion.link_prediction",
         "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",
         "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
+        "structure_modeling": "mkgformer_kedro.pipelines.structure_modeling.nodes",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
         "mixture": "mkgformer_kedro.pipelines.mixture.nodes",
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from mkgformer_kedro.training.predictor import LinkPredictor
 
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.training.predictor import LinkPredictor
 
 
 def split(table, name):

@@ -1,0 +1,76 @@
+"""A structural model as an expert: it answers from the triples of train alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mkgformer_kedro.training.structural_model import StructureFolder
+
+
+class StructureExpert:
+    """Asks a structural model, see :class:`mkgformer_kedro.inference.experts.Expert`.
+
+    Args:
+        contents: What the expert's folder holds.
+    """
+
+    def __init__(self, contents: StructureFolder) -> None:
+        import torch
+
+        self.name: str = contents.description["model"]
+        self.seed: int = contents.description["seed"]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = contents.model.to(self._device)
+        self._seen_entities = contents.seen_entities.numpy()
+        self._seen_relations = contents.seen_relations.numpy()
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, entities: pd.DataFrame, relations: pd.DataFrame
+    ) -> StructureExpert:
+        """Read an expert of the graph that has these tables.
+
+        Raises:
+            DataError: The folder is damaged, or of another graph.
+        """
+        from mkgformer_kedro.training.structural_model import read_structure_folder
+
+        return cls(read_structure_folder(folder, entities, relations))
+
+    def scores(
+        self, queries: pd.DataFrame, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Scores of all entities in blocks that follow the rows of ``queries``."""
+        import torch
+
+        columns = (
+            (queries["direction"] == "tail").to_numpy(),
+            queries["entity"].to_numpy(np.int64),
+            queries["relation"].to_numpy(np.int64),
+        )
+        for start in range(0, len(queries), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(queries)))
+            asked = (torch.from_numpy(column[rows]).to(self._device) for column in columns)
+            with torch.no_grad():
+                scores = self._model.ask(*asked)
+            yield rows, scores
+
+    def answers(self, queries: pd.DataFrame) -> np.ndarray:
+        """The queries whose entity and relation train has."""
+        return (
+            self._seen_entities[queries["entity"].to_numpy()]
+            & self._seen_relations[queries["relation"].to_numpy()]
+        )
+
+
+def load_structure_expert(folder: Path, task: Any, experts: Sequence[Any]) -> StructureExpert:
+    """Load an expert of the kind ``structure``, see ``inference.experts.EXPERT_KINDS``."""
+    return StructureExpert.from_folder(folder, task.entities, task.relations)

@@ -1,0 +1,519 @@
+"""Structural experts: models that learn a graph from its triples alone.
+
+A question is a distinct pair of an entity and a relation (or inverse relation), seen once an epoch
+whatever the number of its answers. The loss is what a row per triple would give: with n answers
+a of a question q, n · logsumexp(s(q, ·)) − Σ s(q, a), and the N3 regularizer of Lacroix et al.
+(2018, arXiv:1806.07297) counts the question's factors n times. One row of scores in place of n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
+from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.progress import Progress
+from mkgformer_kedro.training.parameters import (
+    StructureModelingParameters,
+    StructureModelSettings,
+)
+from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.structural_model import (
+    KIND,
+    StructuralModel,
+    StructureFolder,
+    graph_digest,
+    write_structure_folder,
+)
+from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
+
+logger = logging.getLogger(__name__)
+
+DEV_METRIC = "both.realistic.inverse_harmonic_mean_rank"
+_CURVE = "curve.csv"
+_CURVE_COLUMNS = ["model", "seed", "epoch", "loss", "seconds"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries as arrays; see the dataset ``queries`` in ``docs/architecture.md``.
+
+    Attributes:
+        is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
+        entity: ``(n,)`` index of the known entity.
+        relation: ``(n,)`` index of the relation.
+        answers: Answers in the query's own split.
+        known: Answers in any split.
+    """
+
+    is_tail: np.ndarray
+    entity: np.ndarray
+    relation: np.ndarray
+    answers: Ragged
+    known: Ragged
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Read the columns of the table ``queries``."""
+        return cls(
+            is_tail=(frame["direction"] == "tail").to_numpy(),
+            entity=frame["entity"].to_numpy(np.int64),
+            relation=frame["relation"].to_numpy(np.int64),
+            answers=Ragged.from_rows(frame["answers"]),
+            known=Ragged.from_rows(frame["known"]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+
+def model_structure(
+    queries: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    work_folder: Path,
+    parameters: StructureModelingParameters,
+    seed: int,
+) -> tuple[Path, pd.DataFrame]:
+    """Fit every model that the parameters name, once per seed.
+
+    Args:
+        queries: Table ``queries``; test queries are never asked.
+        entities: Table ``entities``.
+        relations: Table ``relations``.
+        work_folder: Private folder; what is finished in it is not learned again.
+        parameters: Settings of this stage.
+        seed: The run's seed, for parameters without seeds.
+
+    Returns:
+        A folder with a folder ``<model>/seed_<seed>`` each, and the training curves.
+    """
+    models = work_folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (name, chosen)
+        for name in parameters.models
+        for chosen in (parameters.seeds if parameters.seeds is not None else [seed])
+    ]
+    for folder in models.glob("*/seed_*"):
+        if folder.relative_to(models).as_posix() not in {f"{n}/seed_{s}" for n, s in wanted}:
+            shutil.rmtree(folder)
+    curves = [
+        fit_structure(
+            name, queries, entities, relations, work_folder, parameters.of_model(name), chosen
+        )[1]
+        for name, chosen in wanted
+    ]
+    shutil.rmtree(work_folder / "checkpoints", ignore_errors=True)
+    if not curves:
+        return models, pd.DataFrame(columns=_CURVE_COLUMNS)
+    return models, pd.concat(curves, ignore_index=True)
+
+
+def fit_structure(
+    name: str,
+    queries: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    work_folder: Path,
+    settings: StructureModelSettings,
+    seed: int,
+) -> tuple[Path, pd.DataFrame]:
+    """Fit one model; the weights with the best dev MRR are kept (without dev: the last ones).
+
+    A killed run goes on from its newest checkpoint and ends with the same weights.
+
+    Args:
+        name: Name of the model.
+        queries: Table ``queries``.
+        entities: Table ``entities``.
+        relations: Table ``relations``.
+        work_folder: Checkpoints go to ``checkpoints``, the finished folder to ``models`` in it.
+        settings: How the model learns.
+        seed: Seed of everything random.
+
+    Returns:
+        The finished folder ``models/<name>/seed_<seed>``, and the training curve: one row per
+        epoch with the mean loss per triple and question, and the dev scores where it was
+        evaluated.
+
+    Raises:
+        DataError: The loss is not finite any more, or there is nothing to learn.
+    """
+    folder = work_folder / "models" / name / f"seed_{seed}"
+    job = _name_job(name, queries, entities, relations, settings, seed)
+    if (folder / _CURVE).is_file() and _job_of(folder) == job:
+        logger.info("%s, seed %d: already learned.", name, seed)
+        return folder, pd.read_csv(folder / _CURVE)
+
+    train = Queries.from_frame(queries[queries["split"] == "train"])
+    if len(train) == 0:
+        what = "the split train has no queries"
+        raise DataError(Problem("queries", None, what, "Run the stage ingestion on a graph."))
+    dev = queries[queries["split"] == "dev"]
+    if settings.dev_queries is not None and settings.dev_queries < len(dev):
+        dev = dev.sample(settings.dev_queries, random_state=seed)
+    if dev.empty:
+        logger.warning("There are no dev queries: the weights of the last epoch are kept.")
+
+    model = StructuralModel(name, len(entities), len(relations), settings.dimension, seed)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    fit = _Fit(model, train, Queries.from_frame(dev), settings, seed)
+    checkpoint = work_folder / "checkpoints" / f"{name}-{seed}.safetensors"
+    fit.run(checkpoint, job)
+
+    unfinished = work_folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    state, curve = fit.best(), pd.DataFrame(fit.state.curve)
+    model.pykeen.load_state_dict(state)
+    curve.insert(0, "seed", seed)
+    curve.insert(0, "model", name)
+    description = {
+        "kind": KIND,
+        "model": name,
+        "dimension": settings.dimension,
+        "num_entities": len(entities),
+        "num_relations": len(relations),
+        "graph": graph_digest(entities, relations),
+        "seed": seed,
+        "epoch": fit.state.best_epoch,
+        "dev": fit.state.best_scores,
+        "settings": settings.model_dump(),
+        "job": job,
+    }
+    write_structure_folder(
+        unfinished,
+        StructureFolder(
+            model.cpu(),
+            _seen(train.entity, len(entities)),
+            _seen(train.relation, len(relations)),
+            description,
+        ),
+    )
+    curve.to_csv(unfinished / _CURVE, index=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.replace(folder)
+    checkpoint.unlink(missing_ok=True)
+    return folder, curve
+
+
+def batch_loss(
+    model: StructuralModel,
+    entity: Tensor,
+    asked_by: Tensor,
+    rows: Tensor,
+    answers: Tensor,
+    *,
+    regularization: float,
+    label_smoothing: float,
+    dtype: torch.dtype = torch.float,
+) -> Tensor:
+    """Mean loss of the triples of a batch of distinct questions.
+
+    Args:
+        model: The model.
+        entity: ``(b,)`` known entities.
+        asked_by: ``(b,)`` relations, R more for inverses.
+        rows: ``(k,)`` question of each answer, in ascending order.
+        answers: ``(k,)`` answers; every question has at least one.
+        regularization: Weight of N3: the sum of the cubed moduli of what stands for the triple's
+            three parts.
+        label_smoothing: Share of a label that is spread over all entities.
+        dtype: Number format of matrix products.
+    """
+    # One look-up for known entities and answers: its gradient is a matrix of all entities.
+    known, answering = model.entities(torch.cat([entity, answers])).split(
+        [len(entity), len(answers)]
+    )
+    relations = model.relations(asked_by)
+    questions = model.join(known, relations)
+    counts = torch.bincount(rows, minlength=len(entity)).to(questions.dtype)
+    # Index by embedding(): the gradient of x[rows] is summed in no fixed order by several threads.
+    right = model.score_pairs(embedding(rows, questions), answering).sum()
+    loss = model.log_partition(questions, counts, smoothing=label_smoothing, dtype=dtype)
+    loss = loss - (1 - label_smoothing) * right
+    if regularization:
+        asked = _sum_of_cubes(known) + _sum_of_cubes(relations)
+        loss = loss + regularization * ((counts * asked).sum() + _sum_of_cubes(answering).sum())
+    return loss / len(answers)
+
+
+def _sum_of_cubes(values: Tensor) -> Tensor:
+    """Sum of |x|³ over all but the first axis, ``(b,)``; smooth at zero."""
+    squares = values.real.square() + values.imag.square() if values.is_complex() else values**2
+    return squares.pow(1.5).flatten(1).sum(dim=1)
+
+
+@dataclass
+class _State:
+    """Where a fit stands, but for the tensors."""
+
+    epoch: int
+    batch: int
+    loss: float
+    seconds: float
+    curve: list[dict[str, float]]
+    best_epoch: int
+    best_scores: dict[str, float]
+
+
+class _Fit:
+    """The loop over epochs and batches, and what it takes to go on with it."""
+
+    def __init__(
+        self,
+        model: StructuralModel,
+        train: Queries,
+        dev: Queries,
+        settings: StructureModelSettings,
+        seed: int,
+    ) -> None:
+        self.model, self.train, self.dev = model, train, dev
+        self.settings, self.seed = settings, seed
+        self.device = next(model.parameters()).device
+        self.asked_by = train.relation + np.where(train.is_tail, 0, model.num_relations)
+        # Softmax touches every entity in every step, so the optimizers are dense ones.
+        if settings.optimizer == "adagrad":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adagrad(
+                model.parameters(), lr=settings.learning_rate, fused=self.device.type == "cpu"
+            )
+        else:
+            self.optimizer = torch.optim.Adam(
+                model.parameters(), lr=settings.learning_rate, fused=True
+            )
+        self.state = _State(0, 0, 0.0, 0.0, [], 0, {})
+        self._best: dict[str, Tensor] = {}
+
+    def run(self, checkpoint: Path, job: str) -> None:
+        """Learn to the end, from the checkpoint on where there is one of this job."""
+        settings, state = self.settings, self.state
+        if self._restore(checkpoint, job):
+            logger.info("Going on from epoch %d, batch %d.", state.epoch + 1, state.batch)
+        starts = np.arange(0, len(self.train), settings.batch_size)
+        saved_at = started_at = time.monotonic()
+        already = state.seconds
+        what = f"Fitting {self.model.name}"
+        left = settings.epochs * len(self.train) - (
+            state.epoch * len(self.train) + state.batch * settings.batch_size
+        )
+        with Progress(what, left, "queries") as progress:
+            while state.epoch < settings.epochs and not self._is_spent():
+                order = np.random.default_rng([self.seed, state.epoch]).permutation(len(self.train))
+                self.model.train()
+                for start in starts[state.batch :]:
+                    rows = order[start : start + settings.batch_size]
+                    self._step(rows)
+                    state.batch += 1
+                    state.seconds = already + time.monotonic() - started_at
+                    progress.advance(len(rows))
+                    if time.monotonic() - saved_at >= settings.checkpoint_seconds:
+                        self._save(checkpoint, job)
+                        saved_at = time.monotonic()
+                self._end_epoch()
+                state.seconds = already + time.monotonic() - started_at
+                state.curve[-1]["seconds"] = round(state.seconds, 1)
+                self._save(checkpoint, job)
+                saved_at = time.monotonic()
+
+    def best(self) -> dict[str, Tensor]:
+        """Weights of the best epoch."""
+        return self._best or self.model.pykeen.state_dict()
+
+    def _is_spent(self) -> bool:
+        """Whether early stopping says that there is nothing more to gain."""
+        if self.settings.patience is None or not self.state.best_scores:
+            return False
+        since = sum(
+            f"dev_{DEV_METRIC}" in row and row["epoch"] > self.state.best_epoch
+            for row in self.state.curve
+        )
+        return since >= self.settings.patience
+
+    def _step(self, rows: np.ndarray) -> None:
+        positions, answers = self.train.answers.flat(rows)
+        entity, asked_by, positions, answers = (
+            torch.from_numpy(array).to(self.device)
+            for array in (self.train.entity[rows], self.asked_by[rows], positions, answers)
+        )
+        loss = batch_loss(
+            self.model,
+            entity,
+            asked_by,
+            positions,
+            answers,
+            regularization=self.settings.regularization,
+            label_smoothing=self.settings.label_smoothing,
+            dtype=torch.bfloat16 if self.settings.precision == "bf16" else torch.float,
+        )
+        value = loss.item()
+        if not np.isfinite(value):
+            what = f"the loss of {self.model.name} is {value} in epoch {self.state.epoch + 1}"
+            where = "structure_modeling.learning_rate"
+            raise DataError(Problem(where, None, what, "Lower the learning rate."))
+        self.state.loss += value * len(answers)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.pykeen.post_parameter_update()
+
+    def _end_epoch(self) -> None:
+        state, settings = self.state, self.settings
+        row: dict[str, float] = {
+            "epoch": state.epoch + 1,
+            "loss": state.loss / len(self.train.answers.values),
+            "seconds": 0.0,
+        }
+        state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+        is_last = state.epoch == settings.epochs
+        if len(self.dev) and (state.epoch % settings.epochs_per_evaluation == 0 or is_last):
+            scores = self._evaluate()
+            row |= {f"dev_{key}": value for key, value in scores.items()}
+            if scores[DEV_METRIC] > state.best_scores.get(DEV_METRIC, -1.0):
+                state.best_epoch, state.best_scores = state.epoch, scores
+                self._best = {
+                    key: value.detach().clone()
+                    for key, value in self.model.pykeen.state_dict().items()
+                }
+            logger.info(
+                "%s, epoch %d: loss %.4f, dev MRR %.4f",
+                self.model.name,
+                state.epoch,
+                row["loss"],
+                scores[DEV_METRIC],
+            )
+        elif not len(self.dev):
+            state.best_epoch = state.epoch
+        state.curve.append(row)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Filtered scores of the dev queries over both directions, under PyKEEN's keys."""
+        blocks = np.arange(0, len(self.dev), self.settings.dev_batch_size)
+        tables = []
+        for start in blocks:
+            rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
+            scores = score_queries(self.model, self.dev, rows)
+            tables.append(rank_answers_of(self.dev, rows, scores))
+        scores = ranking_metrics(pd.concat(tables, ignore_index=True))
+        return {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
+
+    def _save(self, path: Path, job: str) -> None:
+        """Write everything that decides the rest of the fit into one file, whole or not at all."""
+        tensors = {f"model.{key}": value for key, value in self.model.pykeen.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in self._best.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        metadata = {"job": job, "state": json.dumps(vars(self.state))}
+        with written_atomically(path) as temporary:
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, temporary, metadata
+            )
+
+    def _restore(self, path: Path, job: str) -> bool:
+        """Take up a checkpoint; False where there is none of this job that can be read."""
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt", device=str(self.device)) as file:
+                metadata = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s cannot be read (%s): starting over.", path, error)
+            return False
+        if metadata["job"] != job:
+            logger.info("Data or settings differ from the interrupted run: starting over.")
+            return False
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+
+        vars(self.state).update(json.loads(metadata["state"]))
+        self.model.pykeen.load_state_dict(part("model."))
+        self._best = part("best.")
+        saved: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            index, name = key.split(".", 1)
+            saved.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved})
+        torch.set_rng_state(tensors["random"].cpu())
+        if "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"].cpu())
+        return True
+
+
+@torch.no_grad()
+def score_queries(model: StructuralModel, queries: Queries, rows: np.ndarray) -> Tensor:
+    """Scores of all entities, ``(b, N)`` float32, for the queries ``rows``, ``(b,)``."""
+    device = next(model.parameters()).device
+    model.eval()
+    return model.ask(
+        *(
+            torch.from_numpy(array[rows]).to(device)
+            for array in (queries.is_tail, queries.entity, queries.relation)
+        )
+    )
+
+
+def _seen(indices: np.ndarray, size: int) -> Tensor:
+    seen = torch.zeros(size, dtype=torch.bool)
+    seen[torch.from_numpy(indices)] = True
+    return seen
+
+
+def _name_job(
+    name: str,
+    queries: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    settings: StructureModelSettings,
+    seed: int,
+) -> str:
+    """Name what is learned from what, so that an interrupted run goes on with its own work."""
+    asked = queries[queries["split"] != "test"]
+    digest = hashlib.sha256(graph_digest(entities, relations).encode())
+    flat = Queries.from_frame(asked)
+    for array in (
+        (asked["split"] == "train").to_numpy(),
+        flat.is_tail,
+        flat.entity,
+        flat.relation,
+        flat.answers.offsets,
+        flat.answers.values,
+        flat.known.offsets,
+        flat.known.values,
+    ):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    said = settings.model_dump(exclude={"checkpoint_seconds", "dev_batch_size"})
+    digest.update(json.dumps([name, said, seed], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _job_of(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "expert.json").read_text(encoding="utf-8"))["job"]
+    except (OSError, ValueError, KeyError):
+        return None
