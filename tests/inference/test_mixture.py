@@ -463,3 +463,20 @@ def test_parameters_are_checked(parameters):
     values = parameters.model_dump()
     with pytest.raises(ValueError, match="did you mean 'shrinkage'"):
         MixtureParameters(**{**values, "shrinkag": 1})
+
+
+def test_an_expert_without_any_weight_is_not_asked_again(world, parameters, tmp_path):
+    good, wrong = world.expert("good", noise=0.1, seed=1), world.expert("wrong", seed=2)
+    # Its favourites are the worst answers: any weight would hurt.
+    wrong.table = -wrong.table
+    mixture = fit([good, wrong], world, tmp_path / "a", parameters)
+    assert [expert.name for expert in mixture.experts] == ["good"]
+    assert mixture.facts["weights"]["wrong"] == 0
+    test = split(world.queries, "test")
+    assert torch.equal(all_scores(mixture, test), all_scores(good, test))
+    report = report_calibration(mixture, world.queries, list("abcd"), parameters, seed=0)
+    assert report["test"]["proposals"]["expected_calibration_error"] < 0.05
+    # Where it alone answers, it stays.
+    needed = replace(good, silent=frozenset([3]))
+    kept = fit([needed, wrong], world, tmp_path / "b", parameters)
+    assert [expert.name for expert in kept.experts] == ["good", "wrong"]

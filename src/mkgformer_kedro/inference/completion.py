@@ -4,7 +4,8 @@ Questions are (entity, relation, ?), direction ``tail``, and (?, relation, entit
 ``head``. An entity *plays the role* of a relation and direction where train answers that question
 for it: the heads of a relation play its ``tail`` role. A question is worth asking where the entity
 plays the role, or plays another one that mostly comes with it; a candidate is worth proposing where
-it plays the role of the opposite direction likewise. Where nearly every entity has one answer, the
+it plays the role of the opposite direction likewise, and is not the entity that the question is
+about (unless train has such loops). Where nearly every entity has one answer, the
 relation is functional, and a question that train has answered is not asked again.
 
 Only train is known to the questions and to the proposals. The dev triples among the proposals
@@ -55,11 +56,13 @@ class Roles:
             directions in the order of ``DIRECTIONS``.
         answered: Whether train answers it, likewise.
         functional: Whether entities have one answer only, ``(2, relations)`` bool.
+        reflexive: Whether train has an entity as its own answer, ``(relations,)`` bool.
     """
 
     plausible: np.ndarray
     answered: np.ndarray
     functional: np.ndarray
+    reflexive: np.ndarray
 
     @classmethod
     def from_train(
@@ -101,7 +104,21 @@ class Roles:
             plausible.reshape(*sides, entities),
             answered.reshape(*sides, entities),
             functional.reshape(sides),
+            np.isin(np.arange(relations), train["relation"][train["head"] == train["tail"]]),
         )
+
+    def candidates(
+        self, direction: np.ndarray, entity: np.ndarray, relation: np.ndarray
+    ) -> np.ndarray:
+        """What may be proposed to each question: what plays the role of the opposite direction.
+
+        Returns:
+            ``(n, entities)`` bool.
+        """
+        fits = self.plausible[1 - direction, relation]
+        alone = ~self.reflexive[relation]
+        fits[alone, entity[alone]] = False
+        return fits
 
     @property
     def asked(self) -> np.ndarray:
@@ -265,8 +282,7 @@ def _answer(
     for rows, scores, parts in mixture.parts(block, batch_size=parameters.batch_size):
         cells = known.cells(direction[rows], entity[rows], relation[rows])
         logs = mixture.calibration.log_softmax(scores, cells)
-        # The candidates of a question play the role of the opposite direction.
-        fits = torch.from_numpy(roles.plausible[1 - direction[rows], relation[rows]])
+        fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
         logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
         best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
         width = best.indices.shape[1]

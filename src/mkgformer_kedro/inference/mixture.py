@@ -15,6 +15,7 @@ a relation and direction are drawn to the direction's, and these to the whole's.
 dev queries picks ``lambda`` and fits the calibration, a third one sets conformal thresholds. No
 answer of test is looked at.
 
+An expert without weight for any relation is not asked again, unless it alone answers some query.
 An expert that does not answer a query is left out of it, and the weights of the others grow to the
 same sum. A mixture of one expert gives that expert's scores as they are.
 """
@@ -98,6 +99,11 @@ class Weights:
         """
         raw = self.relation[queries["relation"].to_numpy(), _direction_numbers(queries)]
         return _without_the_silent(torch.from_numpy(raw), torch.from_numpy(answers)).numpy()
+
+    def only(self, experts: np.ndarray) -> Weights:
+        """The weights of some experts, ``(m,)`` bool."""
+        chosen = {name: value[..., experts] for name, value in vars(self).items() if name != "own"}
+        return Weights(**chosen, own=self.own)
 
     def standardised(self, scores: Tensor, expert: int) -> Tensor:
         """Log-scores ``(b, entities)`` of one expert's scores."""
@@ -501,11 +507,20 @@ def fit_mixture(
         tried[strength] = loss
     assert best is not None  # noqa: S101 (the grid is not empty)
     strength = min(tried, key=lambda value: tried[value])
+    needed = _needed(best, answered.speaks)
+    names = [expert.name for expert in experts]
+    whole = dict(zip(names, best.whole.tolist(), strict=True))
+    if not needed.all():
+        left_out = [name for name, kept in zip(names, needed, strict=True) if not kept]
+        logger.info("No weight anywhere, so left out: %s", ", ".join(left_out))
+        experts = [expert for expert, kept in zip(experts, needed, strict=True) if kept]
+        best, answered = best.only(needed), answered.only(needed)
+        cells, judging = cells.only(needed), judging.only(needed)
 
     mixture = Mixture(experts, best, _nothing_calibrated(relations, parameters), {})
     calibration = _calibrate(mixture, answered, cells, judging, part, parameters, seed)
-    names = [expert.name for expert in experts]
     facts = {
+        "weights": whole,
         "queries": {name: int((part == number).sum()) for number, name in enumerate(_PARTS)},
         "standardization": {
             name: "standard" if rule else "log_softmax"
@@ -590,6 +605,12 @@ class _Answered:
                         )
                     progress.advance(len(block))
         return answered
+
+    def only(self, experts: np.ndarray) -> _Answered:
+        """The answers of some experts, ``(m,)`` bool."""
+        names = [name for name, kept in zip(self.names, experts, strict=True) if kept]
+        speaks = self.speaks[:, experts]
+        return _Answered(self.queries, names, speaks, self.folder, self.starts, self.size)
 
     def _path(self, name: str, start: int) -> Path:
         return self.folder / name / f"{start:08d}.npz"
@@ -741,19 +762,17 @@ class _Cells:
             self.speaks,
         )
 
-    def only(self, expert: int) -> _Cells:
-        """One expert's scores, for the queries that it answers."""
-        mine = slice(expert, expert + 1)
-        alone = _Cells(
-            self.scores[:, :, mine],
+    def only(self, experts: np.ndarray) -> _Cells:
+        """The scores of some experts, ``(m,)`` bool."""
+        mask = torch.from_numpy(experts)
+        return _Cells(
+            self.scores[:, :, mask],
             self.stands_for,
-            self.answer_scores[:, mine],
+            self.answer_scores[:, mask],
             self.answer_query,
-            self.spread[:, mine],
-            self.speaks[:, mine],
+            self.spread[:, mask],
+            self.speaks[:, experts],
         )
-        speaks = self.speaks[:, expert]
-        return alone.where(speaks) if speaks.any() else alone
 
     def losses(self, weights: Tensor) -> Tensor:
         """Negative log-likelihood of each answer, ``(a,)``, given weights ``(n, m)``."""
@@ -797,13 +816,32 @@ def _standardize(
     fitting: _Cells, judging: _Cells, expert: int, spread: np.ndarray, rule: str | None
 ) -> tuple[float, bool]:
     """The loss of the expert alone, and whether to divide by the spread of each query."""
+    mine = np.arange(len(spread)) == expert
+    fitting, judging = (_where_it_speaks(cells.only(mine)) for cells in (fitting, judging))
     found = []
     for standard in (False, True) if rule is None else (rule == "standard",):
-        mine = np.array([standard]), spread[expert : expert + 1]
-        fitted, judged = (cells.only(expert).standardised(*mine) for cells in (fitting, judging))
+        by = np.array([standard]), spread[mine]
+        fitted, judged = (cells.standardised(*by) for cells in (fitting, judging))
         scale = _fit_scale(fitted, torch.ones(len(fitted.scores), 1))
         found.append((judged.loss(np.full((len(judged.scores), 1), scale)), standard))
     return min(found)
+
+
+def _where_it_speaks(cells: _Cells) -> _Cells:
+    """The queries that an expert answers; all where it answers none."""
+    speaks = cells.speaks[:, 0]
+    return cells.where(speaks) if speaks.any() else cells
+
+
+def _needed(weights: Weights, speaks: np.ndarray) -> np.ndarray:
+    """Which experts have a weight somewhere, or alone answer a query, ``(m,)`` bool."""
+    most = np.max(
+        [weights.whole, *weights.direction, *weights.relation.reshape(-1, speaks.shape[1])], axis=0
+    )
+    needed = most > _LEAST_WEIGHT * max(1.0, most.max())
+    if not needed.any():
+        needed[:] = True
+    return needed | (speaks & ~(speaks & needed).any(axis=1, keepdims=True)).any(axis=0)
 
 
 def _fit_weights(
