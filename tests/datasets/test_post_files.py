@@ -331,7 +331,9 @@ def test_what_is_written_is_read(tmp_path_factory, posts, line_end, end):
 
 
 def test_groups_are_read_as_they_stand(load_tagged):
-    raw = load_tagged({"subsets.tsv": "train\t0\tclear\ndev\t0\n"}, roles={"subsets": "subsets.tsv"})
+    raw = load_tagged(
+        {"subsets.tsv": "train\t0\tclear\ndev\t0\n"}, roles={"subsets": "subsets.tsv"}
+    )
     assert raw.subsets.to_dict("records") == [
         {"split": "train", "number": "0", "subset": "clear", "file": "subsets.tsv", "line": 1}
     ]

@@ -58,7 +58,9 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
     "name",
     ["config.json", "model.safetensors", "tokenizer.json", "task.json", "entities.parquet"],
 )
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"{}"])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"{}"]
+)
 def test_a_damaged_file_is_one_clear_error(folder, name, damage):
     path = folder / name
     path.write_bytes(damage(path.read_bytes()))
@@ -93,7 +95,11 @@ def test_weights_of_another_shape_are_named(folder):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"task": "no_task"}, "no task 'no_task'"), ({"strange": 1}, "strange"), ({"task": []}, "unhashable")],
+    [
+        ({"task": "no_task"}, "no task 'no_task'"),
+        ({"strange": 1}, "strange"),
+        ({"task": []}, "unhashable"),
+    ],
 )
 def test_settings_of_no_task_are_named(folder, settings, message):
     path = folder / "task.json"

@@ -217,7 +217,10 @@ class PopularityExpert:
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """See :class:`Expert`."""
-        return self._popularity.scores(queries, batch_size=batch_size)
+        rows = np.arange(len(queries))
+        for start in range(0, len(queries), batch_size):
+            block = rows[start : start + batch_size]
+            yield block, self._popularity.score(queries.iloc[block])
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """The queries whose relation train has."""

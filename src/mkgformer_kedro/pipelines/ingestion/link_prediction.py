@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,9 @@ from mkgformer_kedro.pipelines.ingestion.checks import (
     unexpected_counts,
 )
 from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
-from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,9 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     log_posts,
     posts_nodes,
 )
-from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 _TASK = "relation_extraction"
 _SPANS = ["head_start", "head_end", "tail_start", "tail_end"]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.experts import Evaluation
-from mkgformer_kedro.evaluation.report import Layout
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mkgformer_kedro.evaluation.experts import Evaluation
+    from mkgformer_kedro.evaluation.report import Layout
     from mkgformer_kedro.training.batches import Items
 
 
@@ -40,10 +40,16 @@ class Task(ABC):
             towers.
         new_tokens: Special tokens that the tokenizer gets.
         dev_metric: Key of :meth:`dev_scores` that picks the model; larger is better.
+        scored: What the scores count, in the words of the table that ends a run.
+        columns: Columns of that table, each with its key in the scores.
         stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
             gives its Kedro nodes.
+        question: What a person asks with: names of columns, in the order in which
+            ``Predictor.predict`` takes them.
+        owner: Who owns images: ``entity`` or ``post``.
         tables: Tables of the ingestion that evaluation reads.
-        layout: What the report says of the task.
+        experts: Data sets with folders of experts that evaluation asks beside the models.
+        reports: Data sets with reports of other stages that the page of the evaluation shows.
     """
 
     name: ClassVar[str]
@@ -54,9 +60,14 @@ class Task(ABC):
     starts_from: ClassVar[str | None] = None
     new_tokens: ClassVar[tuple[str, ...]] = ()
     dev_metric: ClassVar[str]
+    scored: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]]
     stages: ClassVar[Mapping[str, str]]
+    question: ClassVar[tuple[str, ...]]
+    owner: ClassVar[str]
     tables: ClassVar[tuple[str, ...]]
-    layout: ClassVar[Layout]
+    experts: ClassVar[tuple[str, ...]] = ()
+    reports: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -162,3 +173,42 @@ class Task(ABC):
             seed: Seed of every resampling.
             resamples: Number of bootstrap samples.
         """
+
+    @classmethod
+    def name_parts(cls, parts: Sequence[Any]) -> dict[str, Any]:
+        """The parts of one question by the columns that they belong to."""
+        return dict(zip(cls.question, parts, strict=False))
+
+    @abstractmethod
+    def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Check questions as a person has them, and turn them into rows that :meth:`encode` takes.
+
+        Args:
+            table: Columns of ``question``; others are ignored.
+
+        Raises:
+            DataError: A question cannot be asked.
+        """
+
+    @abstractmethod
+    def answers(
+        self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame, top: int
+    ) -> pd.DataFrame:
+        """Put what the model says of a block of questions into words.
+
+        Args:
+            model: The model.
+            outputs: What it gave for the block.
+            items: All questions, as :meth:`encode` gave them.
+            rows: ``(b,)`` numbers of the block's questions in ``items``.
+            table: The block's rows of what :meth:`read_questions` gave.
+            top: Answers to each question, where there is a choice.
+
+        Returns:
+            Any number of rows per question, with the question's index in ``table``.
+        """
+
+    @classmethod
+    @abstractmethod
+    def layout(cls) -> Layout:
+        """What the report says of the task."""

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.evaluation.extraction import EntityEvaluation, evaluate_entities
-from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
 from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
-from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, tags_of_types
-from mkgformer_kedro.evaluation.report import Layout
-from mkgformer_kedro.evaluation.report.extraction import ENTITIES
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, entities_of, tags_of_types
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -32,6 +28,9 @@ from mkgformer_kedro.training.tasks.posts import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.extraction import EntityEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +60,11 @@ class EntityRecognition(PostsTask):
     gold: ClassVar[str] = "tags"
     parameters_class: ClassVar[type[FinetuningParameters]] = EntityRecognitionParameters
 
+    scored: ClassVar[str] = "whole entities of the right type"
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
         **PostsTask.stages,
     }
-    layout: ClassVar[Layout] = ENTITIES
 
     units: str
 
@@ -171,9 +170,27 @@ class EntityRecognition(PostsTask):
         counts = count_entities(posts["tags"], predicted["predicted"])
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
 
+    def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+        """A row per entity: ``entity`` (its words), ``type``, ``text`` (the type in words), span.
+
+        The span is ``start`` and ``end`` in words, end exclusive.
+        """
+        texts = dict(zip(self.labels["label"], self.labels["text"], strict=True))
+        rows, index = [], []
+        for post, words, tags in zip(
+            posts.index, posts["words"], predicted["predicted"], strict=True
+        ):
+            for start, end, kind in entities_of(tags):
+                rows.append((" ".join(words[start:end]), kind, texts[kind], start, end))
+                index.append(post)
+        columns = ["entity", "type", "text", "start", "end"]
+        return pd.DataFrame(rows, columns=columns, index=pd.Index(index, dtype=posts.index.dtype))
+
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """The mentions of train, wherever they are found again."""
+        from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
+
         return predict_gazetteer(tables)
 
     @classmethod
@@ -181,4 +198,13 @@ class EntityRecognition(PostsTask):
         cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
     ) -> EntityEvaluation:
         """Strict span scores of all experts."""
+        from mkgformer_kedro.evaluation.extraction import evaluate_entities
+
         return evaluate_entities(predictions, tables, **options)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Entities by type."""
+        from mkgformer_kedro.evaluation.report.extraction import ENTITIES
+
+        return ENTITIES
