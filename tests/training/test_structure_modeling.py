@@ -189,12 +189,29 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_fit(
     assert list((tmp_path / "work/checkpoints").iterdir()) == []
 
 
+def test_more_epochs_go_on_where_an_interrupted_fit_stood(tmp_path, graph, values, monkeypatch):
+    whole, _ = fit("complex", graph, tmp_path / "whole", values)
+    monkeypatch.setattr("mkgformer_kedro.training.structure_modeling.write_structure_folder", stop)
+    with pytest.raises(InterruptedError):
+        fit("complex", graph, tmp_path / "work", values | {"epochs": 3})
+    monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(
+        "mkgformer_kedro.training.structure_modeling.batch_loss",
+        lambda *args, **settings: steps.append(1) or batch_loss(*args, **settings),
+    )
+    again, _ = fit("complex", graph, tmp_path / "work", values)
+    assert_same_weights(again, whole)
+    queries = (graph[0]["split"] == "train").sum()
+    assert len(steps) == -(-queries // values["batch_size"])
+
+
 @pytest.mark.parametrize("spoil", ["cut", "other job"])
 def test_a_checkpoint_of_no_use_is_not_used(tmp_path, graph, values, monkeypatch, spoil):
     whole, _ = fit("complex", graph, tmp_path / "whole", values)
     monkeypatch.setattr("mkgformer_kedro.training.structure_modeling.write_structure_folder", stop)
     with pytest.raises(InterruptedError):
-        fit("complex", graph, tmp_path / "work", values | {"epochs": 2 + 2 * (spoil == "cut")})
+        fit("complex", graph, tmp_path / "work", values | {"batch_size": 16 + (spoil != "cut")})
     (checkpoint,) = (tmp_path / "work/checkpoints").iterdir()
     if spoil == "cut":
         checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
@@ -283,6 +300,7 @@ def test_no_models_make_an_empty_folder(tmp_path, graph, values):
         ({"by_model": {"complex": {"dimensio": 3}}}, "did you mean 'dimension'"),
         ({"by_model": {"rotate": {"dimension": 0}}}, "dimension"),
         ({"models": ["transe"], "regularization": 0.1}, "by_model.transe.regularization"),
+        ({"epochs": 5, "epochs_per_evaluation": 2}, "would not be judged"),
         ({"models": ["rotate"], "precision": "bf16"}, "by_model.rotate.precision"),
     ],
 )

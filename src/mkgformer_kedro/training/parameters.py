@@ -188,6 +188,11 @@ class StructureModelingParameters(StructureModelSettings):
         """
         common = self.model_dump(include=set(StructureModelSettings.model_fields))
         settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
+        if settings.epochs % settings.epochs_per_evaluation:
+            raise ValueError(
+                f"epochs ({settings.epochs}) is no multiple of epochs_per_evaluation "
+                f"({settings.epochs_per_evaluation}), so the last ones would not be judged"
+            )
         if name in ("transe", "rotate"):
             for key, only in (("regularization", 0), ("precision", "fp32")):
                 if getattr(settings, key) != only:

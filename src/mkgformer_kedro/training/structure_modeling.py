@@ -158,7 +158,8 @@ def fit_structure(
     """
     folder = work_folder / "models" / name / f"seed_{seed}"
     job = _name_job(name, queries, entities, relations, settings, seed)
-    if (folder / _CURVE).is_file() and _job_of(folder) == job:
+    said = settings.model_dump(mode="json")
+    if (folder / _CURVE).is_file() and _made_by(folder) == (job, said):
         logger.info("%s, seed %d: already learned.", name, seed)
         return folder, pd.read_csv(folder / _CURVE)
 
@@ -194,7 +195,7 @@ def fit_structure(
         "seed": seed,
         "epoch": fit.state.best_epoch,
         "dev": fit.state.best_scores,
-        "settings": settings.model_dump(),
+        "settings": said,
         "job": job,
     }
     write_structure_folder(
@@ -382,8 +383,7 @@ class _Fit:
             "seconds": 0.0,
         }
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
-        is_last = state.epoch == settings.epochs
-        if len(self.dev) and (state.epoch % settings.epochs_per_evaluation == 0 or is_last):
+        if len(self.dev) and state.epoch % settings.epochs_per_evaluation == 0:
             scores = self._evaluate()
             row |= {f"dev_{key}": value for key, value in scores.items()}
             if scores[DEV_METRIC] > state.best_scores.get(DEV_METRIC, -1.0):
@@ -440,7 +440,8 @@ class _Fit:
         except (SafetensorError, OSError) as error:
             logger.warning("%s cannot be read (%s): starting over.", path, error)
             return False
-        if metadata["job"] != job:
+        state = json.loads(metadata["state"])
+        if metadata["job"] != job or state["epoch"] > self.settings.epochs:
             logger.info("Data or settings differ from the interrupted run: starting over.")
             return False
 
@@ -451,7 +452,7 @@ class _Fit:
                 if key.startswith(prefix)
             }
 
-        vars(self.state).update(json.loads(metadata["state"]))
+        vars(self.state).update(state)
         self.model.pykeen.load_state_dict(part("model."))
         self._best = part("best.")
         saved: dict[int, dict[str, Tensor]] = {}
@@ -507,13 +508,16 @@ def _name_job(
         flat.known.values,
     ):
         digest.update(np.ascontiguousarray(array).tobytes())
-    said = settings.model_dump(exclude={"checkpoint_seconds", "dev_batch_size"})
+    # More epochs go on where fewer ended: what an epoch does is not decided by how many there are.
+    said = settings.model_dump(exclude={"epochs", "checkpoint_seconds", "dev_batch_size"})
     digest.update(json.dumps([name, said, seed], sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _job_of(folder: Path) -> Any:
+def _made_by(folder: Path) -> tuple[Any, Any] | None:
+    """Job and settings that a finished folder was made by; None where it does not say."""
     try:
-        return json.loads((folder / "expert.json").read_text(encoding="utf-8"))["job"]
+        description = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
+        return description["job"], description["settings"]
     except (OSError, ValueError, KeyError):
         return None
