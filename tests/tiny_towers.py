@@ -37,7 +37,10 @@ VISION_TYPES = (
     "dinov2",
 )
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
-WORDS = [
+WORDS = (
+    *("The", "red", "bird", "is", "a", "kind", "of", "animal", "Berlin", "lies", "in", "Germany"),
+    *(".", ",", "said", "Ann's", "friend", "Bob"),
+)
     "The",
     "red",
     "bird",

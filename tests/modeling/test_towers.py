@@ -87,10 +87,9 @@ def make(tiny_towers):
         }
         key = repr((text, vision, model_class, large, fields))
         if key not in made:
+            towers = tiny_towers.text(text), tiny_towers.vision(vision)
             torch.manual_seed(0)
-            model = model_class.from_text_vision_pretrained(
-                tiny_towers.text(text), tiny_towers.vision(vision), **fields
-            )
+            model = model_class.from_text_vision_pretrained(*towers, **fields)
             if model_class is MKGformerForLinkPrediction:
                 model.add_graph_tokens(5, 2)
             for name, parameter in model.named_parameters():
