@@ -62,6 +62,7 @@ _QUERY = ["direction", "entity", "relation"]
 _CELLS = 1 << 22
 _LEAST_WEIGHT = 1e-6
 _LEAST_SPREAD = 1e-6
+_RIDGE = 0.01
 KIND = "mixture"
 _DESCRIPTION, _ARRAYS = "expert.json", "mixture.safetensors"
 
@@ -868,6 +869,8 @@ def _fit_weights(
     def objective(values: Tensor) -> Tensor:
         table = values.view(levels, experts)
         loss = cells.losses(_without_the_silent(table[row], speaks)).sum().double()
+        # Of experts that say the same, the smallest weights.
+        loss = loss + _RIDGE * (table[0] ** 2).sum()
         if levels == 1:
             return loss
         return loss + strength * ((table[1:] - table[parent]) ** 2).sum()

@@ -132,6 +132,8 @@ class LinkPrediction(Task):
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
+    experts: ClassVar[tuple[str, ...]] = ("structure_models", "mixture")
+    reports: ClassVar[tuple[str, ...]] = ("calibration_report",)
 
     question: ClassVar[tuple[str, ...]] = ("entity", "relation", "direction")
     owner: ClassVar[str] = "entity"
