@@ -471,7 +471,7 @@ def test_an_expert_without_any_weight_is_not_asked_again(world, parameters, tmp_
     wrong.table = -wrong.table
     mixture = fit([good, wrong], world, tmp_path / "a", parameters)
     assert [expert.name for expert in mixture.experts] == ["good"]
-    assert mixture.facts["weights"]["wrong"] == 0
+    assert mixture.facts["weights"]["wrong"] < 0.01 * mixture.facts["weights"]["good"]
     test = split(world.queries, "test")
     assert torch.equal(all_scores(mixture, test), all_scores(good, test))
     report = report_calibration(mixture, world.queries, list("abcd"), parameters, seed=0)

@@ -15,7 +15,8 @@ a relation and direction are drawn to the direction's, and these to the whole's.
 dev queries picks ``lambda`` and fits the calibration, a third one sets conformal thresholds. No
 answer of test is looked at.
 
-An expert without weight for any relation is not asked again, unless it alone answers some query.
+An expert that has less than a hundredth of the largest weight everywhere is not asked again, unless
+it alone answers some query.
 An expert that does not answer a query is left out of it, and the weights of the others grow to the
 same sum. A mixture of one expert gives that expert's scores as they are.
 """
@@ -62,7 +63,8 @@ _QUERY = ["direction", "entity", "relation"]
 _CELLS = 1 << 22
 _LEAST_WEIGHT = 1e-6
 _LEAST_SPREAD = 1e-6
-_RIDGE = 0.01
+_RIDGE = 0.1
+_LEAST_SHARE = 0.01
 KIND = "mixture"
 _DESCRIPTION, _ARRAYS = "expert.json", "mixture.safetensors"
 
@@ -513,7 +515,7 @@ def fit_mixture(
     whole = dict(zip(names, best.whole.tolist(), strict=True))
     if not needed.all():
         left_out = [name for name, kept in zip(names, needed, strict=True) if not kept]
-        logger.info("No weight anywhere, so left out: %s", ", ".join(left_out))
+        logger.info("Hardly any weight anywhere, so left out: %s", ", ".join(left_out))
         experts = [expert for expert, kept in zip(experts, needed, strict=True) if kept]
         best, answered = best.only(needed), answered.only(needed)
         cells, judging = cells.only(needed), judging.only(needed)
@@ -809,7 +811,7 @@ def _minimize(objective: Callable[[Tensor], Tensor], start: np.ndarray) -> np.nd
 
 def _fit_scale(cells: _Cells, weights: Tensor) -> float:
     """The factor on all weights ``(n, m)`` that makes the answers most likely."""
-    found = _minimize(lambda scale: cells.losses(weights * scale).mean().double(), np.ones(1))
+    found = _minimize(lambda scale: cells.losses(weights * scale).double().mean(), np.ones(1))
     return max(float(found[0]), _LEAST_WEIGHT)
 
 
@@ -836,10 +838,8 @@ def _where_it_speaks(cells: _Cells) -> _Cells:
 
 def _needed(weights: Weights, speaks: np.ndarray) -> np.ndarray:
     """Which experts have a weight somewhere, or alone answer a query, ``(m,)`` bool."""
-    most = np.max(
-        [weights.whole, *weights.direction, *weights.relation.reshape(-1, speaks.shape[1])], axis=0
-    )
-    needed = most > _LEAST_WEIGHT * max(1.0, most.max())
+    table = np.concatenate([weights.direction, weights.relation.reshape(-1, speaks.shape[1])])
+    needed = (table > _LEAST_SHARE * table.max(axis=1, keepdims=True)).any(axis=0)
     if not needed.any():
         needed[:] = True
     return needed | (speaks & ~(speaks & needed).any(axis=1, keepdims=True)).any(axis=0)
@@ -868,7 +868,7 @@ def _fit_weights(
 
     def objective(values: Tensor) -> Tensor:
         table = values.view(levels, experts)
-        loss = cells.losses(_without_the_silent(table[row], speaks)).sum().double()
+        loss = cells.losses(_without_the_silent(table[row], speaks)).double().sum()
         # Of experts that say the same, the smallest weights.
         loss = loss + _RIDGE * (table[0] ** 2).sum()
         if levels == 1:
