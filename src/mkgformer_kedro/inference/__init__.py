@@ -1,4 +1,4 @@
-"""Asking what was learned: a predictor for people, experts, and their answers to a test set."""
+"""Asking what was learned: a predictor for people, experts, their mixture, and completions."""
 
 from mkgformer_kedro.inference.predictor import Predictor
 

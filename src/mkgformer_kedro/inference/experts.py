@@ -31,6 +31,7 @@ EXPERT_FILE = "expert.json"
 
 EXPERT_KINDS: dict[str, str] = {
     "structure": "mkgformer_kedro.inference.structure:load_structure_expert",
+    "mixture": "mkgformer_kedro.inference.mixture:load_mixture",
 }
 """By the kind that ``expert.json`` names, the function that loads such a folder, as
 ``module:function``.
@@ -47,10 +48,12 @@ class Expert(Protocol):
     Attributes:
         name: Name in tables and reports, such as ``model`` or ``baseline``.
         seed: Seed of its training; 0 where nothing is random. Several seeds are several experts.
+        folder: What it was read from; None where that is no folder.
     """
 
     name: str
     seed: int
+    folder: Path | None
 
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
@@ -145,6 +148,7 @@ class ModelWithStore:
         self, model: LoadedModel, store: VisualStore, seed: int, *, with_images: bool = True
     ) -> None:
         self.model = model
+        self.folder = model.folder
         self.store = store
         self.seed = seed
         self.with_images = with_images
@@ -203,6 +207,7 @@ class PopularityExpert:
 
     name = "baseline"
     seed = 0
+    folder = None
 
     def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
         self._popularity = Popularity(train, num_entities)
@@ -296,7 +301,9 @@ def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
         known = ", ".join(sorted(EXPERT_KINDS)) or "none"
         what = f"no expert of a known kind ({error!r}; known kinds: {known})"
         raise DataError(Problem(str(path), None, what, "Run its stage again.")) from error
-    return load(Path(folder), task, experts)
+    expert = load(Path(folder), task, experts)
+    expert.folder = Path(folder)
+    return expert
 
 
 def seed_folders(models: Path) -> list[tuple[int, Path]]:

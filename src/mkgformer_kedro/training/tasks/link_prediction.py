@@ -128,9 +128,12 @@ class LinkPrediction(Task):
         "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
         "structure_modeling": "mkgformer_kedro.pipelines.structure_modeling.nodes",
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
+        "mixture": "mkgformer_kedro.pipelines.mixture.nodes",
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
+    experts: ClassVar[tuple[str, ...]] = ("structure_models", "mixture")
+    reports: ClassVar[tuple[str, ...]] = ("calibration_report",)
 
     question: ClassVar[tuple[str, ...]] = ("entity", "relation", "direction")
     owner: ClassVar[str] = "entity"

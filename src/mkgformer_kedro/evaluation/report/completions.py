@@ -1,0 +1,144 @@
+"""The page on which people accept or reject completions: one file, no network."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.evaluation.report.page import render_template, thumbnail
+
+_TEXT = 320
+
+
+def render_completions(
+    completions: pd.DataFrame,
+    report: Mapping[str, Any],
+    triples: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    images: Callable[[int], Sequence[np.ndarray]],
+    *,
+    data_set: str,
+    shown: int,
+    images_shown: int,
+    nearest: int,
+) -> str:
+    """Fill the page.
+
+    Args:
+        completions: ``head``, ``relation``, ``tail`` (ids), ``probability``, ``found_by``,
+            ``in_answer_set``, ``status``, ``score_<expert>``; the ``new`` ones are shown.
+        report: What judging them gave: ``questions``, ``kept``, ``calibration``, ``meaning``.
+        triples: All known triples, by index.
+        entities: Columns ``entity``, ``name``, ``text``; row number is entity index.
+        relations: Columns ``relation``, ``text``.
+        images: Gives the images of an entity index: ``uint8`` arrays ``(3, height, width)``.
+        data_set: Name of the graph.
+        shown: Completions on the page, the most probable of them.
+        images_shown: Entities that get a thumbnail.
+        nearest: Known triples beside each completion.
+
+    Returns:
+        An HTML page with all it needs.
+    """
+    new = completions[completions["status"] == "new"]
+    rows = new.head(shown)
+    numbers = pd.Series(np.arange(len(entities)), index=entities["entity"])
+    head, tail = (numbers.loc[rows[side]].to_numpy() for side in ("head", "tail"))
+    relation = pd.Series(np.arange(len(relations)), index=relations["relation"]).loc[
+        rows["relation"]
+    ]
+    known = _Neighbours(triples)
+    scores = [name for name in rows if name.startswith("score_")]
+    items, met = [], dict[int, None]()
+    for row, h, r, t in zip(
+        rows.to_dict("records"), head.tolist(), relation.tolist(), tail.tolist(), strict=True
+    ):
+        near = known.nearest(h, r, t, nearest)
+        met |= dict.fromkeys((h, t))
+        items.append(
+            {
+                "head": h,
+                "relation": r,
+                "tail": t,
+                "probability": round(float(row["probability"]), 4),
+                "found": row["found_by"],
+                "inSet": bool(row["in_answer_set"]),
+                "scores": {
+                    name.removeprefix("score_"): round(float(row[name]), 2)
+                    for name in scores
+                    if np.isfinite(row[name])
+                },
+                "near": near,
+            }
+        )
+    named = dict(met)
+    for item in items:
+        named |= dict.fromkeys(entity for h, _, t in item["near"] for entity in (h, t))
+    cards = {}
+    for entity in named:
+        row = entities.iloc[entity]
+        cards[entity] = {"id": row["entity"], "name": row["name"]}
+        if entity in met:
+            cards[entity]["text"] = _shortened(row["text"])
+    with_image = 0
+    for entity in met:
+        if with_image == images_shown:
+            break
+        if found := images(entity)[:1]:
+            cards[entity]["image"] = thumbnail(found[0])
+            with_image += 1
+    texts = relations[["relation", "text"]].rename(columns={"relation": "id"}).to_dict("records")
+    return render_template(
+        "completions.html.j2",
+        {
+            "data_set": data_set,
+            "kept": report["kept"],
+            "questions": report["questions"],
+            "meaning": report["meaning"],
+            "new": len(new),
+            "expected": float(new["probability"].sum()),
+            "content": {
+                "dataSet": data_set,
+                "items": items,
+                "entities": cards,
+                "relations": texts,
+            },
+        },
+    )
+
+
+class _Neighbours:
+    """Known triples by any two of their three parts."""
+
+    def __init__(self, triples: pd.DataFrame) -> None:
+        self._by: list[dict[tuple[int, int], list[tuple[int, int, int]]]] = [
+            defaultdict(list) for _ in range(3)
+        ]
+        columns = (triples[name].tolist() for name in ("head", "relation", "tail"))
+        for h, r, t in zip(*columns, strict=True):
+            for index, key in zip(self._by, ((h, r), (r, t), (h, t)), strict=True):
+                index[key].append((h, r, t))
+
+    def nearest(self, h: int, r: int, t: int, most: int) -> list[tuple[int, int, int]]:
+        """Known triples that share two parts with one, of each kind in turn."""
+        lists = [
+            index.get(key, [])
+            for index, key in zip(self._by, ((h, r), (r, t), (h, t)), strict=True)
+        ]
+        longest = max(map(len, lists))
+        turns = [
+            found[turn]
+            for turn in range(min(longest, most))
+            for found in lists
+            if turn < len(found)
+        ]
+        return [near for near in dict.fromkeys(turns) if near != (h, r, t)][:most]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT else text[:_TEXT].rsplit(" ", 1)[0] + " …"

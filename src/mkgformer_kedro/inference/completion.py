@@ -1,0 +1,594 @@
+"""The links that a graph is missing: which questions to ask, what to propose, what to keep.
+
+Questions are (entity, relation, ?), direction ``tail``, and (?, relation, entity), direction
+``head``. An entity *plays the role* of a relation and direction where train answers that question
+for it: the heads of a relation play its ``tail`` role. A question is worth asking where the entity
+plays the role, or plays another one that mostly comes with it; a candidate is worth proposing where
+it plays the role of the opposite direction likewise, and is not the entity that the question is
+about (unless train has such loops). Where nearly every entity has one answer, the
+relation is functional, and a question that train has answered is not asked again.
+
+Only train is known to the questions and to the proposals. The dev triples among the proposals
+calibrate their probabilities, the test triples judge them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary
+from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.inference.parameters import (
+    CompletionParameters,
+    KeepParameters,
+    QuestionParameters,
+)
+from mkgformer_kedro.progress import Progress
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.inference.mixture import Mixture
+
+logger = logging.getLogger(__name__)
+
+DIRECTIONS = ("tail", "head")
+FOUND_BY = ("tail", "head", "both")
+TRIPLE = ["head", "relation", "tail"]
+
+_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_VOCABULARY = "urn:mkgformer:completion#"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which entities a relation takes on either side, from the training triples.
+
+    Attributes:
+        plausible: Whether a question is worth asking, ``(2, relations, entities)`` bool, the
+            directions in the order of ``DIRECTIONS``.
+        answered: Whether train answers it, likewise.
+        functional: Whether entities have one answer only, ``(2, relations)`` bool.
+        reflexive: Whether train has an entity as its own answer, ``(relations,)`` bool.
+    """
+
+    plausible: np.ndarray
+    answered: np.ndarray
+    functional: np.ndarray
+    reflexive: np.ndarray
+
+    @classmethod
+    def from_train(
+        cls, train: pd.DataFrame, entities: int, relations: int, parameters: QuestionParameters
+    ) -> Roles:
+        """Count roles and which come together.
+
+        A role implies another where at least the share ``implied`` of the entities that play it
+        play the other too, and at least ``least_entities`` play it.
+        """
+        from scipy.sparse import csr_array
+
+        role = np.concatenate([train["relation"], train["relation"] + relations])
+        entity = np.concatenate([train["head"], train["tail"]])
+        shape = (entities, 2 * relations)
+        counts = csr_array((np.ones(len(role), dtype=np.int64), (entity, role)), shape=shape)
+        counts.sum_duplicates()
+        plays = csr_array(
+            (np.ones_like(counts.data), counts.indices, counts.indptr), shape=counts.shape
+        )
+        players = np.asarray(plays.sum(axis=0))
+        single = csr_array(
+            ((counts.data == 1).astype(np.int64), counts.indices, counts.indptr), shape=shape
+        )
+        enough = players >= parameters.least_entities
+        functional = np.zeros(2 * relations, dtype=bool)
+        if parameters.functional is not None:
+            share = np.asarray(single.sum(axis=0)) / np.maximum(players, 1)
+            functional = enough & (share >= parameters.functional)
+        answered = plays.toarray().T.astype(bool)
+        plausible = answered
+        if parameters.implied is not None:
+            together = (plays.T @ plays).toarray()
+            implies = together >= parameters.implied * np.maximum(players, 1)[:, None]
+            implies &= enough[:, None]
+            plausible = answered | ((plays @ implies.astype(np.int64)).T > 0)
+        sides = (2, relations)
+        return cls(
+            plausible.reshape(*sides, entities),
+            answered.reshape(*sides, entities),
+            functional.reshape(sides),
+            np.isin(np.arange(relations), train["relation"][train["head"] == train["tail"]]),
+        )
+
+    def candidates(
+        self, direction: np.ndarray, entity: np.ndarray, relation: np.ndarray
+    ) -> np.ndarray:
+        """What may be proposed to each question: what plays the role of the opposite direction.
+
+        Returns:
+            ``(n, entities)`` bool.
+        """
+        fits = self.plausible[1 - direction, relation]
+        alone = ~self.reflexive[relation]
+        fits[alone, entity[alone]] = False
+        return fits
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Whether a question is asked, ``(2, relations, entities)`` bool."""
+        return self.plausible & ~(self.functional[:, :, None] & self.answered)
+
+
+def plan_questions(
+    triples: pd.DataFrame,
+    entities: int,
+    relations: Sequence[str],
+    parameters: QuestionParameters,
+    seed: int,
+) -> tuple[pd.DataFrame, Roles, dict[str, Any]]:
+    """Decide from the graph what to ask.
+
+    Args:
+        triples: Table ``triples``.
+        entities: Number of entities.
+        relations: Id of every relation.
+        parameters: What is worth asking.
+        seed: Seed of the choice where there are more questions than are to be asked.
+
+    Returns:
+        The questions (``direction``, ``entity``, ``relation``), those of one entity together; the
+        roles; and a report: how many are asked, and which share of the test triples they cover.
+
+    Raises:
+        DataError: A relation that is to be asked is none of the graph's.
+    """
+    if unknown := sorted(set(parameters.relations or ()) - set(relations)):
+        raise DataError(
+            Problem(
+                "completion.questions.relations",
+                None,
+                f"the graph has no relation {', '.join(map(repr, unknown))}",
+                f"It has {', '.join(map(repr, relations[:10]))}"
+                f"{' ...' if len(relations) > 10 else ''}.",
+            )
+        )
+    train = triples[triples["split"] == "train"]
+    roles = Roles.from_train(train, entities, len(relations), parameters)
+    asked = roles.asked.copy()
+    for number, name in enumerate(DIRECTIONS):
+        if name not in parameters.directions:
+            asked[number] = False
+    if parameters.relations is not None:
+        asked[:, ~np.isin(relations, parameters.relations)] = False
+    possible = int(asked.sum())
+    direction, relation, entity = np.nonzero(asked)
+    if parameters.at_most is not None and parameters.at_most < possible:
+        chosen = np.random.default_rng(seed).permutation(possible)[: parameters.at_most]
+        direction, relation, entity = direction[chosen], relation[chosen], entity[chosen]
+        asked[:] = False
+        asked[direction, relation, entity] = True
+    order = np.lexsort((direction, relation, entity))
+    questions = pd.DataFrame(
+        {
+            "direction": np.array(DIRECTIONS)[direction[order]],
+            "entity": entity[order].astype(np.int32),
+            "relation": relation[order].astype(np.int32),
+        }
+    )
+    report = {
+        "all_pairs": 2 * entities * len(relations),
+        "worth_asking": possible,
+        "asked": len(questions),
+        "answered_and_functional": int((roles.plausible & ~roles.asked).sum()),
+        "functional_relations": {
+            name: int(roles.functional[number].sum()) for number, name in enumerate(DIRECTIONS)
+        },
+        "test_triples_covered": _covered(triples[triples["split"] == "test"], asked, roles),
+    }
+    return questions, roles, report
+
+
+def _covered(test: pd.DataFrame, asked: np.ndarray, roles: Roles) -> dict[str, float | None]:
+    """Share of triples whose question is asked and whose answer may be proposed."""
+    if test.empty:
+        return dict.fromkeys((*DIRECTIONS, "either"), None)
+    head, relation, tail = (test[name].to_numpy() for name in TRIPLE)
+    by = [
+        asked[0, relation, head] & roles.plausible[1, relation, tail],
+        asked[1, relation, tail] & roles.plausible[0, relation, head],
+    ]
+    shares = [*by, by[0] | by[1]]
+    names = (*DIRECTIONS, "either")
+    return {name: float(share.mean()) for name, share in zip(names, shares, strict=True)}
+
+
+def propose(
+    mixture: Mixture,
+    questions: pd.DataFrame,
+    triples: pd.DataFrame,
+    roles: Roles,
+    work_folder: Path,
+    parameters: CompletionParameters,
+) -> pd.DataFrame:
+    """Ask the questions, and lay out the best answers that train does not know.
+
+    Blocks of questions are written to the work folder one by one, whole or not at all: a killed run
+    goes on with the first that is missing, and ends with the same table.
+
+    Args:
+        mixture: Who is asked.
+        questions: Of :func:`plan_questions`.
+        triples: Table ``triples``; only train is read.
+        roles: Of :func:`plan_questions`.
+        work_folder: Place for blocks that are done.
+        parameters: The stage's parameters.
+
+    Returns:
+        ``direction`` (number), ``entity``, ``relation``, ``answer``, ``log_odds`` (of the mixture's
+        calibrated probability), ``in_set``, and ``score_<expert>`` (log-softmax; NaN where the
+        expert does not answer), in the order of the questions, best first.
+    """
+    from mkgformer_kedro.inference.mixture import folder_digest, job_folder
+
+    train = triples.loc[triples["split"] == "train", TRIPLE].reset_index(drop=True)
+    folder = job_folder(
+        work_folder,
+        mixture.experts,
+        questions,
+        None if mixture.folder is None else folder_digest(mixture.folder),
+        pd.util.hash_pandas_object(train).sum().item(),
+        parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
+    )
+    known = _Known(train)
+    paths = []
+    with Progress("Asking for missing links", len(questions), "questions") as progress:
+        for start in range(0, len(questions), parameters.block):
+            block = questions.iloc[start : start + parameters.block].reset_index(drop=True)
+            path = folder / f"{start:09d}.parquet"
+            if not path.is_file():
+                found = _answer(mixture, block, known, roles, parameters)
+                with written_atomically(path) as temporary:
+                    found.to_parquet(temporary, index=False)
+            paths.append(path)
+            progress.advance(len(block))
+    if not paths:
+        return _answer(mixture, questions, known, roles, parameters)
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+def _answer(
+    mixture: Mixture,
+    block: pd.DataFrame,
+    known: _Known,
+    roles: Roles,
+    parameters: CompletionParameters,
+) -> pd.DataFrame:
+    import torch
+
+    from mkgformer_kedro.inference.mixture import log_odds
+
+    names = [f"score_{expert.name}" for expert in mixture.experts]
+    speaks = np.stack([expert.answers(block) for expert in mixture.experts], axis=1)
+    direction = (block["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int8)
+    entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
+    tables = []
+    for rows, scores, parts in mixture.parts(block, batch_size=parameters.batch_size):
+        cells = known.cells(direction[rows], entity[rows], relation[rows])
+        logs = mixture.calibration.log_softmax(scores, cells)
+        fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
+        logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
+        best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
+        width = best.indices.shape[1]
+        row = np.repeat(rows, width)
+        answer = best.indices.reshape(-1).cpu().numpy()
+        log_softmax = best.values.reshape(-1).double().cpu().numpy()
+        possible = np.isfinite(log_softmax)
+        row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
+        which = log_softmax, direction[row], relation[row]
+        probability = mixture.calibration.probabilities(*which)
+        table = pd.DataFrame(
+            {
+                "question": row,
+                "direction": direction[row],
+                "entity": entity[row],
+                "relation": relation[row],
+                "answer": answer.astype(np.int32),
+                "log_odds": log_odds(np.log(probability)).astype(np.float32),
+                "in_set": mixture.calibration.in_set(*which),
+            }
+        )
+        for number, name in enumerate(names):
+            values = parts[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
+            table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
+        tables.append(table[probability >= parameters.least_odds])
+    columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
+    found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
+    found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
+    return found.drop(columns="question").reset_index(drop=True)
+
+
+class _Known:
+    """Answers that train gives, by question."""
+
+    def __init__(self, train: pd.DataFrame) -> None:
+        head, relation, tail = (train[name].to_numpy(np.int64) for name in TRIPLE)
+        self._span = int(max(head.max(initial=0), tail.max(initial=0))) + 1
+        direction = np.repeat([0, 1], len(train))
+        key = self._keys(
+            direction, np.concatenate([head, tail]), np.concatenate([relation, relation])
+        )
+        order = np.argsort(key, kind="stable")
+        self._key = key[order]
+        self._answer = np.concatenate([tail, head])[order]
+
+    def _keys(self, direction: np.ndarray, entity: np.ndarray, relation: np.ndarray) -> np.ndarray:
+        # An entity beyond all of train's shares a key with none.
+        inside = entity < self._span
+        key = (relation.astype(np.int64) * 2 + direction) * self._span + entity
+        return np.where(inside, key, -1)
+
+    def cells(
+        self, direction: np.ndarray, entity: np.ndarray, relation: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and entities of the known answers of some questions."""
+        key = self._keys(direction, entity, relation)
+        first, last = (np.searchsorted(self._key, key, side) for side in ("left", "right"))
+        count = last - first
+        row = np.repeat(np.arange(len(key)), count)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        return row, self._answer[first[row] + within]
+
+
+def join_directions(proposals: pd.DataFrame, triples: pd.DataFrame) -> pd.DataFrame:
+    """Proposed triples, whichever direction proposed them.
+
+    Args:
+        proposals: Of :func:`propose`.
+        triples: Table ``triples``.
+
+    Returns:
+        ``head``, ``relation``, ``tail`` (indices), ``found_by`` (number in ``FOUND_BY``),
+        ``log_odds`` (mean of the directions that found it), ``in_answer_set`` (of all of them),
+        ``score_<expert>`` (mean), and ``split``: where the graph has it, ``dev``, ``test``, or
+        ``""`` for what is new.
+    """
+    is_tail = (proposals["direction"] == 0).to_numpy()
+    laid_out = proposals.assign(
+        head=np.where(is_tail, proposals["entity"], proposals["answer"]),
+        tail=np.where(is_tail, proposals["answer"], proposals["entity"]),
+    )
+    names = [name for name in proposals if name.startswith("score_")]
+    joined = laid_out.groupby(TRIPLE, as_index=False, sort=True).agg(
+        first=("direction", "min"),
+        last=("direction", "max"),
+        log_odds=("log_odds", "mean"),
+        in_answer_set=("in_set", "all"),
+        **{name: (name, "mean") for name in names},
+    )
+    found_by = np.where(joined["first"] == joined["last"], joined["first"], FOUND_BY.index("both"))
+    joined = joined.drop(columns=["first", "last"])
+    joined.insert(3, "found_by", found_by.astype(np.int8))
+    held_out = triples.loc[triples["split"] != "train", [*TRIPLE, "split"]]
+    # A triple of both dev and test is no hidden one.
+    held_out = held_out.sort_values("split").drop_duplicates(TRIPLE)
+    joined = joined.merge(held_out, on=TRIPLE, how="left")
+    joined["split"] = joined["split"].fillna("").astype(str)
+    return joined
+
+
+def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Calibrator:
+    """Fit probabilities of proposed triples on those that are dev triples.
+
+    What the questions are is decided without looking at their answers, so that most have none that
+    anybody wrote down: the probability of a proposal is smaller than among questions that are known
+    to have an answer.
+
+    Args:
+        joined: Of :func:`join_directions`; test triples are left out.
+        relations: Number of relations.
+        seed: Seed of the folds.
+
+    Raises:
+        DataError: No proposal is a dev triple.
+    """
+    dev = joined[joined["split"] != "test"]
+    if not (dev["split"] == "dev").any():
+        raise DataError(
+            Problem(
+                "completion",
+                None,
+                "no dev triple is among the proposals, so that their probabilities stay unknown",
+                "Ask more questions or raise completion.per_question; the graph needs a dev split.",
+            )
+        )
+    return Calibrator.fit(
+        dev["log_odds"].to_numpy(np.float64),
+        (dev["split"] == "dev").to_numpy(),
+        dev["found_by"].to_numpy(np.int64),
+        dev["relation"].to_numpy(np.int64),
+        groups=len(FOUND_BY),
+        relations=relations,
+        blocks=dev["head"].to_numpy(np.int64),
+        seed=seed,
+    )
+
+
+def keep_proposals(
+    joined: pd.DataFrame, roles: Roles, triples: pd.DataFrame, keep: KeepParameters
+) -> pd.DataFrame:
+    """Choose the proposals that become completions.
+
+    Args:
+        joined: Of :func:`join_directions`, with ``probability``.
+        roles: Which relations are functional.
+        triples: Table ``triples``: no link is added to a functional relation that dev or test fill.
+        keep: What is kept.
+
+    Returns:
+        Rows of ``joined``, most probable first. Dev triples are left out, test triples are not.
+    """
+    kept = joined[joined["split"] != "dev"]
+    if keep.both_directions:
+        kept = kept[kept["found_by"] == FOUND_BY.index("both")]
+    if keep.probability is not None:
+        kept = kept[kept["probability"] >= keep.probability]
+    filled = np.zeros(len(kept), dtype=bool)
+    for number, side in enumerate(("head", "tail")):
+        held_out = triples[triples["split"] != "train"]
+        held_out = held_out[roles.functional[number][held_out["relation"]]]
+        pairs = pd.MultiIndex.from_frame(held_out[[side, "relation"]])
+        filled |= pd.MultiIndex.from_frame(kept[[side, "relation"]]).isin(pairs)
+    kept = kept[~filled | (kept["split"] == "test").to_numpy()]
+    kept = kept.sort_values(
+        ["probability", "log_odds", *TRIPLE], ascending=[False, False, True, True, True]
+    )
+    return kept.head(keep.best).reset_index(drop=True)
+
+
+def judge_completions(
+    joined: pd.DataFrame, kept: pd.DataFrame, triples: pd.DataFrame, calibrator: Calibrator
+) -> dict[str, Any]:
+    """Hold proposals against the test triples, which they never saw.
+
+    Args:
+        joined: All proposals, with ``probability``.
+        kept: Those that are kept.
+        triples: Table ``triples``.
+        calibrator: What made the probabilities.
+
+    Returns:
+        Plain values: ``proposed``, ``kept`` (with precision, recall and what is left open),
+        ``by_threshold``, ``calibration``.
+    """
+    hidden = int((triples["split"] == "test").sum())
+    judged = joined[joined["split"] != "dev"]
+    probability = judged["probability"].to_numpy()
+    truth = (judged["split"] == "test").to_numpy()
+    return {
+        "meaning": "The probability that a proposed triple is one of the held-out triples, given "
+        "that it is not known. What nobody wrote down counts as false: new proposals that are true "
+        "are beyond what this can count, so that it errs on the low side.",
+        "hidden_triples": hidden,
+        "proposed": {
+            "triples": len(judged),
+            "hidden": int(truth.sum()),
+            "recall": _share(truth.sum(), hidden),
+            "found_by": {
+                name: int((judged["found_by"] == number).sum())
+                for number, name in enumerate(FOUND_BY)
+            },
+        },
+        "kept": _at(kept["probability"].to_numpy(), (kept["split"] == "test").to_numpy(), hidden),
+        "by_threshold": [
+            {"probability": at, **_at(probability[chosen], truth[chosen], hidden)}
+            for at in _THRESHOLDS
+            for chosen in [probability >= at]
+        ],
+        "calibration": {
+            **calibration_summary(probability, truth),
+            "slope": calibrator.slope,
+            "isotonic": calibrator.steps is not None,
+        },
+    }
+
+
+def _at(probability: np.ndarray, truth: np.ndarray, hidden: int) -> dict[str, Any]:
+    return {
+        "triples": len(truth),
+        "hidden": int(truth.sum()),
+        "precision": _share(truth.sum(), len(truth)),
+        "mean_probability": float(probability.mean()) if len(probability) else None,
+        "recall": _share(truth.sum(), hidden),
+        "unjudged": _share((~truth).sum(), len(truth)),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def name_completions(
+    kept: pd.DataFrame, entities: Sequence[str], relations: Sequence[str]
+) -> pd.DataFrame:
+    """The table of completions with ids in the place of indices.
+
+    Returns:
+        ``head``, ``relation``, ``tail``, ``probability``, ``found_by``, ``in_answer_set``,
+        ``status`` (``new``, or ``test``: a triple that was hidden and is found again) and
+        ``score_<expert>``.
+    """
+    entity, relation = np.asarray(entities, dtype=object), np.asarray(relations, dtype=object)
+    scores = [name for name in kept if name.startswith("score_")]
+    return pd.DataFrame(
+        {
+            "head": pd.Series(entity[kept["head"]], dtype="str"),
+            "relation": pd.Series(relation[kept["relation"]], dtype="str"),
+            "tail": pd.Series(entity[kept["tail"]], dtype="str"),
+            "probability": kept["probability"].to_numpy(np.float32),
+            "found_by": pd.Series(np.array(FOUND_BY, dtype=object)[kept["found_by"]], dtype="str"),
+            "in_answer_set": kept["in_answer_set"].to_numpy(bool),
+            "status": np.where(kept["split"] == "test", "test", "new"),
+            **{name: kept[name].to_numpy(np.float32) for name in scores},
+        }
+    )
+
+
+def completions_as_rdf(
+    completions: pd.DataFrame, entity_namespace: str, relation_namespace: str
+) -> str:
+    """New completions as Turtle, by standard reification.
+
+    Each is an ``rdf:Statement`` with its subject, predicate and object, a probability and whether
+    it is in the answer set of its question. The triple itself is not asserted: nobody has accepted
+    it yet.
+
+    Args:
+        completions: Of :func:`name_completions`; only ``new`` ones are written.
+        entity_namespace: What an entity's id is appended to where it is no IRI.
+        relation_namespace: Likewise for relations.
+
+    Raises:
+        DataError: A namespace makes no IRI.
+    """
+    from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
+
+    rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    xsd = "http://www.w3.org/2001/XMLSchema#"
+    names = ("type", "Statement", "subject", "predicate", "object")
+    kind, statement, *parts = (NamedNode(rdf + name) for name in names)
+    double, boolean = NamedNode(xsd + "double"), NamedNode(xsd + "boolean")
+    probability, in_set = (NamedNode(_VOCABULARY + n) for n in ("probability", "inAnswerSet"))
+    new = completions[completions["status"] == "new"]
+
+    def iri(name: str, namespace: str) -> NamedNode:
+        is_iri = "://" in name or name.startswith("urn:")
+        try:
+            return NamedNode(name if is_iri else namespace + quote(name, safe=""))
+        except ValueError as error:
+            what = f"'{name}' makes no IRI with the namespace '{namespace}' ({error})"
+            remedy = "Give a namespace such as http://example.org/entity/."
+            raise DataError(Problem("completion.publication", None, what, remedy)) from error
+
+    def lines():
+        for number, row in enumerate(new.itertuples(index=False), start=1):
+            subject = NamedNode(f"{_VOCABULARY}{number}")
+            spo = (
+                iri(row.head, entity_namespace),
+                iri(row.relation, relation_namespace),
+                iri(row.tail, entity_namespace),
+            )
+            yield Triple(subject, kind, statement)
+            for part, term in zip(parts, spo, strict=True):
+                yield Triple(subject, part, term)
+            yield Triple(subject, probability, Literal(f"{row.probability:.6g}", datatype=double))
+            yield Triple(subject, in_set, Literal(str(row.in_answer_set).lower(), datatype=boolean))
+
+    prefixes = {"rdf": rdf, "xsd": xsd, "completion": _VOCABULARY}
+    return serialize(lines(), format=RdfFormat.TURTLE, prefixes=prefixes).decode()

@@ -1,0 +1,149 @@
+"""Nodes of the stage ``completion``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mkgformer_kedro.inference.parameters import CompletionParameters
+from mkgformer_kedro.training.parameters import ModelParameters
+
+logger = logging.getLogger(__name__)
+
+
+def plan_completion(
+    triples: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    parameters: CompletionParameters,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Decide from the graph which questions are worth asking.
+
+    Returns:
+        The questions, and how many they are and what they cover.
+    """
+    from mkgformer_kedro.inference.completion import plan_questions
+
+    questions, _, report = plan_questions(
+        triples, len(entities), relations["relation"].tolist(), parameters.questions, seed
+    )
+    covered = report["test_triples_covered"]["either"]
+    logger.info(
+        "%d of %d pairs are asked%s",
+        report["asked"],
+        report["all_pairs"],
+        "" if covered is None else f", which covers {100 * covered:.0f} % of the test triples",
+    )
+    return questions, report
+
+
+def propose_triples(
+    mixture: Path,
+    models: Path,
+    structure_models: Path,
+    questions: pd.DataFrame,
+    triples: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    visual_store: Path,
+    work_folder: Path,
+    model: ModelParameters,
+    parameters: CompletionParameters,
+) -> pd.DataFrame:
+    """Ask the mixture.
+
+    Returns:
+        The best answers that train does not know, a row each.
+    """
+    from mkgformer_kedro.inference.completion import Roles, propose
+    from mkgformer_kedro.inference.experts import load_experts
+
+    *_, mixed = load_experts(
+        models, structure_models, mixture, store_folder=visual_store, attention=model.attention
+    )
+    train = triples[triples["split"] == "train"]
+    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
+    return propose(mixed, questions, triples, roles, work_folder, parameters)
+
+
+def keep_completions(
+    proposals: pd.DataFrame,
+    plan: dict[str, Any],
+    triples: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    parameters: CompletionParameters,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Give each proposed triple a probability, keep the probable, and judge them.
+
+    Returns:
+        The completions, twice (for two formats), and the report.
+    """
+    from mkgformer_kedro.inference.completion import (
+        Roles,
+        calibrate_proposals,
+        join_directions,
+        judge_completions,
+        keep_proposals,
+        name_completions,
+    )
+
+    joined = join_directions(proposals, triples)
+    calibrator = calibrate_proposals(joined, len(relations), seed)
+    joined["probability"] = calibrator.probabilities(
+        *(joined[name].to_numpy() for name in ("log_odds", "found_by", "relation"))
+    )
+    train = triples[triples["split"] == "train"]
+    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
+    kept = keep_proposals(joined, roles, triples, parameters.keep)
+    completions = name_completions(
+        kept, entities["entity"].tolist(), relations["relation"].tolist()
+    )
+    report = {"questions": plan, **judge_completions(joined, kept, triples, calibrator)}
+    logger.info(
+        "%d completions are kept, %d of them new", len(kept), (completions["status"] == "new").sum()
+    )
+    return completions, completions, report
+
+
+def publish_completions(
+    completions: pd.DataFrame,
+    report: dict[str, Any],
+    triples: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    visual_store: Path,
+    ingestion_report: dict[str, Any],
+    parameters: CompletionParameters,
+) -> tuple[str, str]:
+    """Write the new completions for other programs and for people.
+
+    Returns:
+        Turtle, and a page to review them.
+    """
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.evaluation.report.completions import render_completions
+    from mkgformer_kedro.inference.completion import completions_as_rdf
+
+    publication = parameters.publication
+    turtle = completions_as_rdf(
+        completions, publication.entity_namespace, publication.relation_namespace
+    )
+    page = render_completions(
+        completions,
+        report,
+        triples,
+        entities,
+        relations,
+        VisualStore(visual_store).images,
+        data_set=ingestion_report["data_set"],
+        shown=publication.page_completions,
+        images_shown=publication.page_images,
+        nearest=publication.nearest,
+    )
+    return turtle, page

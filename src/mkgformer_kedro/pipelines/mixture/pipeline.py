@@ -1,0 +1,10 @@
+"""Wiring of the stage ``mixture``."""
+
+from kedro.pipeline import Pipeline
+
+from mkgformer_kedro.pipelines.wiring import make_stage
+
+
+def create_pipeline(*tasks: str) -> Pipeline:
+    """The stage's nodes for ``tasks``; without any, for every task that has the stage."""
+    return make_stage("mixture", tasks)

@@ -1,0 +1,578 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rdflib
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.evaluation.calibration import Calibrator
+from mkgformer_kedro.inference.completion import (
+    FOUND_BY,
+    TRIPLE,
+    Roles,
+    calibrate_proposals,
+    completions_as_rdf,
+    join_directions,
+    judge_completions,
+    keep_proposals,
+    name_completions,
+    plan_questions,
+    propose,
+)
+from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
+from mkgformer_kedro.inference.parameters import (
+    CompletionParameters,
+    KeepParameters,
+    QuestionParameters,
+)
+
+ENTITIES, RELATIONS = 24, 3
+NAMES = ["born in", "lives in", "knows"]
+
+
+def questions(**changes):
+    given = {
+        "relations": None,
+        "directions": ["tail", "head"],
+        "implied": None,
+        "functional": None,
+        "least_entities": 1,
+        "at_most": None,
+    }
+    return QuestionParameters(**{**given, **changes})
+
+
+def completion(**changes):
+    given = {
+        "questions": questions().model_dump(),
+        "per_question": 4,
+        "least_odds": 0.0,
+        "block": 5,
+        "batch_size": 3,
+        "keep": {"probability": 0.2, "best": None, "both_directions": False},
+        "publication": {
+            "entity_namespace": "http://example.org/entity/",
+            "relation_namespace": "http://example.org/relation/",
+            "page_completions": 10,
+            "page_images": 2,
+            "nearest": 3,
+        },
+    }
+    return CompletionParameters(**{**given, **changes})
+
+
+def frame(rows, split="train"):
+    table = pd.DataFrame(rows, columns=TRIPLE).astype(np.int32)
+    return table.assign(split=split)
+
+
+def make_triples(seed=0):
+    """Ten people of twelve have one birthplace each, most a place where they live; friends."""
+    rng = np.random.default_rng(seed)
+    rows = {(p, 0, 12 + int(rng.integers(6))) for p in range(10)}
+    rows |= {(p, 1, 12 + int(rng.integers(6))) for p in range(9) for _ in range(2)}
+    rows |= {(int(a), 2, int(b)) for a, b in rng.integers(12, size=(30, 2)) if a != b}
+    rows = sorted(rows)
+    rng.shuffle(rows)
+    names = ["train"] * (len(rows) - 14) + ["dev"] * 7 + ["test"] * 7
+    triples = frame(rows)
+    return triples.assign(split=names)
+
+
+@pytest.fixture(scope="module")
+def triples():
+    return make_triples()
+
+
+def make_mixture(triples, table_expert):
+    """An expert that knows the held-out triples, one that knows nothing and is silent on some."""
+    rng = np.random.default_rng(1)
+    tables = [rng.standard_normal((2, ENTITIES, RELATIONS, ENTITIES)) for _ in range(2)]
+    for h, r, t in triples[TRIPLE].to_numpy():
+        tables[0][0, h, r, t] += 6
+        tables[0][1, t, r, h] += 6
+    experts = [
+        table_expert("knowing", tables[0]),
+        table_expert("guessing", tables[1], silent=frozenset([3])),
+    ]
+    weights = Weights(
+        standard=np.array([False, True]),
+        spread=np.ones(2),
+        whole=np.array([1.0, 0.1]),
+        direction=np.tile([1.0, 0.1], (2, 1)),
+        relation=np.tile([1.0, 0.1], (RELATIONS, 2, 1)),
+        own=np.zeros((RELATIONS, 2), dtype=bool),
+    )
+    calibration = Calibration(
+        scale=1.0,
+        calibrator=Calibrator(1.0, np.zeros(2), np.zeros((RELATIONS, 2))),
+        thresholds=np.full((RELATIONS, 2), 2.0),
+        own=np.zeros((RELATIONS, 2), dtype=bool),
+        level=0.9,
+    )
+    return Mixture(experts, weights, calibration, {})
+
+
+@pytest.fixture(scope="module")
+def mixture(triples, table_expert):
+    return make_mixture(triples, table_expert)
+
+
+def ask(mixture, triples, work_folder, parameters=None):
+    parameters = parameters or completion()
+    asked, roles, _ = plan_questions(triples, ENTITIES, NAMES, parameters.questions, seed=0)
+    return asked, roles, propose(mixture, asked, triples, roles, work_folder, parameters)
+
+
+# Questions
+
+
+def test_roles_are_who_train_has_on_either_side():
+    train = frame([(0, 0, 5), (0, 0, 6), (1, 0, 5), (2, 1, 7)])
+    roles = Roles.from_train(train, 8, 2, questions())
+    assert np.argwhere(roles.plausible[0]).tolist() == [[0, 0], [0, 1], [1, 2]]
+    assert np.argwhere(roles.plausible[1]).tolist() == [[0, 5], [0, 6], [1, 7]]
+    assert np.array_equal(roles.plausible, roles.answered)
+    assert not roles.functional.any()
+    assert np.array_equal(roles.asked, roles.plausible)
+
+
+def test_a_role_that_mostly_comes_with_another_is_worth_asking():
+    # Three of the four heads of relation 0 are heads of relation 1 too.
+    train = frame([(h, 0, 9) for h in range(4)] + [(h, 1, 8) for h in range(3)])
+    asked = [
+        Roles.from_train(train, 10, 2, questions(implied=share)).plausible[0, 1].nonzero()[0]
+        for share in (0.7, 0.8)
+    ]
+    assert asked[0].tolist() == [0, 1, 2, 3]
+    assert asked[1].tolist() == [0, 1, 2]
+    few = questions(implied=0.7, least_entities=5)
+    assert Roles.from_train(train, 10, 2, few).plausible[0, 1].nonzero()[0].tolist() == [0, 1, 2]
+
+
+def test_functional_questions_that_train_answers_are_left_out():
+    born = [(h, 0, 9) for h in range(4)]
+    lives = [(h, 1, 8) for h in range(5)] + [(0, 1, 9)]
+    given = questions(functional=0.9, implied=0.7)
+    roles = Roles.from_train(frame(born + lives), 10, 2, given)
+    # Everybody is born in one place; one of five lives in two.
+    assert roles.functional.tolist() == [[True, False], [False, False]]
+    assert roles.asked[0, 0].nonzero()[0].tolist() == [4]
+    assert roles.asked[0, 1].nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+    assert roles.asked[1, 0].nonzero()[0].tolist() == [9]
+    exact = Roles.from_train(frame(born), 10, 2, questions(functional=1.0, least_entities=5))
+    assert not exact.functional.any()
+
+
+def test_an_entity_is_its_own_answer_only_where_train_has_loops():
+    roles = Roles.from_train(frame([(0, 0, 1), (1, 0, 0), (0, 1, 1), (1, 1, 1)]), 3, 2, questions())
+    assert roles.reflexive.tolist() == [False, True]
+    ask = np.array([0, 0]), np.array([1, 1]), np.array([0, 1])
+    assert roles.candidates(*ask).tolist() == [[True, False, False], [False, True, False]]
+    assert roles.plausible[1, 0].tolist() == [True, True, False]
+
+
+def test_the_plan_says_what_it_asks_and_what_that_covers():
+    train = frame([(0, 0, 5), (1, 0, 6), (2, 1, 7), (3, 1, 7)])
+    test = frame([(0, 0, 6), (2, 0, 5), (3, 0, 7), (2, 1, 7)], split="test")
+    triples = pd.concat([train, test], ignore_index=True)
+    asked, _, report = plan_questions(triples, 8, ["a", "b"], questions(), seed=0)
+    assert report["all_pairs"] == 32
+    assert report["asked"] == len(asked) == report["worth_asking"] == 7
+    # Of the second only the answer plays its role, of the third neither.
+    assert report["test_triples_covered"] == {"tail": 0.5, "head": 0.5, "either": 0.5}
+    assert asked["entity"].is_monotonic_increasing
+    one, _, report = plan_questions(
+        triples, 8, ["a", "b"], questions(relations=["b"], directions=["head"]), seed=0
+    )
+    assert one.to_dict("records") == [{"direction": "head", "entity": 7, "relation": 1}]
+    assert report["test_triples_covered"] == {"tail": 0.0, "head": 0.25, "either": 0.25}
+    some, _, report = plan_questions(triples, 8, ["a", "b"], questions(at_most=3), seed=0)
+    assert len(some) == report["asked"] == 3
+    assert len(some.merge(asked)) == 3
+    nothing = plan_questions(train, 8, ["a", "b"], questions(), seed=0)[2]
+    assert nothing["test_triples_covered"] == {"tail": None, "head": None, "either": None}
+
+
+def test_a_relation_that_is_not_there_is_named():
+    with pytest.raises(DataError, match=r"no relation 'c'. It has 'a', 'b'"):
+        plan_questions(frame([(0, 0, 1)]), 2, ["a", "b"], questions(relations=["c"]), seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 2), st.integers(0, 7)), min_size=1),
+    st.sampled_from([None, 0.3, 1.0]),
+    st.sampled_from([None, 0.5, 1.0]),
+)
+def test_roles_of_any_graph(rows, implied, functional):
+    train = frame(sorted(set(rows)))
+    roles = Roles.from_train(train, 8, 3, questions(implied=implied, functional=functional))
+    for h, r, t in train[TRIPLE].to_numpy():
+        assert roles.answered[0, r, h]
+        assert roles.answered[1, r, t]
+    assert roles.answered.sum() == len({(h, r) for h, r, _ in rows}) + len(
+        {(r, t) for _, r, t in rows}
+    )
+    assert (roles.plausible >= roles.answered).all()
+    for r in range(3):
+        for number, side in enumerate(("head", "tail")):
+            counts = train[train["relation"] == r].groupby(side).size()
+            share = (counts == 1).mean() if len(counts) else 0
+            expected = functional is not None and len(counts) > 0 and share >= functional
+            assert roles.functional[number, r] == expected
+
+
+# Proposals
+
+
+def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
+    asked, roles, found = ask(mixture, triples, tmp_path)
+    train = {tuple(row) for row in triples.loc[triples["split"] == "train", TRIPLE].to_numpy()}
+    expected = []
+    for question in asked.itertuples(index=False):
+        number = int(question.direction == "head")
+        query = pd.DataFrame([question._asdict()])
+        _, scores, parts = next(mixture.parts(query, batch_size=1))
+        total = scores[0].numpy().astype(float)
+        for entity in range(ENTITIES):
+            triple = (question.entity, question.relation, entity)
+            if (triple if number == 0 else triple[::-1]) in train:
+                total[entity] = -np.inf
+        logs = total - np.log(np.exp(total).sum())
+        fitting = np.flatnonzero(
+            roles.plausible[1 - number, question.relation] & np.isfinite(total)
+        )
+        # Nobody knows himself: train has no such loop.
+        fitting = fitting[fitting != question.entity]
+        for entity in fitting[np.argsort(-logs[fitting])][:4]:
+            odds = logs[entity] - np.log1p(-np.exp(logs[entity]))
+            speaks = question.entity != 3
+            expected.append(
+                (
+                    number,
+                    question.entity,
+                    question.relation,
+                    entity,
+                    odds,
+                    -logs[entity] <= 2,
+                    parts[0][0, entity].item(),
+                    parts[1][0, entity].item() if speaks else np.nan,
+                )
+            )
+    columns = [
+        "direction",
+        "entity",
+        "relation",
+        "answer",
+        "log_odds",
+        "in_set",
+        "score_knowing",
+        "score_guessing",
+    ]
+    expected = pd.DataFrame(expected, columns=columns)
+    assert list(found) == columns
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-4, atol=1e-4)
+
+
+def test_improbable_answers_are_left_out(mixture, triples, tmp_path):
+    everything = ask(mixture, triples, tmp_path / "a")[2]
+    probable = ask(mixture, triples, tmp_path / "b", completion(least_odds=0.2))[2]
+    odds = everything["log_odds"].to_numpy(float)
+    kept = everything[1 / (1 + np.exp(-odds)) >= 0.2]
+    assert 0 < len(probable) < len(everything)
+    pd.testing.assert_frame_equal(probable, kept.reset_index(drop=True))
+
+
+def test_no_question_gives_no_proposal(mixture, triples, tmp_path):
+    parameters = completion(
+        questions=questions(relations=["born in"], functional=0.5, directions=["tail"]).model_dump()
+    )
+    asked, _, found = ask(mixture, triples, tmp_path, parameters)
+    assert asked.empty
+    assert found.empty
+    assert {"entity", "log_odds", "score_knowing"} <= set(found)
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp_path):
+    whole = ask(mixture, triples, tmp_path / "whole")[2]
+    mixture.experts[0].asked.clear()
+
+    class Dying:
+        name, seed, folder = "knowing", 0, None
+        left = 6
+
+        def answers(self, queries):
+            return mixture.experts[0].answers(queries)
+
+        def scores(self, queries, *, batch_size):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return mixture.experts[0].scores(queries, batch_size=batch_size)
+
+    dying = Mixture([Dying(), mixture.experts[1]], mixture.weights, mixture.calibration, {})
+    with pytest.raises(KeyboardInterrupt):
+        ask(dying, triples, tmp_path / "work")
+    before = sum(mixture.experts[0].asked)
+    asked, _, again = ask(mixture, triples, tmp_path / "work")
+    pd.testing.assert_frame_equal(again, whole)
+    assert sum(mixture.experts[0].asked) - before < len(asked) - 5
+    # Blocks of other questions are not taken for these.
+    other = completion(questions=questions(relations=["knows"]).model_dump())
+    assert set(ask(mixture, triples, tmp_path / "work", other)[2]["relation"]) == {2}
+
+
+_ASKING = """
+    import sys, time
+    from pathlib import Path
+
+    sys.path.insert(0, {tests!r})
+    import test_completion as case
+    from conftest import TableExpert
+
+    class Slow(TableExpert):
+        def scores(self, queries, *, batch_size):
+            time.sleep({pause})
+            return super().scores(queries, batch_size=batch_size)
+
+    triples = case.make_triples()
+    mixture = case.make_mixture(triples, Slow)
+    case.ask(mixture, triples, Path({work!r}))[2].to_parquet({out!r}, index=False)
+"""
+
+
+def start_asking(work, out, pause=0.0):
+    given = {"tests": str(Path(__file__).parent), "work": str(work), "out": str(out)}
+    code = textwrap.dedent(_ASKING).format(**given, pause=pause)
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(mixture, triples, tmp_path):
+    ask(mixture, triples, tmp_path / "whole")[2].to_parquet(tmp_path / "whole.parquet", index=False)
+    work = tmp_path / "work"
+    process = start_asking(work, tmp_path / "killed.parquet", pause=0.2)
+    while len(list(work.glob("*/[0-9]*.parquet"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed.parquet").exists()
+    done = {path: path.stat().st_mtime_ns for path in work.glob("*/[0-9]*.parquet")}
+    assert start_asking(work, tmp_path / "again.parquet").wait() == 0
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert all(path.stat().st_mtime_ns == at for path, at in done.items())
+
+
+# Completions
+
+
+@pytest.fixture(scope="module")
+def joined(mixture, triples, tmp_path_factory):
+    return join_directions(ask(mixture, triples, tmp_path_factory.mktemp("work"))[2], triples)
+
+
+def test_directions_are_joined(mixture, triples, joined, tmp_path):
+    proposals = ask(mixture, triples, tmp_path)[2]
+    proposed = {}
+    for row in proposals.itertuples():
+        triple = (row.entity, row.relation, row.answer)
+        triple = triple if row.direction == 0 else triple[::-1]
+        proposed.setdefault(triple, {})[row.direction] = row
+    assert len(joined) == len(proposed)
+    splits = {tuple(row[:3]): row[3] for row in triples[[*TRIPLE, "split"]].to_numpy()}
+    for row in joined.itertuples():
+        triple = (row.head, row.relation, row.tail)
+        found = proposed[triple]
+        assert FOUND_BY[row.found_by] == (
+            "both" if len(found) == 2 else ("tail", "head")[next(iter(found))]
+        )
+        rows = list(found.values())
+        assert row.log_odds == pytest.approx(np.mean([r.log_odds for r in rows]), rel=1e-5)
+        assert row.in_answer_set == all(r.in_set for r in rows)
+        assert row.score_knowing == pytest.approx(
+            np.mean([r.score_knowing for r in rows]), rel=1e-5
+        )
+        guesses = [r.score_guessing for r in rows if not np.isnan(r.score_guessing)]
+        assert row.score_guessing == pytest.approx(
+            np.mean(guesses) if guesses else np.nan, rel=1e-5, nan_ok=True
+        )
+        assert row.split == splits.get(triple, "")
+        assert row.split != "train"
+
+
+def with_probability(joined, probability=None, seed=0):
+    rng = np.random.default_rng(seed)
+    values = rng.random(len(joined)) if probability is None else probability
+    return joined.assign(probability=values)
+
+
+def no_function():
+    sides = (2, RELATIONS)
+    nothing = np.zeros((*sides, ENTITIES), dtype=bool)
+    return Roles(nothing, nothing, np.zeros(sides, dtype=bool), np.zeros(RELATIONS, dtype=bool))
+
+
+def keep(**changes):
+    given = {"probability": None, "best": None, "both_directions": False}
+    return KeepParameters(**{**given, **changes})
+
+
+def test_what_is_kept(joined, triples):
+    table = with_probability(joined)
+    kept = keep_proposals(table, no_function(), triples, keep(probability=0.6))
+    assert kept["probability"].is_monotonic_decreasing
+    expected = table[(table["probability"] >= 0.6) & (table["split"] != "dev")]
+    assert len(kept) == len(expected) > 0
+    best = keep_proposals(table, no_function(), triples, keep(best=7))
+    assert len(best) == 7
+    assert (
+        best["probability"].min() >= sorted(table.loc[table["split"] != "dev", "probability"])[-7]
+    )
+    both = keep_proposals(table, no_function(), triples, keep(best=1000, both_directions=True))
+    assert set(both["found_by"]) == {FOUND_BY.index("both")}
+    assert len(both) == ((table["found_by"] == 2) & (table["split"] != "dev")).sum()
+
+
+def test_no_second_answer_is_kept_where_dev_or_test_fill_a_functional_relation():
+    triples = pd.concat([frame([(0, 0, 5)]), frame([(1, 0, 5)], "dev"), frame([(2, 0, 5)], "test")])
+    rows = [(1, 0, 6, ""), (2, 0, 5, "test"), (2, 0, 6, ""), (3, 0, 6, "")]
+    table = pd.DataFrame(rows, columns=[*TRIPLE, "split"]).assign(
+        found_by=0, probability=0.9, log_odds=1.0
+    )
+    roles = no_function()
+    roles.functional[0, 0] = True
+    kept = keep_proposals(table, roles, triples, keep(best=9))
+    assert kept[TRIPLE].to_numpy().tolist() == [[2, 0, 5], [3, 0, 6]]
+
+
+def test_keeping_everything_is_refused():
+    with pytest.raises(ValueError, match="a probability, a number of best proposals, or both"):
+        keep()
+
+
+def test_probabilities_are_fitted_to_dev_and_hold_on_test():
+    rng = np.random.default_rng(0)
+    n = 40_000
+    log_odds = rng.normal(-3, 2, n)
+    found_by = rng.integers(3, size=n)
+    logit = 0.8 * log_odds + np.array([-1.0, -0.5, 1.0])[found_by]
+    probability = 1 / (1 + np.exp(-logit))
+    # A true triple is in dev or in test; the split that is not judged is left out.
+    true = rng.random(n) < 2 * probability / (1 + probability)
+    split = np.where(true, np.where(rng.random(n) < 0.5, "dev", "test"), "")
+    joined = pd.DataFrame(
+        {
+            "head": rng.integers(2000, size=n),
+            "relation": rng.integers(4, size=n),
+            "tail": rng.integers(2000, size=n),
+            "found_by": found_by,
+            "log_odds": log_odds,
+            "split": split,
+        }
+    )
+    calibrator = calibrate_proposals(joined, relations=4, seed=0)
+    joined["probability"] = calibrator.probabilities(log_odds, found_by, joined["relation"])
+    assert np.abs(joined["probability"] - probability).mean() < 0.01
+    kept = keep_proposals(joined, no_function(), frame([], "train"), keep(probability=0.3))
+    triples = frame(joined.loc[joined["split"] == "test", TRIPLE].to_numpy(), "test")
+    report = judge_completions(joined, kept, triples, calibrator)
+    hidden = (joined["split"] == "test").sum()
+    assert report["calibration"]["expected_calibration_error"] < 0.01
+    assert report["kept"]["precision"] == pytest.approx(
+        report["kept"]["mean_probability"], abs=0.03
+    )
+    assert report["hidden_triples"] == hidden
+    assert report["kept"]["hidden"] == (kept["split"] == "test").sum()
+    assert report["kept"]["recall"] == pytest.approx(report["kept"]["hidden"] / hidden)
+    assert report["kept"]["unjudged"] == pytest.approx(1 - report["kept"]["precision"])
+    assert report["proposed"]["recall"] == 1
+    counts = [row["triples"] for row in report["by_threshold"]]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_without_a_dev_triple_nothing_is_known_of_probabilities(joined):
+    with pytest.raises(DataError, match="no dev triple is among the proposals"):
+        calibrate_proposals(joined[joined["split"] != "dev"], RELATIONS, seed=0)
+
+
+@pytest.fixture
+def named(joined):
+    kept = with_probability(joined, np.linspace(0.9, 0.1, len(joined)))
+    kept = kept[kept["split"] != "dev"].head(20)
+    entities = [f"/m/{number} ä" for number in range(ENTITIES)]
+    entities[12] = "http://www.wikidata.org/entity/Q64"
+    return name_completions(kept, entities, NAMES), kept
+
+
+def test_completions_have_names(named):
+    table, kept = named
+    assert list(table) == [
+        *TRIPLE,
+        "probability",
+        "found_by",
+        "in_answer_set",
+        "status",
+        "score_knowing",
+        "score_guessing",
+    ]
+    assert table["head"].tolist() == [
+        "http://www.wikidata.org/entity/Q64" if h == 12 else f"/m/{h} ä" for h in kept["head"]
+    ]
+    assert set(table["status"]) == {"new", "test"}
+    assert ((table["status"] == "test").to_numpy() == (kept["split"] == "test").to_numpy()).all()
+
+
+def test_a_second_library_reads_the_rdf(named):
+    table, _ = named
+    text = completions_as_rdf(table, "http://example.org/entity/", "http://example.org/relation/")
+    graph = rdflib.Graph().parse(data=text, format="turtle")
+    ours = rdflib.Namespace("urn:mkgformer:completion#")
+    new = table[table["status"] == "new"]
+    found = {}
+    for statement in graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement):
+        parts = [
+            str(graph.value(statement, part))
+            for part in (rdflib.RDF.subject, rdflib.RDF.predicate, rdflib.RDF.object)
+        ]
+        probability = graph.value(statement, ours.probability)
+        assert probability.datatype == rdflib.XSD.double
+        inside = graph.value(statement, ours.inAnswerSet).toPython()
+        found[tuple(parts)] = (probability.toPython(), inside)
+
+    def iri(name):
+        quoted = name.replace("/", "%2F").replace(" ", "%20").replace("ä", "%C3%A4")
+        return name if "://" in name else f"http://example.org/entity/{quoted}"
+
+    expected = {
+        (
+            iri(row.head),
+            "http://example.org/relation/" + row.relation.replace(" ", "%20"),
+            iri(row.tail),
+        ): (pytest.approx(row.probability, rel=1e-5), row.in_answer_set)
+        for row in new.itertuples()
+    }
+    assert found == expected
+    assert len(found) == len(new) > 0
+    # Nobody has accepted a completion: the triple itself is not stated.
+    assert not [p for p in graph.predicates() if "example.org" in str(p)]
+
+
+def test_a_namespace_that_makes_no_iri_is_an_error(named):
+    with pytest.raises(DataError, match="makes no IRI with the namespace 'no iri'"):
+        completions_as_rdf(named[0], "no iri", "urn:r:")
+
+
+def test_nothing_new_is_an_empty_graph(named):
+    table = named[0]
+    text = completions_as_rdf(table[table["status"] == "test"], "urn:e:", "urn:r:")
+    assert len(rdflib.Graph().parse(data=text, format="turtle")) == 0
