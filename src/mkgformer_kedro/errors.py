@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SHOWN = 20
+_LONGEST = 600
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,18 @@ class Problem:
         line: Line number, counted from 1, or None where there is no line.
         what: What is wrong, in one clause.
         remedy: What the reader should do about it.
+
+    A text that is quoted may have any length; ``what`` and ``remedy`` keep their two ends.
     """
 
     where: str
     line: int | None
     what: str
     remedy: str
+
+    def __post_init__(self) -> None:
+        for name in ("what", "remedy"):
+            object.__setattr__(self, name, shortened(getattr(self, name), _LONGEST))
 
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
@@ -41,3 +48,11 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most ``longest`` characters: a longer one without its middle."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]} … {text[-end:]}"
