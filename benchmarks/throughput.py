@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 import transformers
 from kedro.config import OmegaConfigLoader
+from kedro.io import CatalogConfigResolver
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -59,6 +60,8 @@ _BERT_VOCABULARY = "sentence-transformers/all-MiniLM-L6-v2"
 # Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
 # standard deviations of the scores.
 _TOLERANCE = 1e-4
+
+TASK = "link_prediction"
 
 
 @dataclass(frozen=True)
@@ -241,15 +244,19 @@ def open_world(
         runtime_params={} if images is None else {"images": str(images.resolve())},
         **CONFIG_LOADER_ARGS,
     )
-    catalog, parameters, name = conf["catalog"], conf["parameters"], conf["globals"]["dataset"]
+    catalog = CatalogConfigResolver(conf["catalog"])
+    parameters, name = conf["parameters"][TASK], conf["globals"]["dataset"]
 
     needed = ["entities", "relations", "queries", "images", "visual_store", "raw_images"]
-    stages = "ingestion,image_association"
+    stages = ["ingestion", "image_association"]
     if towers == "trained":
         needed.append("entity_model")
-        stages += ",entity_modeling"
-    paths = {entry: project / (catalog[entry]["filepath"] or ".") for entry in needed}
-    command = f"kedro run --pipelines {stages}" + (f" --env {env}" if env else "")
+        stages.append("entity_modeling")
+    entries = {entry: catalog.resolve_pattern(f"{TASK}.{entry}") for entry in needed}
+    paths = {entry: project / (fields["filepath"] or ".") for entry, fields in entries.items()}
+    namespaces = ",".join(f"{TASK}.{stage}" for stage in stages)
+    command = f"kedro run --pipelines {TASK} --namespaces {namespaces}"
+    command += f" --env {env}" if env else ""
     remedies = {"raw_images": "Name the image folder with --images, or see docs/data.md."}
     problems = [
         Problem(
@@ -265,7 +272,7 @@ def open_world(
         raise DataError(problems)
 
     finetuning = FinetuningParameters.model_validate(parameters["finetuning"])
-    finetuning = finetuning.with_preset(parameters["preset"])
+    finetuning = finetuning.with_preset(conf["parameters"]["preset"])
     if batch_size is not None:
         finetuning = finetuning.model_copy(
             update=dict.fromkeys(("batch_size", "dev_batch_size"), batch_size)

@@ -24,7 +24,8 @@ SYNTHETIC = ("synthetic_relation_extraction", "synthetic_entity_recognition")
 # A whole run with a checkpoint every four of its twelve steps.
 WHOLE_RUN = (
     "kedro", "run", "--pipelines", "link_prediction", "--env", "ci", "--params",
-    "finetuning.max_steps=12,finetuning.batch_size=8,finetuning.evaluations_per_epoch=6",
+    "link_prediction.finetuning.max_steps=12,link_prediction.finetuning.batch_size=8,"
+    "link_prediction.finetuning.evaluations_per_epoch=6",
 )  # fmt: skip
 
 GRAPH_FILES = {
@@ -148,7 +149,7 @@ def copy_project() -> Callable[[Path], Project]:
             shutil.copy(readme, folder / readme.relative_to(ROOT))
         _cut_sample(folder / "data/01_raw/wordnet_emoji")
         project = Project(folder)
-        reduced = "conf/ci/parameters_finetuning.yml"
+        reduced = "conf/ci/parameters_link_prediction.yml"
         project.replace(reduced, "max_steps: 12", "max_steps: 4")
         project.replace(reduced, "log_every: 4", "log_every: 2")
         return project

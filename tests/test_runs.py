@@ -10,11 +10,13 @@ from PIL import Image
 
 pytestmark = pytest.mark.whole_run
 
-CI = "wordnet_emoji_ci"
+CI = "sample_ci"
 
 
 def weights_of(project):
-    return (project.folder / f"data/06_models/{CI}/link_prediction/model.safetensors").read_bytes()
+    return (
+        project.folder / f"data/06_models/{CI}/link_prediction/finetuning/model.safetensors"
+    ).read_bytes()
 
 
 def last_line(output):
@@ -42,16 +44,16 @@ def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
     ],
 )
 def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
-    reporting = finished_project.folder / f"data/08_reporting/synthetic_ci/{task}"
+    reporting = finished_project.folder / f"data/08_reporting/{CI}/{task}"
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert set(metrics["test"]) == scores
     assert set(metrics["test_by_group"]) == {"ambiguous", "clear", "misleading"}
     assert {"test_baseline", "test_without_images"} <= metrics.keys()
     assert "synthetic sample" in (reporting / "index.html").read_text()
-    output = finished_project.folder / f"data/07_model_output/synthetic_ci/{task}"
+    output = finished_project.folder / f"data/07_model_output/{CI}/{task}"
     for name in ("predictions", "without_images", "baseline"):
         assert len(pd.read_parquet(output / f"{name}.parquet")) == 120
-    assert (finished_project.folder / f"data/06_models/synthetic_ci/{task}/seed_42").is_dir()
+    assert (finished_project.folder / f"data/06_models/{CI}/{task}/finetuning/seed_42").is_dir()
 
 
 def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
@@ -65,7 +67,7 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
             break
     process.communicate()
     assert process.returncode < 0, "the run was over before it could be killed"
-    assert not (killed.folder / f"data/06_models/{CI}/link_prediction").exists()
+    assert not (killed.folder / f"data/06_models/{CI}/link_prediction/finetuning").exists()
     assert "Going on from checkpoint-4" in killed.run(*whole_run)
     assert weights_of(killed) == weights_of(finished_project)
 
@@ -73,12 +75,12 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
-        ("finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
+        ("link_prediction.finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
         ("seed=-1", "seed is -1; it must be a whole number from 0"),
         ("preset=faithfull", "preset is 'faithfull'; it must be 'corrected' or 'faithful'"),
         ("entity_recognition=null", "'entity_recognition' is no group of parameters"),
-        ("finetuning.learning_rates.default=.nan", "numbers that are not negative"),
+        ("link_prediction.finetuning.learning_rates.default=.nan", "numbers that are not negative"),
         (
             "entity_recognition.finetune.epochs=3",
             "unknown parameter 'entity_recognition.finetune'; "
@@ -98,9 +100,9 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("korpus: x", "unknown key of globals.yml 'korpus'; did you mean 'corpus'"),
+        ("datasett: x", "unknown key of globals.yml 'datasett'; did you mean 'dataset'"),
         ("relation_extraction: {imagse: x}", "did you mean 'relation_extraction.images'"),
-        ("images: x\ncorpus: ../elsewhere", "corpus in globals.yml must be the name of one folder"),
+        ("dataset: ../elsewhere", "dataset in globals.yml must be the name of one folder"),
     ],
 )
 def test_globals_are_checked_too(own_data, line, message):
@@ -181,7 +183,7 @@ def own_data(tmp_path_factory, copy_project):
 
 OWN_RUN = (
     "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
-    "--params", "entity_modeling.epochs=1,finetuning.epochs=1",
+    "--params", "link_prediction.entity_modeling.epochs=1,link_prediction.finetuning.epochs=1",
 )  # fmt: skip
 
 
@@ -215,8 +217,8 @@ def test_own_posts_run_as_the_documentation_says(own_data, with_images):
 
 
 def own_coverage(project):
-    reporting = project.folder / "data/08_reporting/my_graph"
-    assert "</html>" in (reporting / "link_prediction/index.html").read_text()
+    reporting = project.folder / "data/08_reporting/my_graph/link_prediction"
+    assert "</html>" in (reporting / "index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
     return coverage["owners"]["with_images"], coverage["owners"]["all"]
 

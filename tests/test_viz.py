@@ -12,24 +12,6 @@ pytestmark = pytest.mark.whole_run
 SCRIPT = Path(__file__).parents[1] / "scripts/draw_dag.py"
 STAGES = ["ingestion", "image_association", "entity_modeling", "finetuning", "evaluation"]
 TABLES = [
-    "entities",
-    "relations",
-    "triples",
-    "queries",
-    "quarantine",
-    "raw_images",
-    "images",
-    "entity_modeling_curve",
-    "training_curve",
-    "predictions",
-    "predictions_without_images",
-    "predictions_popularity",
-    "drill_down",
-]
-TASKS = ["relation_extraction", "entity_recognition"]
-TABLES_ON_POSTS = [
-    "posts",
-    "labels",
     "quarantine",
     "raw_images",
     "images",
@@ -39,11 +21,17 @@ TABLES_ON_POSTS = [
     "predictions_baseline",
     "drill_down",
 ]
-TABLES += [f"{task}.{name}" for task in TASKS for name in TABLES_ON_POSTS]
+TABLES_OF_GRAPHS = ["entities", "relations", "triples", "queries", "entity_modeling_curve"]
+TABLES_OF_POSTS = ["posts", "labels"]
+TASKS = {
+    "link_prediction": TABLES_OF_GRAPHS,
+    "relation_extraction": TABLES_OF_POSTS,
+    "entity_recognition": TABLES_OF_POSTS,
+}
+TABLES = [f"{task}.{name}" for task, own in TASKS.items() for name in own + TABLES]
 REPORTS = ["ingestion_report", "coverage_report", "metrics"]
-REPORTS += [f"{task}.{name}" for task in TASKS for name in REPORTS]
-PLOTS = ["contact_sheet", "rank_plot"]
-PLOTS += [f"{task}.{name}" for task in TASKS for name in ("contact_sheet", "confusion_plot")]
+REPORTS = [f"{task}.{name}" for task in TASKS for name in REPORTS]
+PLOTS = [f"{task}.{name}" for task in TASKS for name in ("contact_sheet", "plot")]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +63,7 @@ def names(page, selector=".pipeline-node__text"):
 def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
     with draw_dag.opened(build) as page:
         assert set(STAGES) <= names(page)
-        assert {"raw_graph", "visual_store", "link_prediction_model", "metrics"} <= names(page)
+        assert {"raw_graph", "visual_store", "models", "metrics"} <= names(page)
         assert "rank_test_answers" not in names(page)
         page.locator(".pipeline-layer-name").first.wait_for()
         layers = names(page, ".pipeline-layer-name")
@@ -87,7 +75,7 @@ def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
         page.locator("text=rank_test_answers").first.wait_for()
         shown = names(page)
         assert {"index_graph", "store_images", "finetune_link_prediction"} <= shown
-        assert {"images", "quarantine", "predictions", "predictions_popularity"} <= shown
+        assert {"images", "quarantine", "predictions", "predictions_baseline"} <= shown
 
 
 @pytest.mark.parametrize(
@@ -109,5 +97,5 @@ def test_a_clicked_table_and_plot_are_shown(draw_dag, build):
         # An event, since the toolbars may lie over a node where a pointer would click.
         page.locator(".pipeline-node", has_text="training_curve").dispatch_event("click")
         page.locator(".preview-table", has_text="learning_rate").wait_for()
-        page.locator(".pipeline-node", has_text="rank_plot").dispatch_event("click")
+        page.locator(".pipeline-node", has_text="plot").dispatch_event("click")
         page.locator("img.pipeline-metadata__plot-image").wait_for()

@@ -22,8 +22,8 @@ from mkgformer_kedro.errors import DataError, Problem
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
 
-ON_POSTS = ("relation_extraction", "entity_recognition")
-"""The tasks whose parameters stand in one group per task, with one group per stage inside."""
+TASKS = ("link_prediction", "relation_extraction", "entity_recognition")
+"""The tasks. Their parameters stand in one group per task, with one group per stage inside."""
 
 _RANKING = "both.realistic."
 _SCORES = {
@@ -63,10 +63,9 @@ class ScoreSummaryHooks:
         """Print a table for every task that was evaluated."""
         made = pipeline.all_outputs()
         for task in _SCORES:
-            prefix = f"{task}." if task in ON_POSTS else ""
-            if {f"{prefix}metrics", f"{prefix}report"} <= made:
-                print("\n" + _score_table(task, catalog.load(f"{prefix}metrics")))
-                report = Path(catalog[f"{prefix}report"]._filepath)
+            if {f"{task}.metrics", f"{task}.report"} <= made:
+                print("\n" + _score_table(task, catalog.load(f"{task}.metrics")))
+                report = Path(catalog[f"{task}.report"]._filepath)
                 if report.is_relative_to(Path.cwd()):
                     report = report.relative_to(Path.cwd())
                 print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
@@ -106,7 +105,7 @@ class BadInputHooks:
             base |= yaml.safe_load(path.read_text()) or {}
         parameters = loader["parameters"]
         problems = _unknown(parameters, base, CATALOG_PARAMETERS, "parameter")
-        for task in ON_POSTS:
+        for task in TASKS:
             if isinstance(parameters[task], dict):
                 problems += _unknown(parameters[task], base[task], (), "parameter", f"{task}.")
             else:
@@ -122,20 +121,20 @@ class BadInputHooks:
             given = loader["globals"][group]
             if isinstance(value, dict) and isinstance(given, dict):
                 problems += _unknown(given, value, (), "key of globals.yml", f"{group}.")
-        for name in ("dataset", "corpus"):
-            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"][name])):
-                problems.append(f"{name} in globals.yml must be the name of one folder")
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"]["dataset"])):
+            problems.append("dataset in globals.yml must be the name of one folder")
         if problems:
             raise ParameterValidationError("\n".join(problems))
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Refuse at once what training would refuse after all images were decoded."""
-        for task in ON_POSTS:
+        for task in TASKS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
-                slots = catalog.load(name).slots
-                if "full" in slots and slots["full"].count:
+                parameters = catalog.load(name)
+                slots = parameters.slots
+                if hasattr(parameters, "crops") and "full" in slots and slots["full"].count:
                     what = "the preset 'faithful' takes crops alone, and this gives whole images"
                     remedy = "Set the count to 0, and say in `crops` where crops come from."
                     where = f"{task}.image_association.slots.full.count"

@@ -51,12 +51,18 @@ def project(tmp_path_factory) -> Path:
     shutil.copytree(PROJECT / "conf/base", root / "conf/base")
     environment = root / "conf/tiny"
     environment.mkdir()
-    (environment / "globals.yml").write_text("dataset: tiny\nimages: data/01_raw/tiny/images\n")
-    (environment / "parameters_finetuning.yml").write_text(
-        "finetuning: {batch_size: 8, dev_batch_size: 5, max_length: 24, queries_per_entity: 4}\n"
+    (environment / "globals.yml").write_text(
+        "dataset: tiny\nlink_prediction: {images: data/01_raw/tiny/images}\n"
     )
-    tables, models = root / "data/02_intermediate/tiny", root / "data/06_models/tiny"
-    for folder in (tables, models, root / "data/05_model_input/tiny"):
+    (environment / "parameters_link_prediction.yml").write_text(
+        "link_prediction:\n"
+        "  finetuning: {batch_size: 8, dev_batch_size: 5, max_length: 24, queries_per_entity: 4}\n"
+    )
+    tables, models, inputs, features = (
+        root / f"data/{layer}/tiny/link_prediction"
+        for layer in ("02_intermediate", "06_models", "05_model_input", "04_feature")
+    )
+    for folder in (tables, models, inputs):
         folder.mkdir(parents=True)
 
     texts = ["a " * (i % 5) + f"word{i}" for i in range(ENTITIES)]
@@ -74,7 +80,7 @@ def project(tmp_path_factory) -> Path:
     ).astype({"head": "int32", "relation": "int32", "tail": "int32"})
     for name, table in (("entities", entities), ("relations", relations), ("triples", triples)):
         table.to_parquet(tables / f"{name}.parquet", index=False)
-    group_queries(triples).to_parquet(root / "data/05_model_input/tiny/queries.parquet")
+    group_queries(triples).to_parquet(inputs / "queries.parquet")
 
     rng = np.random.default_rng(0)
     for number in range(0, ENTITIES, 2):
@@ -96,7 +102,7 @@ def project(tmp_path_factory) -> Path:
     listing = ImageFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
     images, store = store_images(listing, entities, relations, triples, root / "work", parameters)
     images.to_parquet(tables / "images.parquet", index=False)
-    shutil.copytree(store, root / "data/04_feature/tiny/visual_store")
+    shutil.copytree(store, features / "visual_store")
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = root / "vocab.txt"
@@ -189,9 +195,10 @@ class TestBothWaysAgree:
         assert len(agreement["loss_difference"]) == len(CAUSES) + 1  # fp32: one cause fewer
 
     def test_the_check_notices_other_images(self, world, project):
-        images = pd.read_parquet(project / "data/02_intermediate/tiny/images.parquet")
+        tables = project / "data/02_intermediate/tiny/link_prediction"
+        images = pd.read_parquet(tables / "images.parquet")
         images["path"] = images["path"].to_numpy()[::-1]
-        entities = pd.read_parquet(project / "data/02_intermediate/tiny/entities.parquet")["entity"]
+        entities = pd.read_parquet(tables / "entities.parquet")["entity"]
         folder = project / "data/01_raw/tiny/images"
         swapped = throughput.ImageFiles(world.store, images, entities, folder, world.model.config)
         with pytest.raises(AssertionError, match="authors' way: the loss differs"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from kedro.io import DataCatalog
+from kedro.config import OmegaConfigLoader
+from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog
 from kedro.runner import SequentialRunner
 from PIL import Image
 
@@ -22,8 +22,12 @@ from mkgformer_kedro.pipelines.image_association.link_prediction import (
     store_images,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[3] / "conf"
+TASK = "link_prediction"
+REPORTING = "08_reporting/sample/link_prediction/image_association"
+REPORTS = ("coverage_report", "contact_sheet")
 ENTITIES = pd.DataFrame(
     {
         "entity": ["00000001", "00000002", "00000003", "00000004"],
@@ -41,27 +45,31 @@ TRIPLES = pd.DataFrame(
 )
 
 
+def configuration(environment: str = "base", **parameters: object) -> OmegaConfigLoader:
+    return OmegaConfigLoader(
+        str(CONF), env=environment, runtime_params=parameters, **CONFIG_LOADER_ARGS
+    )
+
+
 def stage_parameters(environment: str = "base", **changes: object) -> dict:
     """The parameters as the environment's files say them."""
-    found: dict = {}
-    for name in dict.fromkeys(["base", environment]):
-        text = (CONF / name / "parameters_image_association.yml").read_text()
-        found |= yaml.safe_load(text)["image_association"]
-    return found | changes
+    return configuration(environment)["parameters"][TASK]["image_association"] | changes
 
 
 def catalog_at(folder: Path, **parameters: object) -> DataCatalog:
     """The stage's own catalog entries, their files moved to ``folder``."""
-    text = (CONF / "base" / "catalog_image_association.yml").read_text()
-    text = text.replace("${globals:dataset}", "sample").replace(
-        "filepath: data", f"filepath: {folder}"
-    )
-    text = text.replace("${runtime_params:images,${globals:images}}", str(folder / "images"))
-    catalog = DataCatalog.from_config(yaml.safe_load(text))
-    catalog["entities"] = ENTITIES
-    catalog["relations"] = RELATIONS
-    catalog["triples"] = TRIPLES
-    catalog["params:image_association"] = ImageAssociationParameters(
+    conf = configuration(images=str(folder / "images"))
+    resolver = CatalogConfigResolver(conf["catalog"])
+    catalog = DataCatalog()
+    for name in ("raw_images", "images", "visual_store_work", "visual_store", *REPORTS):
+        entry = dict(resolver.resolve_pattern(f"{TASK}.{name}"))
+        if name != "raw_images":
+            entry["filepath"] = str(folder / Path(entry["filepath"]).relative_to("data"))
+        catalog[f"{TASK}.{name}"] = AbstractDataset.from_config(name, entry)
+    catalog[f"{TASK}.entities"] = ENTITIES
+    catalog[f"{TASK}.relations"] = RELATIONS
+    catalog[f"{TASK}.triples"] = TRIPLES
+    catalog[f"params:{TASK}.image_association"] = ImageAssociationParameters(
         **stage_parameters(**parameters)
     )
     return catalog
@@ -92,37 +100,35 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     catalog = catalog_at(project)
-    SequentialRunner().run(create_pipeline(), catalog)
-    images = schemas.images.validate(catalog["images"].load())
+    SequentialRunner().run(create_pipeline(TASK), catalog)
+    images = schemas.images.validate(catalog[f"{TASK}.images"].load())
     assert images.set_index("path")["status"].to_dict() == {
         "n00000001/a.png": "ok",
         "n00000001/b.png": "ok",
         "n00000001/c.png": "empty file",
         "n00000002/a.png": "ok",
     }
-    store = VisualStore(catalog["visual_store"].load())
+    store = VisualStore(catalog[f"{TASK}.visual_store"].load())
     assert store.has_images.tolist() == [True, True, False, False]
     inputs = store.read([1, 0])
     assert inputs["pixel_values"].shape == (2, 2, 3, 64, 64)
     np.testing.assert_array_equal(inputs["pixel_values"][0, 0, :, 5, 5], [0, 0, 255])
-    with Image.open(
-        io.BytesIO(files_below(project)["08_reporting/sample/image_association/contact_sheet.png"])
-    ) as sheet:
+    with Image.open(io.BytesIO(files_below(project)[f"{REPORTING}/contact_sheet.png"])) as sheet:
         assert sheet.width > 1000
     assert set(files_below(project)) == {
-        "02_intermediate/sample/images.parquet",
-        "04_feature/sample/visual_store/full.u8",
-        "04_feature/sample/visual_store/slots.npy",
-        "04_feature/sample/visual_store/store.json",
-        "08_reporting/sample/image_association/contact_sheet.png",
-        "08_reporting/sample/image_association/coverage.json",
+        "02_intermediate/sample/link_prediction/images.parquet",
+        "04_feature/sample/link_prediction/visual_store/full.u8",
+        "04_feature/sample/link_prediction/visual_store/slots.npy",
+        "04_feature/sample/link_prediction/visual_store/store.json",
+        f"{REPORTING}/contact_sheet.png",
+        f"{REPORTING}/coverage.json",
     }
 
 
 def test_coverage_report_counts_and_names(project: Path):
     catalog = catalog_at(project)
-    SequentialRunner().run(create_pipeline(), catalog)
-    report = json.loads(files_below(project)["08_reporting/sample/image_association/coverage.json"])
+    SequentialRunner().run(create_pipeline(TASK), catalog)
+    report = json.loads(files_below(project)[f"{REPORTING}/coverage.json"])
     statuses = report["images"]
     assert statuses["listed"] == sum(statuses.values()) - statuses["listed"] == 4
     assert (statuses["ok"], statuses["empty file"]) == (3, 1)
@@ -140,34 +146,34 @@ def test_coverage_report_counts_and_names(project: Path):
 
 def test_borrowing_follows_training_triples_and_is_recorded(project: Path):
     catalog = catalog_at(project, borrow={"relation": "_hypernym", "images_of": "head"})
-    SequentialRunner().run(create_pipeline(), catalog)
-    images = catalog["images"].load()
+    SequentialRunner().run(create_pipeline(TASK), catalog)
+    images = catalog[f"{TASK}.images"].load()
     borrowed = images.dropna(subset="borrowed_from")
     assert borrowed[["owner", "slot", "path", "borrowed_from"]].values.tolist() == [
         ["00000003", 0, "n00000001/a.png", "00000001"],
         ["00000003", 1, "n00000001/b.png", "00000001"],
         ["00000004", 0, "n00000002/a.png", "00000002"],
     ]
-    report = catalog["coverage_report"].load()
+    report = catalog[f"{TASK}.coverage_report"].load()
     assert report["owners"]["borrowing"] == 2
     assert report["images"]["listed"] == 4
     assert report["stored"] == {"full": 3}
 
 
 def test_the_same_input_gives_the_same_bytes(project: Path):
-    SequentialRunner().run(create_pipeline(), catalog_at(project))
+    SequentialRunner().run(create_pipeline(TASK), catalog_at(project))
     first = files_below(project)
-    SequentialRunner().run(create_pipeline(), catalog_at(project, workers=1))
+    SequentialRunner().run(create_pipeline(TASK), catalog_at(project, workers=1))
     assert files_below(project) == first
 
 
 def test_a_data_set_without_images_runs_through(project: Path):
     catalog = catalog_at(project)
-    catalog["raw_images"] = ImageFolderDataset(filepath=None).load()
-    SequentialRunner().run(create_pipeline(), catalog)
-    assert not VisualStore(catalog["visual_store"].load()).has_images.any()
-    assert catalog["images"].load().empty
-    assert catalog["coverage_report"].load()["owners"]["without_images"] == 4
+    catalog[f"{TASK}.raw_images"] = ImageFolderDataset(filepath=None).load()
+    SequentialRunner().run(create_pipeline(TASK), catalog)
+    assert not VisualStore(catalog[f"{TASK}.visual_store"].load()).has_images.any()
+    assert catalog[f"{TASK}.images"].load().empty
+    assert catalog[f"{TASK}.coverage_report"].load()["owners"]["without_images"] == 4
 
 
 def test_loading_the_pipeline_imports_nothing_heavy():

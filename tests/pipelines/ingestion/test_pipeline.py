@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kedro.config import OmegaConfigLoader
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.pipeline import Pipeline
+from kedro.io import CatalogConfigResolver, DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from mkgformer_kedro.errors import DataError
@@ -19,55 +18,38 @@ from mkgformer_kedro.pipelines.ingestion.parameters import (
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 _CONF = Path(__file__).parents[3] / "conf"
-_OF_POSTS = {
+_PARAMETERS = {
+    "link_prediction": IngestionParameters,
     "relation_extraction": RelationIngestionParameters,
     "entity_recognition": TaggedIngestionParameters,
 }
-_TABLES = ["entities", "relations", "triples", "queries", "quarantine", "ingestion_report"]
+_ON_POSTS = ["relation_extraction", "entity_recognition"]
+_TABLES = ["entities", "relations", "triples", "queries"]
+_RAW_AND_TABLES = {
+    "link_prediction": ["raw_graph", *_TABLES],
+    **{task: ["raw_posts", "posts", "labels"] for task in _ON_POSTS},
+}
+_REPORTS = ["quarantine", "ingestion_report"]
 
 
 @pytest.fixture
 def catalog(tmp_path):
-    """The stage's part of the configured catalog, with everything written below ``tmp_path``."""
+    """A task's part of the configured catalog, with everything written below ``tmp_path``."""
 
-    def catalog(env, raw_folder, **changes):
+    def catalog(env, raw_folder, task="link_prediction", **changes):
         conf = _configuration(env, raw_folder)
-        entries = {name: dict(conf["catalog"][name]) for name in ["raw_graph", *_TABLES]}
-        for name in _TABLES:
-            entries[name]["filepath"] = str(tmp_path / entries[name]["filepath"])
+        resolver = CatalogConfigResolver(conf["catalog"])
+        entries = {}
+        for name in (f"{task}.{name}" for name in [*_RAW_AND_TABLES[task], *_REPORTS]):
+            entries[name] = dict(resolver.resolve_pattern(name))
+            if ".raw_" not in name:
+                entries[name]["filepath"] = str(tmp_path / entries[name]["filepath"])
         made = DataCatalog.from_config(entries)
-        parameters = IngestionParameters(**{**conf["parameters"]["ingestion"], **changes})
-        made["params:ingestion"] = MemoryDataset(parameters)
+        values = {**conf["parameters"][task]["ingestion"], **changes}
+        made[f"params:{task}.ingestion"] = MemoryDataset(_PARAMETERS[task](**values))
         return made
 
     return catalog
-
-
-@pytest.fixture
-def posts_catalog(tmp_path):
-    """The same of a task on posts, whose entries may be patterns."""
-
-    def posts_catalog(env, task, raw_folder, **changes):
-        conf = _configuration(env, raw_folder)
-        names = ["posts", "labels", "quarantine", "ingestion_report"]
-        entries = {}
-        for name in ["raw_posts", *names]:
-            entry = f"{task}.{name}"
-            pattern = entry if entry in conf["catalog"] else f"{{task}}.{name}"
-            entries[entry] = dict(conf["catalog"][pattern])
-            path = entries[entry]["filepath"].replace("{task}", task)
-            entries[entry]["filepath"] = path if name == "raw_posts" else str(tmp_path / path)
-        made = DataCatalog.from_config(entries)
-        values = {**conf["parameters"][task]["ingestion"], **changes}
-        made[f"params:{task}.ingestion"] = MemoryDataset(_OF_POSTS[task](**values))
-        return made
-
-    return posts_catalog
-
-
-def _of_task(task):
-    """The stage in the namespace of a task, as the task's run has it."""
-    return Pipeline(create_pipeline(task), namespace=task)
 
 
 def _configuration(env, raw_folder):
@@ -78,49 +60,56 @@ def _configuration(env, raw_folder):
 
 def test_stage_runs_on_plain_tables_in_memory(raw_graph, parameters):
     catalog = DataCatalog()
-    catalog["raw_graph"] = raw_graph()
-    catalog["params:ingestion"] = parameters()
-    pipeline = create_pipeline()
+    catalog["link_prediction.raw_graph"] = raw_graph()
+    catalog["params:link_prediction.ingestion"] = parameters()
+    pipeline = create_pipeline("link_prediction")
     outputs = SequentialRunner().run(pipeline, catalog)
-    assert pipeline.all_outputs() == {*_TABLES}
-    assert outputs["ingestion_report"].load()["queries"] == {"train": 8, "dev": 2, "test": 4}
+    assert pipeline.all_outputs() == {f"link_prediction.{name}" for name in _TABLES + _REPORTS}
+    assert outputs["link_prediction.ingestion_report"].load()["queries"] == {
+        "train": 8,
+        "dev": 2,
+        "test": 4,
+    }
 
 
 def test_stage_runs_as_configured(write_graph, catalog, tmp_path):
     made = catalog("base", write_graph())
-    SequentialRunner().run(create_pipeline(), made)
+    SequentialRunner().run(create_pipeline("link_prediction"), made)
     written = {
         str(file.relative_to(tmp_path / "data")) for file in (tmp_path / "data").rglob("*.*")
     }
     assert written == {
-        "02_intermediate/wordnet_emoji/entities.parquet",
-        "02_intermediate/wordnet_emoji/relations.parquet",
-        "02_intermediate/wordnet_emoji/triples.parquet",
-        "05_model_input/wordnet_emoji/queries.parquet",
-        "08_reporting/wordnet_emoji/ingestion/quarantine.csv",
-        "08_reporting/wordnet_emoji/ingestion/report.json",
+        "02_intermediate/sample/link_prediction/entities.parquet",
+        "02_intermediate/sample/link_prediction/relations.parquet",
+        "02_intermediate/sample/link_prediction/triples.parquet",
+        "05_model_input/sample/link_prediction/queries.parquet",
+        "08_reporting/sample/link_prediction/ingestion/quarantine.csv",
+        "08_reporting/sample/link_prediction/ingestion/report.json",
     }
-    assert made.load("entities")["entity"].tolist() == ["007", "02", "03", "04"]
-    assert made.load("ingestion_report")["counts"]["train"] == 4
+    assert made.load("link_prediction.entities")["entity"].tolist() == ["007", "02", "03", "04"]
+    assert made.load("link_prediction.ingestion_report")["counts"]["train"] == 4
 
 
 def test_bad_input_leaves_nothing_behind(write_graph, catalog, tmp_path):
     made = catalog("base", write_graph({"test.tsv": "007\tlikes\t08"}))
     with pytest.raises(DataError, match=r"test\.tsv:1: unknown entity '08'"):
-        SequentialRunner().run(create_pipeline(), made)
+        SequentialRunner().run(create_pipeline("link_prediction"), made)
     assert not (tmp_path / "data").exists()
 
 
 def test_damaged_table_is_refused(write_graph, catalog):
     made = catalog("base", write_graph())
     with pytest.raises(Exception, match="text_source"):
-        made.save("entities", pd.DataFrame({"entity": ["a"], "name": ["a"], "text": ["a"]}))
+        made.save(
+            "link_prediction.entities",
+            pd.DataFrame({"entity": ["a"], "name": ["a"], "text": ["a"]}),
+        )
 
 
 def test_other_files_than_the_published_ones_are_named(write_graph, catalog):
     made = catalog("wn18_img", write_graph({"dev.tsv": None}))
     with pytest.raises(Exception, match=r"train\.tsv: differs from the published file") as raised:
-        SequentialRunner().run(create_pipeline(), made)
+        SequentialRunner().run(create_pipeline("link_prediction"), made)
     assert "dev.tsv: no such file" in str(raised.value)
 
 
@@ -168,8 +157,8 @@ def test_other_files_than_the_published_ones_are_named(write_graph, catalog):
 )
 def test_benchmarks_are_what_was_published(benchmarks, catalog, env, folder, expected):
     made = catalog(env, benchmarks / "MKG" / "dataset" / folder)
-    SequentialRunner().run(create_pipeline(), made)
-    report = made.load("ingestion_report")
+    SequentialRunner().run(create_pipeline("link_prediction"), made)
+    report = made.load("link_prediction.ingestion_report")
     assert {key: report[key] for key in expected} == expected
     assert report["unexpected_counts"] == {}
     assert report["quarantined_lines"] == 0
@@ -185,26 +174,24 @@ def test_authors_candidates_of_fb15k_237(benchmarks, catalog):
         candidates="entity_texts",
         on_unexpected_counts="report",
     )
-    SequentialRunner().run(create_pipeline(), made)
-    report = made.load("ingestion_report")
+    SequentialRunner().run(create_pipeline("link_prediction"), made)
+    report = made.load("link_prediction.ingestion_report")
     assert report["unexpected_counts"] == {"entities": "14,951 instead of the published 14,541"}
     assert report["entities_sharing_a_name"] == 519
 
 
-@pytest.mark.parametrize("task", _OF_POSTS)
-def test_stage_on_posts_runs_as_configured(
-    task, posts_catalog, write_pairs, write_tagged, tmp_path
-):
+@pytest.mark.parametrize("task", _ON_POSTS)
+def test_stage_on_posts_runs_as_configured(task, catalog, write_pairs, write_tagged, tmp_path):
     folder = (write_pairs if task == "relation_extraction" else write_tagged)(
         {"groups.tsv": "train\t0\tclear\n"}
     )
-    made = posts_catalog("base", task, folder, max_split_overlap=None)
-    SequentialRunner().run(_of_task(task), made)
+    made = catalog("base", folder, task, max_split_overlap=None)
+    SequentialRunner().run(create_pipeline(task), made)
     assert {str(path.relative_to(tmp_path / "data")) for path in tmp_path.rglob("data/**/*.*")} == {
-        f"02_intermediate/synthetic/{task}/posts.parquet",
-        f"02_intermediate/synthetic/{task}/labels.parquet",
-        f"08_reporting/synthetic/{task}/ingestion/quarantine.csv",
-        f"08_reporting/synthetic/{task}/ingestion/report.json",
+        f"02_intermediate/sample/{task}/posts.parquet",
+        f"02_intermediate/sample/{task}/labels.parquet",
+        f"08_reporting/sample/{task}/ingestion/quarantine.csv",
+        f"08_reporting/sample/{task}/ingestion/report.json",
     }
     posts = made.load(f"{task}.posts")
     assert posts["group"].fillna("").tolist() == ["clear"] + [""] * (len(posts) - 1)
@@ -214,11 +201,11 @@ def test_stage_on_posts_runs_as_configured(
     assert report["groups"]["train"] == {"clear": 1}
 
 
-def test_bad_post_leaves_nothing_behind(posts_catalog, write_tagged, tmp_path):
+def test_bad_post_leaves_nothing_behind(catalog, write_tagged, tmp_path):
     folder = write_tagged({"valid.txt": "IMGID:1\nAnn\tB-CAT", "groups.tsv": "dev\t0\tclear"})
-    made = posts_catalog("base", "entity_recognition", folder)
+    made = catalog("base", folder, "entity_recognition")
     with pytest.raises(DataError, match=r"valid\.txt:2: unknown tag 'B-CAT'"):
-        SequentialRunner().run(_of_task("entity_recognition"), made)
+        SequentialRunner().run(create_pipeline("entity_recognition"), made)
     assert not (tmp_path / "data").exists()
 
 
@@ -261,10 +248,10 @@ def test_bad_post_leaves_nothing_behind(posts_catalog, write_tagged, tmp_path):
     ],
 )
 def test_benchmarks_of_posts_are_what_was_published(
-    benchmarks, posts_catalog, env, task, folder, expected
+    benchmarks, catalog, env, task, folder, expected
 ):
-    made = posts_catalog(env, task, benchmarks / folder)
-    SequentialRunner().run(_of_task(task), made)
+    made = catalog(env, benchmarks / folder, task)
+    SequentialRunner().run(create_pipeline(task), made)
     report = made.load(f"{task}.ingestion_report")
     assert {key: report[key] for key in expected} == expected
     assert report["published_counts"] == report["counts"]

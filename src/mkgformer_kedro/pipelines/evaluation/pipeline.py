@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from mkgformer_kedro.pipelines.evaluation import link_prediction, posts
+from mkgformer_kedro.pipelines.wiring import make_stage
 
 _ON_POSTS = [
     Node(
@@ -34,7 +35,7 @@ _ON_POSTS = [
             "params:preset",
             "params:seed",
         ],
-        outputs=["metrics", "drill_down", "confusion_plot", "report"],
+        outputs=["metrics", "drill_down", "plot", "report"],
         name="report_posts",
     ),
 ]
@@ -44,7 +45,7 @@ _NODES = {
         Node(
             func=link_prediction.rank_test_answers,
             inputs=[
-                "link_prediction_model",
+                "models",
                 "queries",
                 "triples",
                 "visual_store",
@@ -59,7 +60,7 @@ _NODES = {
         Node(
             func=link_prediction.rank_by_popularity,
             inputs=["queries", "triples", "entities", "params:evaluation"],
-            outputs="predictions_popularity",
+            outputs="predictions_baseline",
             name="rank_by_popularity",
         ),
         Node(
@@ -67,7 +68,7 @@ _NODES = {
             inputs=[
                 "predictions",
                 "predictions_without_images",
-                "predictions_popularity",
+                "predictions_baseline",
                 "triples",
                 "entities",
                 "relations",
@@ -79,7 +80,7 @@ _NODES = {
                 "params:preset",
                 "params:seed",
             ],
-            outputs=["metrics", "drill_down", "rank_plot", "report"],
+            outputs=["metrics", "drill_down", "plot", "report"],
             name="report_link_prediction",
         ),
     ],
@@ -88,6 +89,6 @@ _NODES = {
 }
 
 
-def create_pipeline(task: str = "link_prediction") -> Pipeline:
-    """The stage's nodes for ``task``."""
-    return Pipeline(_NODES[task], namespace="evaluation", prefix_datasets_with_namespace=False)
+def create_pipeline(*tasks: str) -> Pipeline:
+    """The stage's nodes for ``tasks``; without any, for every task."""
+    return make_stage("evaluation", _NODES, tasks)

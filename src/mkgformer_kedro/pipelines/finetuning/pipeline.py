@@ -8,6 +8,7 @@ from kedro.pipeline import Node, Pipeline
 from mkgformer_kedro.pipelines.finetuning.entity_recognition import finetune_entity_recognition
 from mkgformer_kedro.pipelines.finetuning.link_prediction import finetune_link_prediction
 from mkgformer_kedro.pipelines.finetuning.relation_extraction import finetune_relation_extraction
+from mkgformer_kedro.pipelines.wiring import make_stage
 
 
 def _on_posts(finetune: Callable[..., Any]) -> Node:
@@ -42,7 +43,7 @@ _NODES = {
             "params:preset",
             "params:seed",
         ],
-        outputs=["link_prediction_model", "training_curve"],
+        outputs=["models", "training_curve"],
         name="finetune_link_prediction",
         tags="gpu",
     ),
@@ -51,6 +52,6 @@ _NODES = {
 }
 
 
-def create_pipeline(task: str = "link_prediction") -> Pipeline:
-    """The stage's nodes for ``task``."""
-    return Pipeline([_NODES[task]], namespace="finetuning", prefix_datasets_with_namespace=False)
+def create_pipeline(*tasks: str) -> Pipeline:
+    """The stage's nodes for ``tasks``; without any, for every task."""
+    return make_stage("finetuning", {task: [node] for task, node in _NODES.items()}, tasks)

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from mkgformer_kedro.pipelines.image_association import link_prediction, posts
+from mkgformer_kedro.pipelines.wiring import make_stage
 
 _ON_POSTS = [
     Node(
@@ -72,8 +73,6 @@ _NODES = {
 }
 
 
-def create_pipeline(task: str = "link_prediction") -> Pipeline:
-    """The stage's nodes for ``task``."""
-    return Pipeline(
-        _NODES[task], namespace="image_association", prefix_datasets_with_namespace=False
-    )
+def create_pipeline(*tasks: str) -> Pipeline:
+    """The stage's nodes for ``tasks``; without any, for every task."""
+    return make_stage("image_association", _NODES, tasks)

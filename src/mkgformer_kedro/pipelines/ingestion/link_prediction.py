@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 # Share of ids in common, of either side, below which texts and triples are of different graphs.
 _OF_THIS_GRAPH = 0.05
-_GROUP = "ingestion: {{{}}}"
-_PARAMETERS_FILE = "conf/<data set>/parameters_ingestion.yml"
+_LET_PASS = (
+    "write link_prediction: {{ingestion: {{{}: {:g}}}}} into "
+    "conf/<data set>/parameters_link_prediction.yml (null: any share)."
+)
 
 # direction -> (column of the known entity, column of the answers)
 _DIRECTIONS = {"tail": ("head", "tail"), "head": ("tail", "head")}
@@ -391,7 +393,7 @@ def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParam
 def _let_pass(share: float, what: str) -> str:
     """The line of YAML that lets a share pass, rounded up so that it does."""
     enough = min(1.0, np.ceil(share * 1000) / 1000)
-    return f"{_GROUP.format(f'max_{what}: {enough:g}')} in {_PARAMETERS_FILE}."
+    return _LET_PASS.format(f"max_{what}", enough)
 
 
 def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:

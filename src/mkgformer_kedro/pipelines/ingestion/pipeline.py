@@ -10,6 +10,7 @@ from mkgformer_kedro.pipelines.ingestion import (
     link_prediction,
     relation_extraction,
 )
+from mkgformer_kedro.pipelines.wiring import make_stage
 
 
 def _on_posts(index: Callable[..., Any], report: Callable[..., Any]) -> list[Node]:
@@ -69,10 +70,6 @@ _NODES = {
 }
 
 
-def create_pipeline(task: str = "link_prediction") -> Pipeline:
-    """Wire the stage for a task: from its raw files to validated tables and a report.
-
-    Args:
-        task: Name of the task the tables are for.
-    """
-    return Pipeline(_NODES[task], namespace="ingestion", prefix_datasets_with_namespace=False)
+def create_pipeline(*tasks: str) -> Pipeline:
+    """The stage's nodes for ``tasks``; without any, for every task."""
+    return make_stage("ingestion", _NODES, tasks)

@@ -9,14 +9,10 @@ from mkgformer_kedro.pipelines import (
     image_association,
     ingestion,
 )
+from mkgformer_kedro.pipelines.wiring import make_run
 
 
 def create_pipeline() -> Pipeline:
-    """All five stages, in order."""
-    return (
-        ingestion.create_pipeline("link_prediction")
-        + image_association.create_pipeline()
-        + entity_modeling.create_pipeline()
-        + finetuning.create_pipeline("link_prediction")
-        + evaluation.create_pipeline("link_prediction")
-    )
+    """All stages, in order."""
+    stages = (ingestion, image_association, entity_modeling, finetuning, evaluation)
+    return make_run("link_prediction", stages)
