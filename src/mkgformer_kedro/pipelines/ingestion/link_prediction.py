@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Share of ids in common, of either side, below which texts and triples are of different graphs.
 _OF_THIS_GRAPH = 0.05
-_LET_PASS = (
+_HOW_TO_ALLOW = (
     "write link_prediction: {{ingestion: {{{}: {:g}}}}} into "
     "conf/<data set>/parameters_link_prediction.yml (null: any share)."
 )
@@ -92,7 +92,7 @@ def index_graph(
         _counts(entities, relations, triples),
         parameters.expected_counts.published(),
         parameters.on_unexpected_counts,
-        "ingestion",
+        "link_prediction.ingestion",
     )
     _check_overlap(raw, triples, parameters)
     _check_leak(raw, triples, parameters)
@@ -393,7 +393,7 @@ def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParam
 def _let_pass(share: float, what: str) -> str:
     """The line of YAML that lets a share pass, rounded up so that it does."""
     enough = min(1.0, np.ceil(share * 1000) / 1000)
-    return _LET_PASS.format(f"max_{what}", enough)
+    return _HOW_TO_ALLOW.format(f"max_{what}", enough)
 
 
 def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:
