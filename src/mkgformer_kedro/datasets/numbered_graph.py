@@ -1,9 +1,9 @@
 """Graphs whose triples are numbers, with lists that say what each number stands for.
 
-OpenKE's files begin with a line that counts the others; a triple is ``head relation tail``, an
-entity or relation ``name number``, parted by blanks. PyKEEN's (``TriplesFactory.to_path_binary``)
-are tab-separated with a header; a triple is ``head relation tail``, an entity or relation
-``id label``. PyKEEN's pickle ``base.pth`` is never opened.
+OpenKE's files begin with a line that counts the others; a triple is ``head tail relation``, in
+this order, an entity or relation ``name number``, parted by blanks. PyKEEN's
+(``TriplesFactory.to_path_binary``) are tab-separated with a header; a triple is ``head relation
+tail``, an entity or relation ``id label``. PyKEEN's pickle ``base.pth`` is never opened.
 """
 
 from __future__ import annotations
@@ -82,8 +82,14 @@ def _counted(
     found = 0
     for number, line in lines:
         found += 1
-        fields = line.split() if len(columns) == 3 else line.rsplit(None, 1)
-        yield number, [field.strip() for field in fields]
+        if columns == _ID:
+            fields = [field.strip() for field in line.rsplit(None, 1)]
+        else:
+            fields = line.split()
+            if len(fields) == len(columns):
+                head, tail, relation = fields
+                fields = [head, relation, tail]
+        yield number, fields
     if _is_number(count) and int(count) != found:
         what = f"the first line says {int(count):,} lines, and {found:,} follow"
         problems.append(Problem(where, 1, what, "Get the whole file, or correct the number."))
@@ -152,7 +158,7 @@ def _table(
             problems.append(Problem(where, number, what, "Fill it in or drop the line."))
         elif not all(map(_is_number, numeric)):
             wrong = next(field for field in numeric if not _is_number(field))
-            remedy = f"Write {' '.join(columns)}, as the data set's layout has it."
+            remedy = "Correct or drop the line; docs/rdf.md shows the layouts."
             problems.append(Problem(where, number, f"'{wrong}' is not a number", remedy))
         else:
             rows.append(fields)

@@ -418,10 +418,8 @@ def _errors_of(path: Path) -> Iterator[None]:
     try:
         yield
     except SyntaxError as error:
-        what = re.sub(
-            r"^Parser error at line \d+ (?:(between )?columns? )", r"\1column ", error.msg
-        )
-        remedy = "Correct the file; rapper or riot name further errors."
+        what = re.sub(r"^Parser error at line \d+ ", "", error.msg)
+        remedy = "Correct the file, or have it written anew."
         if "No scheme found" in error.msg:
             what = "a relative IRI, and nothing says what it is relative to"
             remedy = "Write @base into the file, or set rdf.base in globals.yml."

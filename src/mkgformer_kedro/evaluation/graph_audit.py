@@ -367,7 +367,7 @@ def _unseen(test: Mapping[str, int]) -> Verdict:
     return Verdict(
         f"{_of(count, test['triples'])} test triples have an entity that train lacks: what knows "
         f"entities from triples alone can only guess there, so that its MRR and Hits@k end at "
-        f"{1 - count / test['triples']:.3f}.",
+        f"about {1 - count / test['triples']:.3f}.",
         _weight(count, test["triples"]),
     )
 
