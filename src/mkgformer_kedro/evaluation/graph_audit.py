@@ -272,8 +272,9 @@ def audit_graph(
         "images": None,
     }
     constant = of_relations.index[of_relations["constant"].notna()]
-    in_test = triples[triples["split"] == "test"]
-    audit["splits"]["test"]["constant_relation"] = int(in_test["relation"].isin(constant).sum())
+    for split, facts in audit["splits"].items():
+        own = triples.loc[triples["split"] == split, "relation"]
+        facts["constant_relation"] = int(own.isin(constant).sum())
     if images is not None and len(images):
         audit["images"] = {
             "same_file": shared_values(images["sha256"], images["entity"]),
@@ -300,7 +301,7 @@ def _verdicts(audit: Mapping[str, Any]) -> list[Verdict]:
         found.append(
             Verdict(
                 f"{_of(constant, test['triples'])} test triples are of relations with nearly "
-                "always the same head or tail: a popularity count answers them.",
+                "always the same head or tail: asked for that side, a popularity count answers.",
                 _weight(constant, test["triples"]),
             )
         )

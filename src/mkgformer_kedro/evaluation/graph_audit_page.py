@@ -48,6 +48,7 @@ def render_graph_audit(
             "audit": audit,
             "verdicts": verdicts,
             "split_rows": _SPLIT_ROWS,
+            "texts": {row["relation"]: row["text"] for row in audit["relations"]},
             "near": near,
             "facts": facts,
         },
