@@ -33,7 +33,7 @@ PROJECT = Path(__file__).parents[1]
 
 SEED = 0
 SIZES = {"train": 600, "dev": 120, "test": 120}
-SHARES = {"ambiguous": 0.45, "clear": 0.35, "misleading": 0.20}
+SUBSETS = {"ambiguous": 0.45, "clear": 0.35, "misleading": 0.20}
 # Dealt to clear posts: whether the image file is missing; to misleading ones: whether the image
 # shows none of the readings.
 ONE_IN_THREE = (True, False, False)
@@ -432,14 +432,14 @@ class Post:
         words: Its words.
         mentions: (role or entity type, first word, word behind the last).
         label: Relation, or type of the entities that the template is about ("" for none).
-        group: ambiguous, clear or misleading.
+        subset: ambiguous, clear or misleading.
         image: Name of its image without extension; None where it has no image file.
     """
 
     words: tuple[str, ...]
     mentions: tuple[Mention, ...]
     label: str
-    group: str
+    subset: str
     image: str | None
 
 
@@ -600,7 +600,7 @@ def find_mentions(text: str) -> tuple[tuple[str, ...], tuple[Mention, ...]]:
 
 
 def write_text(
-    dealer: Dealer, template: str, reading: str, group: str
+    dealer: Dealer, template: str, reading: str, subset: str
 ) -> tuple[tuple[str, ...], tuple[Mention, ...]]:
     """Fill a template with names and put an opening before it and a closing behind it.
 
@@ -608,16 +608,16 @@ def write_text(
         dealer: Deals the names, openings and closings.
         template: The template.
         reading: Relation, or type of the entities marked `{?}`.
-        group: ambiguous, clear or misleading.
+        subset: ambiguous, clear or misleading.
 
     Returns:
         Words and mentions.
     """
     # Dealt apart, so that everything is dealt evenly among the ambiguous posts alone.
-    share = "ambiguous" if group == "ambiguous" else "clear"
+    deck = "ambiguous" if subset == "ambiguous" else "clear"
 
     def deal(key: str, whose: str = reading) -> str:
-        return dealer.deal(PIECES[key], share, whose, key)
+        return dealer.deal(PIECES[key], deck, whose, key)
 
     def say(key: str) -> str:
         role, _, form = key.partition(":")
@@ -635,29 +635,29 @@ def write_text(
 
 
 def plan(task: Task, split: str, dealer: Dealer) -> Iterator[tuple[str, str, str]]:
-    """Group, label and template of every post of a split."""
-    sizes = {group: round(share * SIZES[split]) for group, share in SHARES.items()}
+    """Subset, label and template of every post of a split."""
+    sizes = {subset: round(part * SIZES[split]) for subset, part in SUBSETS.items()}
     # All readings of a template in turn: the template says nothing about the reading.
     for done in range(0, sizes["ambiguous"], len(task.readings)):
         template = dealer.deal(task.ambiguous, "ambiguous template")
         for reading in dealer.shuffled(task.readings)[: sizes["ambiguous"] - done]:
             yield "ambiguous", reading, template
     labels = [label for label, weight in task.weights.items() for _ in range(weight)]
-    for group in ("clear", "misleading"):
-        for _ in range(sizes[group]):
-            label = dealer.deal(labels, group)
-            yield group, label, dealer.deal(task.clear[label], "clear template", label)
+    for subset in ("clear", "misleading"):
+        for _ in range(sizes[subset]):
+            label = dealer.deal(labels, subset)
+            yield subset, label, dealer.deal(task.clear[label], "clear template", label)
 
 
 def choose_image(
-    task: Task, dealer: Dealer, group: str, label: str, mentioned: set[str]
+    task: Task, dealer: Dealer, subset: str, label: str, mentioned: set[str]
 ) -> str | None:
     """Choose the image of a post.
 
     Args:
         task: The post's task.
         dealer: Deals the images.
-        group: ambiguous, clear or misleading.
+        subset: ambiguous, clear or misleading.
         label: The post's label.
         mentioned: Other labels in the post: a misleading image agrees with none of them.
 
@@ -665,16 +665,16 @@ def choose_image(
         The image's name without extension; None if the post has no image file.
     """
     shows = task.shows[label]
-    if group == "misleading":
+    if subset == "misleading":
         irrelevant = dealer.deal(ONE_IN_THREE, "irrelevant", label)
         if irrelevant and shows != IRRELEVANT:
             shows = IRRELEVANT
         else:
             wrong = [task.shows[one] for one in task.readings if one not in {label, *mentioned}]
             shows = dealer.deal(wrong, "misleading", label)
-    if group == "clear" and dealer.deal(ONE_IN_THREE, "missing", label):
+    if subset == "clear" and dealer.deal(ONE_IN_THREE, "missing", label):
         return None
-    return Path(dealer.deal(IMAGES[shows], group, label, shows)).name
+    return Path(dealer.deal(IMAGES[shows], subset, label, shows)).name
 
 
 def make_posts(task: Task, split: str, taken: set[tuple[str, ...]]) -> list[Post]:
@@ -690,16 +690,16 @@ def make_posts(task: Task, split: str, taken: set[tuple[str, ...]]) -> list[Post
     """
     dealer = Dealer(f"{SEED}/{task.name}/{split}")
     posts = []
-    for group, label, template in plan(task, split, dealer):
+    for subset, label, template in plan(task, split, dealer):
         while True:
-            words, mentions = write_text(dealer, template, label, group)
+            words, mentions = write_text(dealer, template, label, subset)
             names = [words[start:end] for _, start, end in mentions]
             if words not in taken and len(set(names)) == len(names):
                 break
         taken.add(words)
         mentioned = {role for role, _, _ in mentions}
-        image = choose_image(task, dealer, group, label, mentioned)
-        posts.append(Post(words, mentions, label, group, image))
+        image = choose_image(task, dealer, subset, label, mentioned)
+        posts.append(Post(words, mentions, label, subset, image))
     return dealer.shuffled(posts)
 
 
@@ -727,7 +727,7 @@ brings. Scores on them say nothing about real posts.
 
 | split | posts | ambiguous | clear | misleading | without image |
 | --- | ---: | ---: | ---: | ---: | ---: |
-$group_table
+$subset_table
 
 | $labelled | train | dev | test |
 | --- | ---: | ---: | ---: |
@@ -740,7 +740,7 @@ $image_table
 ## Files
 
 $files
-- `groups.tsv`: split, number of the post in its file (from 0) and group, separated by tabs.
+- `subsets.tsv`: split, number of the post in its file (from 0) and subset, separated by tabs.
 - `SHA256SUMS`: digests of all other files, for `sha256sum -c`.
 
 ## How it was made
@@ -780,7 +780,7 @@ def describe(task: Task, posts: Mapping[str, list[Post]]) -> str:
         return [Counter(one for post in part for one in values(post)) for part in posts.values()]
 
     tagged = task is ENTITY_RECOGNITION
-    groups = by_split(lambda post: [post.group])
+    subsets = by_split(lambda post: [post.subset])
     labels = by_split(lambda post: [m[0] for m in post.mentions] if tagged else [post.label])
     shown = by_split(lambda post: [SHOWN[post.image]] if post.image else [])
     return README.substitute(
@@ -790,10 +790,14 @@ def describe(task: Task, posts: Mapping[str, list[Post]]) -> str:
         readings=",\n  ".join(f"`{reading}`" for reading in task.readings),
         reading_count=len(task.readings),
         labelled="mentions" if tagged else "pairs",
-        group_table=table(
+        subset_table=table(
             {
-                split: [len(part), *(counts[group] for group in SHARES), len(part) - some.total()]
-                for (split, part), counts, some in zip(posts.items(), groups, shown, strict=True)
+                split: [
+                    len(part),
+                    *(counts[subset] for subset in SUBSETS),
+                    len(part) - some.total(),
+                ]
+                for (split, part), counts, some in zip(posts.items(), subsets, shown, strict=True)
             }
         ),
         label_table=table(
@@ -828,7 +832,7 @@ def build(task: Task, emoji: Path, target: Path) -> dict[str, int]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         folder = Path(scratch) / target.name
-        groups = []
+        subsets = []
         for split, part in posts.items():
             # A post without an image names a file that is not there.
             lines = [
@@ -837,10 +841,10 @@ def build(task: Task, emoji: Path, target: Path) -> dict[str, int]:
                 for line in task.lines(post, post.image or f"{split}_{number:04d}")
             ]
             _write_lines(folder / task.texts[split], lines)
-            groups += [f"{split}\t{number}\t{post.group}" for number, post in enumerate(part)]
+            subsets += [f"{split}\t{number}\t{post.subset}" for number, post in enumerate(part)]
             used = sorted({post.image for post in part if post.image})
             copy_images(used, emoji / "images", folder / task.images[split])
-        _write_lines(folder / "groups.tsv", groups)
+        _write_lines(folder / "subsets.tsv", subsets)
         for name, content in {**task.others, "README.md": describe(task, posts)}.items():
             (folder / name).write_text(content, encoding="utf-8")
         shutil.copyfile(emoji / "LICENSE-noto-emoji.txt", folder / "LICENSE-noto-emoji.txt")

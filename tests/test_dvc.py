@@ -15,37 +15,42 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
+from mkgformer_kedro.training.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
-GRAPH_STAGES = {
+PACKAGE = ROOT / "src/mkgformer_kedro"
+NAMESPACES = {
     "ingest": "ingestion",
     "associate_images": "image_association",
     "model_entities": "entity_modeling",
     "finetune": "finetuning",
     "evaluate": "evaluation",
 }
-POSTS_STAGES = {
-    "ingest_posts": "ingestion",
-    "associate_post_images": "image_association",
-    "finetune_posts": "finetuning",
-    "evaluate_posts": "evaluation",
+DATA_SETS = {
+    name: item
+    for group in yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
+    for name, item in group.get("data_sets", {}).items()
 }
-NAMESPACES = GRAPH_STAGES | POSTS_STAGES
-DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-GRAPHS = DVC_YAML["stages"]["evaluate"]["foreach"]
-CORPORA = DVC_YAML["stages"]["evaluate_posts"]["foreach"]
-DATA_SETS = GRAPHS | CORPORA
-PACKAGE = ROOT / "src/mkgformer_kedro"
-# How errors are worded, files are named and progress is shown is no part of any result.
+WINGS = {item["task"]: item["wing"] for item in DATA_SETS.values()}
+CASES = [
+    (stage, data_set)
+    for stage, namespace in NAMESPACES.items()
+    for data_set, item in DATA_SETS.items()
+    if namespace in TASKS[item["task"]].stages
+]
+# How runs are put together, errors are worded, files are named and progress is shown is no part of
+# any result.
 NO_RESULT_DEPENDS_ON = {
-    PACKAGE / f"{name}.py" for name in ("__init__", "errors", "files", "parameters", "progress")
-} | set(PACKAGE.glob("*/__init__.py"))
-CASES = [(stage, data_set) for stage in GRAPH_STAGES for data_set in GRAPHS]
-CASES += [(stage, data_set) for stage in POSTS_STAGES for data_set in CORPORA]
+    PACKAGE / f"{name}.py" for name in ("errors", "files", "parameters", "progress")
+} | {PACKAGE / "training/tasks/registry.py", *PACKAGE.rglob("__init__.py")}
+# What a task says of these, evaluation alone asks for.
+OF_EVALUATION = {"predict_baseline", "evaluate", "layout"}
+# Stages of seconds: they may watch what another kind of task shares, but no other task's own.
+CHEAP = {"ingest", "associate_images"}
 
 
 def task_of(data_set):
-    return DATA_SETS[data_set].get("task", "link_prediction")
+    return DATA_SETS[data_set]["task"]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +68,9 @@ def catalogs():
     return found
 
 
-def namespace_of(stage, data_set):
-    task, namespace = task_of(data_set), NAMESPACES[stage]
-    return namespace if task == "link_prediction" else f"{task}.{namespace}"
-
-
 def kedro_stage(stage, data_set):
-    return pipelines[task_of(data_set)].filter(node_namespaces=[namespace_of(stage, data_set)])
+    task = task_of(data_set)
+    return pipelines[task].filter(node_namespaces=[f"{task}.{NAMESPACES[stage]}"])
 
 
 def paths_of(catalog, names):
@@ -79,8 +80,9 @@ def paths_of(catalog, names):
         dataset = catalog.get(name)
         if not isinstance(dataset, WorkFolderDataset):
             path = getattr(dataset, "_filepath", None) or getattr(dataset, "_folder", None)
-            assert path is not None, f"{name} has no path"
-            found.add(Path(path).relative_to(ROOT).as_posix())
+            assert path is not None or name.endswith(".raw_images"), f"{name} has no path"
+            if path is not None:
+                found.add(Path(path).relative_to(ROOT).as_posix())
     return found
 
 
@@ -88,30 +90,64 @@ def is_covered(path, by):
     return any(path == other or path.startswith(f"{other}/") for other in by)
 
 
-def imported_files(path):
-    """Files of this project that a file imports, at its top or inside its functions."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported_files(path, skipped=frozenset()):
+    """Files of this project that a file imports, at its top or inside its functions.
+
+    Functions of some names are skipped, and what type checkers alone see; a package may load on
+    demand what it shows to them.
+    """
+    names, nodes = set(), [ast.parse(path.read_text())]
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = path.relative_to(ROOT / "src").parts[: -node.level] if node.level else ()
             module = ".".join([*above, *filter(None, [node.module])])
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    for name in names:
-        module = ROOT / "src" / Path(*name.split("."))
-        yield from (
-            file for file in (module.with_suffix(".py"), module / "__init__.py") if file.exists()
-        )
+        elif not (isinstance(node, ast.FunctionDef) and node.name in skipped) and not (
+            isinstance(node, ast.If)
+            and ast.unparse(node.test) == "TYPE_CHECKING"
+            and path.name != "__init__.py"
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return {file for name in names for file in files_of(name)}
+
+
+def files_of(module):
+    path = ROOT / "src" / Path(*module.split("."))
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()]
+
+
+def code_of(stage, task):
+    """Files that a stage of a task runs: those that the module of its nodes imports, and so on."""
+    registry, runs = PACKAGE / "training/tasks/registry.py", [*PACKAGE.glob("pipelines/*/*.py")]
+    skipped = OF_EVALUATION if stage != "evaluate" else set()
+    found, new = set(), set(files_of(TASKS[task].stages[NAMESPACES[stage]]))
+    while new:
+        found |= new
+        following = set()
+        for path in new:
+            if path == registry:  # it names all tasks; one of them is run
+                following |= {PACKAGE / f"training/tasks/{task}.py"}
+            elif path not in runs or path.name != "__init__.py":
+                following |= imported_files(path, skipped)
+        new = following - found
+    found -= NO_RESULT_DEPENDS_ON
+    found |= {data for path in found for data in path.parent.glob("templates/*")}
+    return {path.relative_to(ROOT).as_posix() for path in found}
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
 def test_stage_runs_its_namespace_in_its_environment(dvc_stages, stage, data_set):
     cmd = dvc_stages[f"{stage}@{data_set}"].cmd
     last = cmd[-1] if isinstance(cmd, list) else cmd
-    task, namespace = task_of(data_set), namespace_of(stage, data_set)
-    env = DATA_SETS[data_set]["env"]
+    task, env = task_of(data_set), DATA_SETS[data_set]["env"]
+    namespace = f"{task}.{NAMESPACES[stage]}"
     assert last == f"kedro run --pipelines {task} --namespaces {namespace} --env {env}"
+
+
+def test_every_stage_of_a_task_is_a_stage_of_dvc():
+    assert {name for task in TASKS.values() for name in task.stages} == set(NAMESPACES.values())
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
@@ -125,87 +161,71 @@ def test_outs_are_what_the_stage_saves(dvc_stages, catalogs, stage, data_set):
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
 def test_deps_are_what_the_stage_loads(dvc_stages, catalogs, stage, data_set):
     deps = dvc_stages[f"{stage}@{data_set}"].deps
-    declared = {d.def_path for d in deps if d.def_path.startswith("data/")}
+    declared = {
+        d.def_path
+        for d in deps
+        if d.def_path.startswith("data/") and not isinstance(d, ParamsDependency)
+    }
     inputs = kedro_stage(stage, data_set).inputs()
     inputs = {name for name in inputs if not name.startswith("param")}
     loaded = paths_of(catalogs[data_set], inputs)
     assert all(is_covered(path, declared) for path in loaded), loaded - declared
-    assert all(any(is_covered(path, {dep}) for path in loaded) for dep in declared)
+    raw = f"data/01_raw/{DATA_SETS[data_set]['raw']}"
+    assert all(any(is_covered(path, {dep}) for path in loaded) for dep in declared - {raw})
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
-def test_deps_are_the_code_that_the_stage_imports(dvc_stages, stage, data_set):
+def test_deps_are_the_code_that_the_stage_runs(dvc_stages, stage, data_set):
     deps = dvc_stages[f"{stage}@{data_set}"].deps
     declared = {d.def_path for d in deps if d.def_path.startswith("src/")}
-    imported, found = set(), set((PACKAGE / "pipelines" / NAMESPACES[stage]).glob("*.py"))
-    while found:
-        imported |= found
-        found = {file for path in found for file in imported_files(path)} - imported
-    files = {path.relative_to(ROOT).as_posix() for path in imported - NO_RESULT_DEPENDS_ON}
-    assert {file for file in files if not is_covered(file, declared)} == set()
-    assert {path for path in declared if not any(is_covered(file, {path}) for file in files)} == (
-        set()
-    )
+    task, namespace = task_of(data_set), NAMESPACES[stage]
+    run = code_of(stage, task)
+    assert {file for file in run if not is_covered(file, declared)} == set()
+    for other in TASKS if stage in CHEAP else ():
+        if namespace in TASKS[other].stages and WINGS[other] != WINGS[task]:
+            own = (f"{other}.py", WINGS[other])
+            run |= {path for path in code_of(stage, other) if not {*own} & {*path.split("/")}}
+    assert {path for path in declared if not any(is_covered(file, {path}) for file in run)} == set()
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
-def test_params_are_those_the_stage_takes(dvc_stages, stage, data_set):
-    declared = {
-        (d.def_path, tuple(sorted(set(d.params))))
-        for d in dvc_stages[f"{stage}@{data_set}"].deps
-        if isinstance(d, ParamsDependency) and "parameters" in d.def_path
-    }
-    taken = {
-        name.removeprefix("params:")
-        for name in kedro_stage(stage, data_set).inputs()
+def test_params_are_those_the_stage_takes(dvc_stages, catalogs, stage, data_set):
+    task = task_of(data_set)
+    inputs = kedro_stage(stage, data_set).inputs()
+    expected = {
+        name.removeprefix("params:").removeprefix(f"{task}.")
+        for name in inputs
         if name.startswith("params:")
     }
-    # Of a task's file its stages' groups are watched one by one, all other files as a whole.
-    expected = set()
-    for path in (ROOT / "conf/base").glob("parameters*.yml"):
-        groups = set(yaml.safe_load(path.read_text()))
-        inside = {name for name in taken if "." in name and name.split(".")[0] in groups}
-        if inside or taken & groups:
-            expected |= {
-                (f"conf/{room}/{path.name}", tuple(sorted(inside)))
-                for room in ("base", DATA_SETS[data_set]["env"])
-            }
-    assert declared == expected
+    expected |= {"raw" for name in inputs if name.startswith(f"{task}.raw_")}
+    (params,) = (
+        dep for dep in dvc_stages[f"{stage}@{data_set}"].deps if isinstance(dep, ParamsDependency)
+    )
+    configured = dvc_stages[f"configure@{data_set}"]
+    assert [params.def_path] == [out.def_path for out in configured.outs]
+    assert set(params.params) == expected
+    env = DATA_SETS[data_set]["env"]
+    assert configured.cmd == f"python scripts/write_configuration.py {env} {task}"
 
 
-def test_every_environment_is_a_data_set_with_all_files_that_dvc_watches(dvc_stages):
+def test_every_environment_is_a_data_set():
     environments = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert environments - {"local"} == {item["env"] for item in DATA_SETS.values()}
-    watched = {dep.def_path for stage in dvc_stages.values() for dep in stage.deps}
-    missing = {path for path in watched if path.startswith("conf/") and not (ROOT / path).exists()}
-    assert missing == set()
-
-
-GLOBALS = [("ingest", graph, "graph") for graph in GRAPHS]
-GLOBALS += [("associate_images", graph, "images") for graph in GRAPHS]
-GLOBALS += [
-    (stage, corpus, task_of(corpus))
-    for stage in ("ingest_posts", "associate_post_images")
-    for corpus in CORPORA
-]
-
-
-@pytest.mark.parametrize(("stage", "data_set", "key"), GLOBALS)
-def test_globals_that_a_stage_reads_are_its_params(dvc_stages, stage, data_set, key):
-    deps = dvc_stages[f"{stage}@{data_set}"].deps
-    params = {dep.def_path: dep.params for dep in deps if isinstance(dep, ParamsDependency)}
-    whole_file: list[str] = []
-    expected = {"conf/base/globals.yml": [key]}
-    expected |= {f"conf/{DATA_SETS[data_set]['env']}/globals.yml": whole_file}
-    assert expected.items() <= params.items()
 
 
 # From here on: DVC at work on a copy of the project, in the reduced environment. The tests of
 # this part share one built copy; each leaves it built.
 
-CI = "wordnet_emoji_ci"
-STAGES_OF_CI = [f"{stage}@{CI}" for stage in GRAPH_STAGES]
-REPORTING = f"data/08_reporting/{CI}"
+CI = {task: f"sample_ci_{task}" for task in TASKS}
+GRAPH = CI["link_prediction"]
+MODELS = "data/06_models/sample_ci/link_prediction/finetuning"
+RUN = ["configure", *NAMESPACES]
+
+
+def stages_of(data_set, first="configure"):
+    """The stages of a data set in the order in which they run, from one of them on."""
+    has = [s for s in RUN if s == "configure" or (s, data_set) in CASES]
+    return [f"{stage}@{data_set}" for stage in has[has.index(first) :]]
 
 
 def stages_run(output):
@@ -214,17 +234,18 @@ def stages_run(output):
 
 @pytest.fixture(scope="module")
 def first_repro(tmp_path_factory, copy_project):
-    """A copy that was built once, and what ``dvc repro`` said."""
+    """A copy in which each task was built once, and what ``dvc repro`` said of each."""
     project = copy_project(tmp_path_factory.mktemp("dvc") / "project")
-    project.replace("dvc.yaml", "      wordnet_emoji: {env: base, raw: wordnet_emoji}\n", "")
+    line = "{<<: *link_prediction, env: base, dataset: sample, raw: wordnet_emoji}"
+    project.replace("dvc.yaml", f"      sample_link_prediction: {line}\n", "")
     project.run("git", "init", "--quiet")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "As copied")
-    output = project.run("dvc", "repro", f"evaluate@{CI}")
+    outputs = {task: project.run("dvc", "repro", f"evaluate@{CI[task]}") for task in TASKS}
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Built")
     project.run("git", "tag", "built")
-    return project, output
+    return project, outputs
 
 
 @pytest.fixture(scope="module")
@@ -233,38 +254,44 @@ def project(first_repro):
 
 
 @pytest.mark.whole_run
-def test_repro_builds_a_data_set_from_raw_files_to_metrics(first_repro):
-    project, output = first_repro
-    assert stages_run(output) == STAGES_OF_CI
-    metrics = json.loads((project.folder / REPORTING / "link_prediction/metrics.json").read_text())
-    assert 0 < metrics["test"]["both.realistic.inverse_harmonic_mean_rank"] <= 1
-    assert (project.folder / REPORTING / "link_prediction/index.html").exists()
+@pytest.mark.parametrize("task", TASKS)
+def test_repro_builds_a_data_set_from_raw_files_to_metrics(first_repro, task):
+    project, outputs = first_repro
+    assert stages_run(outputs[task]) == stages_of(CI[task])
+    reporting = project.folder / f"data/08_reporting/sample_ci/{task}"
+    metrics = json.loads((reporting / "metrics.json").read_text())
+    assert 0 <= metrics["test"][TASKS[task].dev_metric] <= 1
+    assert (reporting / "index.html").exists()
 
 
 @pytest.mark.whole_run
 def test_git_takes_what_is_small_and_nothing_else(project):
     added = set(project.run("git", "diff", "--name-only", "built~1", "built").split())
     small = {path for path in added if not path.endswith(".gitignore")}
-    assert small == {"dvc.lock", f"{REPORTING}/link_prediction/metrics.json"}
+    metrics = {f"data/08_reporting/sample_ci/{task}/metrics.json" for task in TASKS}
+    assert small == {"dvc.lock"} | metrics
 
 
 @pytest.mark.whole_run
-@pytest.mark.parametrize("corpus", [name for name, item in CORPORA.items() if item["env"] == "ci"])
-def test_repro_builds_a_corpus_of_posts_and_does_nothing_the_second_time(project, corpus):
-    last = f"evaluate_posts@{corpus}"
-    assert stages_run(project.run("dvc", "repro", last)) == [f"{s}@{corpus}" for s in POSTS_STAGES]
-    assert stages_run(project.run("dvc", "repro", last)) == []
-    setting = f"{task_of(corpus)}.evaluation.resamples=100"
-    file = f"conf/ci/parameters_{task_of(corpus)}.yml"
-    output = project.run("dvc", "exp", "run", last, "--set-param", f"{file}:{setting}")
-    assert stages_run(output) == [last]
-    project.run("git", "checkout", "--quiet", "--", ".")
+@pytest.mark.parametrize("task", TASKS)
+def test_an_edit_to_a_task_leaves_the_others_up_to_date(project, task):
+    for path in (project.folder / "src").rglob(f"{task}.py"):
+        path.write_text(path.read_text() + "# Edited.\n")
+    try:
+        for other in TASKS:
+            status = project.run("dvc", "status", "--with-deps", f"evaluate@{CI[other]}")
+            if other == task:
+                assert {f"ingest@{CI[task]}:", f"finetune@{CI[task]}:"} <= set(status.split())
+            else:
+                assert "Data and pipelines are up to date." in status
+    finally:
+        project.run("git", "checkout", "--quiet", "--", "src")
 
 
 @pytest.mark.whole_run
 def test_second_repro_does_nothing(project):
     assert list((project.folder / "src").rglob("__pycache__")), "byte code must not count"
-    output = project.run("dvc", "repro", f"evaluate@{CI}")
+    output = project.run("dvc", "repro", *(f"evaluate@{data_set}" for data_set in CI.values()))
     assert stages_run(output) == []
     assert "Data and pipelines are up to date." in output
 
@@ -274,25 +301,31 @@ def test_metrics_and_plots_are_shown(project):
     assert "test.both.realistic.hits_at_10" in project.run("dvc", "metrics", "show")
     project.run("dvc", "plots", "show")
     page = (project.folder / "dvc_plots/index.html").read_text()
-    for plot in ("Dev MRR while fine-tuning", f"Fine-tuning loss, {CI}", "ranks.png"):
+    for plot in ("Dev MRR while fine-tuning", f"Fine-tuning loss, {GRAPH}", "plot.png"):
         assert plot in page
     shutil.rmtree(project.folder / "dvc_plots")
 
 
 @pytest.mark.whole_run
-def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project):
-    setting = "conf/ci/parameters_evaluation.yml:evaluation.resamples=100"
-    output = project.run("dvc", "exp", "run", f"evaluate@{CI}", "--set-param", setting)
-    assert stages_run(output) == [f"evaluate@{CI}"]
+@pytest.mark.parametrize("task", TASKS)
+def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project, task):
+    setting = f"conf/ci/parameters_{task}.yml:{task}.evaluation.resamples=100"
+    output = project.run("dvc", "exp", "run", f"evaluate@{CI[task]}", "--set-param", setting)
+    assert stages_run(output) == [f"configure@{CI[task]}", f"evaluate@{CI[task]}"]
     assert "evaluation.resamples" in project.run("dvc", "params", "diff")
     assert "interval" in project.run("dvc", "metrics", "diff")
+    project.run("git", "checkout", "--quiet", "--", ".")
+    project.run("dvc", "checkout", "--quiet")
 
 
 @pytest.mark.whole_run
 def test_a_changed_finetuning_parameter_runs_finetuning_and_what_follows(project):
-    project.replace("conf/ci/parameters_finetuning.yml", "max_steps: 4", "max_steps: 2")
-    output = project.run("dvc", "repro", f"evaluate@{CI}")
-    assert stages_run(output) == [f"finetune@{CI}", f"evaluate@{CI}"]
+    file = "conf/ci/parameters_link_prediction.yml"
+    project.replace(file, "max_steps: 4", "max_steps: 2")
+    output = project.run("dvc", "repro", f"evaluate@{GRAPH}")
+    assert stages_run(output) == [f"configure@{GRAPH}", *stages_of(GRAPH, "finetune")]
+    output = project.run("dvc", "repro", f"evaluate@{CI['entity_recognition']}")
+    assert stages_run(output) == [f"configure@{CI['entity_recognition']}"]
     project.run("git", "commit", "--quiet", "--all", "--message", "Fewer steps")
 
 
@@ -304,12 +337,12 @@ def test_a_clone_that_pulls_rebuilds_nothing(project):
     project.run("git", "commit", "--quiet", "--all", "--message", "A remote")
     project.run("git", "clone", "--quiet", ".", str(clone))
     cloned = type(project)(clone)
-    assert not (clone / f"data/06_models/{CI}/link_prediction").exists()
-    cloned.run("dvc", "pull", "--with-deps", f"evaluate@{CI}")
-    output = cloned.run("dvc", "repro", f"evaluate@{CI}")
+    assert not (clone / MODELS).exists()
+    cloned.run("dvc", "pull", "--with-deps", f"evaluate@{GRAPH}")
+    output = cloned.run("dvc", "repro", f"evaluate@{GRAPH}")
     assert stages_run(output) == []
     assert "Data and pipelines are up to date." in output
-    for path in (f"data/06_models/{CI}/link_prediction/model.safetensors", "dvc.lock"):
+    for path in (f"{MODELS}/seed_42/model.safetensors", "dvc.lock"):
         assert (clone / path).read_bytes() == (project.folder / path).read_bytes()
 
 
@@ -317,7 +350,7 @@ def test_a_clone_that_pulls_rebuilds_nothing(project):
 def test_plain_repro_builds_what_it_can_and_names_what_it_cannot(project):
     output = project.run("dvc", "repro", fails=True)
     sample, _, rest = output.partition("Running stage 'ingest@fb15k_237_img'")
-    assert all(f"Stage '{stage}' didn't change" in sample for stage in STAGES_OF_CI)
+    assert all(f"Stage '{stage}' didn't change" in sample for stage in stages_of(GRAPH))
     for name in ("fb15k_237_img", "wn18_img", "mnre", "twitter_2017"):
         assert f"data/01_raw/{name}" in rest
     assert "docs/data.md" in rest

@@ -18,41 +18,13 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.tasks.base import Task
+from mkgformer_kedro.training.tasks.registry import TASKS
+
+WITHOUT_IMAGES = "without_images"
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
-
-TASKS = ("link_prediction", "relation_extraction", "entity_recognition")
-"""The tasks. Their parameters stand in one group per task, with one group per stage inside."""
-
-_RANKING = "both.realistic."
-_SCORES = {
-    "link_prediction": (
-        "Test scores (filtered, both directions)",
-        {
-            "MRR": f"{_RANKING}inverse_harmonic_mean_rank",
-            "Hits@1": f"{_RANKING}hits_at_1",
-            "Hits@3": f"{_RANKING}hits_at_3",
-            "Hits@10": f"{_RANKING}hits_at_10",
-            "mean rank": f"{_RANKING}arithmetic_mean_rank",
-        },
-    ),
-    "relation_extraction": (
-        "Test scores (all relations but None)",
-        {"precision": "precision", "recall": "recall", "F1": "f1", "accuracy": "accuracy"},
-    ),
-    "entity_recognition": (
-        "Test scores (whole entities of the right type)",
-        {"precision": "precision", "recall": "recall", "F1": "f1"},
-    ),
-}
-_ROWS = {
-    "test": "model",
-    "test_without_images": "without images",
-    "test_popularity": "popularity baseline",
-    "test_baseline": "baseline without a model",
-    "test_without_leaks": "model, without leaking triples",
-}
 
 
 class ScoreSummaryHooks:
@@ -62,40 +34,61 @@ class ScoreSummaryHooks:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Print a table for every task that was evaluated."""
         made = pipeline.all_outputs()
-        for task in _SCORES:
-            if {f"{task}.metrics", f"{task}.report"} <= made:
-                print("\n" + _score_table(task, catalog.load(f"{task}.metrics")))
-                report = Path(catalog[f"{task}.report"]._filepath)
+        for name, task in TASKS.items():
+            if {f"{name}.metrics", f"{name}.report"} <= made:
+                print("\n" + score_table(task, catalog.load(f"{name}.metrics")))
+                report = Path(catalog[f"{name}.report"]._filepath)
                 if report.is_relative_to(Path.cwd()):
                     report = report.relative_to(Path.cwd())
                 print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
 
 
-def _score_table(task: str, metrics: dict[str, Any]) -> str:
-    title, columns = _SCORES[task]
-    rows = {label: metrics[key] for key, label in _ROWS.items() if key in metrics}
-    width = max(map(len, rows))
-    lines = [title, " " * width + "".join(f"{name:>11}" for name in columns)]
-    for label, scores in rows.items():
-        values = (
-            f"{scores[key]:11.{1 if name == 'mean rank' else 3}f}" if key in scores else " " * 11
-            for name, key in columns.items()
-        )
-        lines.append(label.ljust(width) + "".join(values))
-    lines += [
-        f"F1 on {group} posts: {scores['model']:.3f}, without images {scores['without_images']:.3f}"
-        for group, scores in metrics.get("test_by_group", {}).items()
+def score_table(task: type[Task], metrics: dict[str, Any]) -> str:
+    """Scores of every expert on the test set, and of the model on parts of it, as text.
+
+    Args:
+        task: Says which scores.
+        metrics: What ``metrics.json`` holds: ``experts`` in order, the scores of the first as
+            ``test``, those of another as ``test_<expert>``, and those on parts of the test set
+            as ``test_by_<kind>``, by part and expert (all, or the score that picks models).
+    """
+    first, *others = metrics["experts"]
+    rows = {first: metrics["test"]} | {expert: metrics[f"test_{expert}"] for expert in others}
+    for key, parts in metrics.items():
+        for part, by_expert in parts.items() if key.startswith("test_by_") else ():
+            for expert in (first, WITHOUT_IMAGES):
+                if expert in by_expert:
+                    found = by_expert[expert]
+                    found = found if isinstance(found, dict) else {task.dev_metric: found}
+                    rows[f"{expert}, {part}"] = found
+    labels = [row.replace("_", " ") for row in rows]
+    width = max(map(len, labels))
+    lines = [
+        f"Test scores ({task.scored})",
+        " " * width + "".join(f"{column:>11}" for column in task.columns),
     ]
+    for label, scores in zip(labels, rows.values(), strict=True):
+        values = (scores.get(key) for key in task.columns.values())
+        lines.append(label.ljust(width) + "".join(map(_cell, values)))
     return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return " " * 11
+    return f"{value:11.3f}" if abs(value) <= 1 else f"{value:11.1f}"
 
 
 class BadInputHooks:
     """Refuses unknown parameters, and shows what is wrong with the input plainly."""
 
+    def __init__(self) -> None:
+        # Here, since the configuration is read, and may be refused, before any hook is called.
+        sys.excepthook = show_plainly
+
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Check the names of the parameters, which Kedro does only inside typed groups."""
-        sys.excepthook = show_plainly
         loader = context.config_loader
         # Every parameter stands in the base environment. (Plain YAML: a second config loader would
         # take the place of the first behind ${globals:...}.)

@@ -1,4 +1,4 @@
-"""The pipelines that ``kedro run --pipeline`` knows: every stage and every run."""
+"""The pipelines that ``kedro run --pipelines`` knows: every stage and every run."""
 
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline

@@ -83,7 +83,7 @@ def test_relation_post_knows_where_it_stands(load_relations):
     raw = load_relations({"test.txt": "\n" + post()})
     assert raw.problems == ()
     assert raw.labels == ("None", "/per/loc/lives_in")
-    assert raw.groups is None
+    assert raw.subsets is None
     assert raw.posts.to_dict("records")[-1] == {
         "file": "test.txt",
         "line": 2,
@@ -331,9 +331,11 @@ def test_what_is_written_is_read(tmp_path_factory, posts, line_end, end):
 
 
 def test_groups_are_read_as_they_stand(load_tagged):
-    raw = load_tagged({"groups.tsv": "train\t0\tclear\ndev\t0\n"}, roles={"groups": "groups.tsv"})
-    assert raw.groups.to_dict("records") == [
-        {"split": "train", "number": "0", "group": "clear", "file": "groups.tsv", "line": 1}
+    raw = load_tagged(
+        {"subsets.tsv": "train\t0\tclear\ndev\t0\n"}, roles={"subsets": "subsets.tsv"}
+    )
+    assert raw.subsets.to_dict("records") == [
+        {"split": "train", "number": "0", "subset": "clear", "file": "subsets.tsv", "line": 1}
     ]
     (problem,) = raw.problems
     assert (problem.line, problem.what) == (2, "2 columns instead of 3")
@@ -344,14 +346,14 @@ def test_all_missing_empty_and_differing_files_are_in_one_error(load_relations):
     problems = cause_of(
         load_relations,
         {"train.txt": None, "dev.txt": "\n"},
-        roles={"groups": "groups.tsv"},
+        roles={"subsets": "subsets.tsv"},
         checksums={"ids.json": "0" * 64},
     )
     by_name = {problem.where.rpartition("/")[2]: problem.what for problem in problems}
     assert by_name == {
         "train.txt": "no such file",
         "dev.txt": "the file is empty",
-        "groups.tsv": "no such file",
+        "subsets.tsv": "no such file",
         "ids.json": f"differs from the published file (SHA-256 {found} instead of {'0' * 64})",
     }
 

@@ -6,7 +6,7 @@ import pytest
 
 from mkgformer_kedro.evaluation import intervals
 from mkgformer_kedro.evaluation.intervals import bootstrap, mrr_difference, score
-from mkgformer_kedro.evaluation.predictions import predict
+from mkgformer_kedro.evaluation.ranking.predictions import predict
 
 
 def predictions_of(graph, scores=None) -> pd.DataFrame:

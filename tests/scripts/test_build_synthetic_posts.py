@@ -54,23 +54,23 @@ class Post:
     labels: list[str]
     named: str
     image: Path | None
-    group: str
+    subset: str
 
 
 Posts = dict[str, list[Post]]
 
 
-def read_groups(folder: Path) -> dict[tuple[str, int], str]:
-    lines = (folder / "groups.tsv").read_text(encoding="utf-8").splitlines()
+def read_subsets(folder: Path) -> dict[tuple[str, int], str]:
+    lines = (folder / "subsets.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines]
-    groups = {(split, int(number)): group for split, number, group in rows}
-    assert len(groups) == len(rows) == sum(SIZES.values())
-    return groups
+    subsets = {(split, int(number)): subset for split, number, subset in rows}
+    assert len(subsets) == len(rows) == sum(SIZES.values())
+    return subsets
 
 
 def read_relations() -> Posts:
     folder = RAW / "synthetic_relation_extraction"
-    groups = read_groups(folder)
+    subsets = read_subsets(folder)
     posts: Posts = {}
     for split, name in {"train": "train", "dev": "val", "test": "test"}.items():
         lines = (folder / f"txt/ours_{name}.txt").read_text(encoding="utf-8").splitlines()
@@ -85,7 +85,7 @@ def read_relations() -> Posts:
             posts[split].append(
                 Post(
                     line["token"], mentions, [relation], line["img_id"],
-                    image if image.is_file() else None, groups[split, number],
+                    image if image.is_file() else None, subsets[split, number],
                 )
             )  # fmt: skip
     return posts
@@ -93,7 +93,7 @@ def read_relations() -> Posts:
 
 def read_entities() -> Posts:
     folder = RAW / "synthetic_entity_recognition"
-    groups = read_groups(folder)
+    subsets = read_subsets(folder)
     posts: Posts = {}
     for split, name in {"train": "train", "dev": "valid", "test": "test"}.items():
         blocks = (folder / f"{name}.txt").read_text(encoding="utf-8").split("\n\n")
@@ -109,7 +109,7 @@ def read_entities() -> Posts:
             posts[split].append(
                 Post(
                     words, mentions, [kind for kind, _, _ in mentions], named,
-                    image if image.is_file() else None, groups[split, number],
+                    image if image.is_file() else None, subsets[split, number],
                 )
             )  # fmt: skip
     return posts
@@ -169,8 +169,8 @@ def task(sample):
     return next(task for task in script.TASKS if task.name == sample)
 
 
-def in_group(part: list[Post], group: str) -> list[Post]:
-    return [post for post in part if post.group == group]
+def in_group(part: list[Post], subset: str) -> list[Post]:
+    return [post for post in part if post.subset == subset]
 
 
 def shows(post: Post) -> str | None:
@@ -181,7 +181,7 @@ class TestEmbeddedSamples:
     def test_every_split_has_its_size_and_its_shares(self, posts):
         assert {split: len(part) for split, part in posts.items()} == SIZES
         for part in posts.values():
-            counts = Counter(post.group for post in part)
+            counts = Counter(post.subset for post in part)
             assert counts == {
                 "ambiguous": round(0.45 * len(part)),
                 "clear": round(0.35 * len(part)),
@@ -228,7 +228,7 @@ class TestEmbeddedSamples:
     def test_a_third_of_the_clear_posts_and_no_other_lacks_its_image(self, posts):
         for part in posts.values():
             missing = [post for post in part if post.image is None]
-            assert {post.group for post in missing} == {"clear"}
+            assert {post.subset for post in missing} == {"clear"}
             assert len(missing) == pytest.approx(len(in_group(part, "clear")) / 3, rel=0.05)
             assert len({post.named for post in missing}) == len(missing)
 
@@ -287,7 +287,7 @@ class TestEmbeddedSamples:
         tables = {name: [int(n.replace(",", "")) for n in row.split(" | ")] for name, row in found}
         expected = {}
         for split, part in posts.items():
-            sizes = [len(in_group(part, group)) for group in ("ambiguous", "clear", "misleading")]
+            sizes = [len(in_group(part, subset)) for subset in ("ambiguous", "clear", "misleading")]
             without = sum(post.image is None for post in part)
             expected[split] = [len(part), *sizes, without]
         for label in {label for post in posts["train"] for label in post.labels}:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mkgformer_kedro.training.link_prediction import finetune, train_worker
-from mkgformer_kedro.training.parameters import FinetuningParameters
-from mkgformer_kedro.training.predictor import LinkPredictor
+from mkgformer_kedro.inference.experts import ModelExpert
+from mkgformer_kedro.training.finetuning import finetune, train_worker
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
 MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 

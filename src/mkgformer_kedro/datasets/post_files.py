@@ -29,7 +29,7 @@ from mkgformer_kedro.parameters import Parameters
 #: is no post, and could be made to exhaust the parser.
 MAX_LINE = 20_000
 
-_GROUPS = ("split", "number", "group")
+_SUBSETS = ("split", "number", "subset")
 _COLUMNS = {
     "file": "str",
     "line": "int64",
@@ -61,14 +61,14 @@ class PostFiles(Parameters):
         train: Posts to learn from.
         dev: Posts to choose a model by.
         test: Posts to report.
-        groups: ``split<TAB>number<TAB>group``: the share of a synthetic sample to which the
-            post of that number (from 0) belongs. None: the corpus has no such shares.
+        subsets: ``split<TAB>number<TAB>subset``: the subset of a synthetic sample to which the
+            post of that number (from 0) belongs. None: the corpus has no subsets.
     """
 
     train: str
     dev: str
     test: str
-    groups: str | None = None
+    subsets: str | None = None
 
 
 class RelationPostFiles(PostFiles):
@@ -116,7 +116,7 @@ class RawPosts:
             for entity recognition ``tags`` (list of str, as long as ``words``). Spans and tags
             are not checked yet.
         labels: The relations in the order of their numbers, or None where no file lists labels.
-        groups: ``split``, ``number``, ``group`` (all str), ``file``, ``line``, or None.
+        subsets: ``split``, ``number``, ``subset`` (all str), ``file``, ``line``, or None.
         problems: Lines that could not be read. Their posts are not in the table.
     """
 
@@ -127,7 +127,7 @@ class RawPosts:
     lines: dict[str, LineCounts]
     posts: pd.DataFrame
     labels: tuple[str, ...] | None
-    groups: pd.DataFrame | None
+    subsets: pd.DataFrame | None
     problems: tuple[Problem, ...]
 
 
@@ -196,10 +196,10 @@ class PostsDataset(TextFolderDataset[RawPosts]):
             column: pd.Series([row[column] for row in rows], dtype=kind)
             for column, kind in columns.items()
         }
-        groups = None
-        if "groups" in files:
-            name = files["groups"]
-            groups = read_table(self._folder, name, contents[name], _GROUPS, problems)
+        subsets = None
+        if "subsets" in files:
+            name = files["subsets"]
+            subsets = read_table(self._folder, name, contents[name], _SUBSETS, problems)
         return RawPosts(
             folder=self._folder,
             files=files,
@@ -208,7 +208,7 @@ class PostsDataset(TextFolderDataset[RawPosts]):
             lines=lines,
             posts=pd.DataFrame(posts),
             labels=self._labels(files, contents),
-            groups=groups,
+            subsets=subsets,
             problems=tuple(problems),
         )
 

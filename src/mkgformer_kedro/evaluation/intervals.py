@@ -1,7 +1,9 @@
 """95 % percentile bootstrap intervals (Efron, 1979), over triples or posts.
 
-In link prediction what is resampled is the test triple, with both of its directions together: they
-are two readings of one fact, and treating them as independent would make intervals too narrow.
+What is resampled is the test triple or the test post, with all that was answered about it: both
+directions of a triple are two readings of one fact, and the answers of several seeds are answers to
+one question, so that treating them as independent would make intervals too narrow. Intervals say
+how much another test set would change a score, not how much another seed would.
 """
 
 from __future__ import annotations
@@ -11,14 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-
-from mkgformer_kedro.evaluation.metrics import (
-    SIDES,
-    on_side,
-    rank_contributions,
-    ranking_metrics,
-    ranks_of,
-)
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -34,16 +28,24 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of a predictions table.
+    """Scores of an expert with one or several seeds.
 
     Attributes:
-        metrics: Values by PyKEEN's key.
-        intervals: 95 % intervals of the realistic mean reciprocal rank, hits and mean rank, under
-            the same keys.
+        metrics: Mean of each metric over the seeds.
+        intervals: 95 % intervals of some of these means, over triples or posts.
+        by_seed: The metrics (columns) of each seed (the index).
     """
 
     metrics: dict[str, float]
     intervals: dict[str, Interval]
+    by_seed: pd.DataFrame
+
+    @property
+    def deviations(self) -> dict[str, float]:
+        """Sample standard deviation of each metric over seeds; empty where there is one seed."""
+        if len(self.by_seed) < 2:
+            return {}
+        return {str(name): float(value) for name, value in self.by_seed.std(ddof=1).items()}
 
 
 @dataclass(frozen=True)
@@ -62,57 +64,6 @@ class Difference:
     def is_clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.interval.low > 0 or self.interval.high < 0
-
-
-def score(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> Scores:
-    """Metrics of a predictions table with their intervals.
-
-    Args:
-        predictions: A predictions table (see ``predictions``).
-        seed: Seed of the resampling.
-        resamples: Number of bootstrap samples.
-
-    Returns:
-        Metrics and intervals.
-    """
-    metrics = ranking_metrics(predictions)
-    intervals: dict[str, Interval] = {}
-    for side in SIDES:
-        rows = on_side(predictions, side)
-        if rows.empty:
-            continue
-        values = rank_contributions(ranks_of(rows))
-        found = bootstrap(values, rows["triple"].to_numpy(), seed=seed, resamples=resamples)
-        intervals |= {f"{side}.realistic.{name}": found[name] for name in found}
-    return Scores(metrics, intervals)
-
-
-def mrr_difference(
-    first: pd.DataFrame, second: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES
-) -> Difference:
-    """Compare two predictions tables of the same triples by mean reciprocal rank.
-
-    Args:
-        first: Predictions table.
-        second: Predictions table that covers the same triples and directions.
-        seed: Seed of the resampling.
-        resamples: Number of bootstrap samples.
-
-    Returns:
-        The paired difference, first minus second, of realistic ranks, both sides.
-
-    Raises:
-        ValueError: If the two tables do not cover the same triples and directions.
-    """
-    ordered = [table.sort_values(["triple", "direction"]) for table in (first, second)]
-    covered = [table[["triple", "direction"]].reset_index(drop=True) for table in ordered]
-    if not covered[0].equals(covered[1]):
-        raise ValueError("the two predictions tables do not cover the same triples and directions")
-    reciprocal = [1.0 / ranks_of(table) for table in ordered]
-    values = pd.DataFrame({"difference": reciprocal[0] - reciprocal[1]})
-    triples = covered[0]["triple"].to_numpy()
-    interval = bootstrap(values, triples, seed=seed, resamples=resamples)["difference"]
-    return Difference(float(values["difference"].mean()), interval)
 
 
 def bootstrap(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import pandas as pd
+
 from mkgformer_kedro.evaluation.intervals import Difference
 
 # Differences are shown with three digits: what rounds to zero is no news.
@@ -25,29 +27,57 @@ class Verdict:
 
 
 def baseline_verdict(
-    metric: str, baseline: str, scores: tuple[float, float], difference: Difference
+    metric: str, expert: str, baseline: str, scores: tuple[float, float], difference: Difference
 ) -> Verdict:
-    """Whether a model beats a baseline.
+    """Whether an expert beats a baseline.
 
     Args:
         metric: Name of the metric.
+        expert: Name of the expert, as in "model".
         baseline: Name of the baseline, as in "the popularity baseline".
-        scores: The model's score and the baseline's.
+        scores: The expert's score and the baseline's.
         difference: The first minus the second.
 
     Returns:
         A sentence that is good news only where the interval leaves out zero.
     """
-    figures = f"{scores[0]:.3f} against {scores[1]:.3f}, a difference of {described(difference)}"
+    figures = (
+        f"{scores[0]:.3f} against {scores[1]:.3f}, a difference of "
+        f"{described_difference(difference)}"
+    )
     if difference.value <= 0:
-        return Verdict(f"The model does not beat {baseline} on {metric}: {figures}.", "bad")
+        return Verdict(f"The {expert} does not beat {baseline} on {metric}: {figures}.", "bad")
     if difference.is_clear:
-        return Verdict(f"The model beats {baseline} on {metric}: {figures}.", "good")
+        return Verdict(f"The {expert} beats {baseline} on {metric}: {figures}.", "good")
     return Verdict(
-        f"The model is ahead of {baseline} on {metric}, but not clearly: "
+        f"The {expert} is ahead of {baseline} on {metric}, but not clearly: "
         f"{figures}, which leaves room for zero.",
         "open",
     )
+
+
+def mixture_verdict(
+    metric: str, best: str, scores: tuple[float, float], difference: Difference
+) -> Verdict:
+    """Whether a mixture is worth more than the best of its experts.
+
+    Args:
+        metric: Name of the metric.
+        best: Name of the expert with the best score.
+        scores: The mixture's score and that expert's.
+        difference: The first minus the second.
+    """
+    figures = (
+        f"{metric} is {scores[0]:.3f} against {scores[1]:.3f} of the best single expert ({best}), "
+        f"a difference of {described_difference(difference)}"
+    )
+    if not difference.is_clear:
+        return Verdict(f"The mixture adds nothing that is clear: {figures}.", "open")
+    if abs(difference.value) < _SHOWN:
+        return Verdict(f"The mixture makes hardly any difference: {figures}.", "open")
+    if difference.value > 0:
+        return Verdict(f"The mixture is better than every expert alone: {figures}.", "good")
+    return Verdict(f"The mixture is worse than an expert alone: {figures}.", "bad")
 
 
 def images_verdict(
@@ -75,11 +105,39 @@ def images_figures(metric: str, scores: tuple[float, float], difference: Differe
     """Scores with images and without them, as part of a sentence."""
     return (
         f"{metric} is {scores[0]:.3f} with them and {scores[1]:.3f} without them, "
-        f"a difference of {described(difference)}"
+        f"a difference of {described_difference(difference)}"
     )
 
 
-def described(difference: Difference) -> str:
+def seeds_verdict(metric: str, units: str, by_seed: pd.Series) -> Verdict:
+    """How much a score owes to chance in training.
+
+    Args:
+        metric: Name of the metric.
+        units: What was tested, as in "test triples".
+        by_seed: The score of each seed (the index).
+    """
+    if len(by_seed) == 1:
+        return Verdict(
+            f"One training run (seed {by_seed.index[0]}): how far another seed would be from it is "
+            f"not known. The intervals speak of the {units} alone.",
+            "open",
+        )
+    seeds = ", ".join(str(seed) for seed in by_seed.index)
+    return Verdict(
+        f"{len(by_seed)} training runs (seeds {seeds}): mean {metric} {by_seed.mean():.3f}, "
+        f"standard deviation {by_seed.std(ddof=1):.3f}, from {by_seed.min():.3f} to "
+        f"{by_seed.max():.3f}.",
+        "open",
+    )
+
+
+def percent(share: float) -> str:
+    """A share in percent, as part of a sentence."""
+    return f"{100 * share:.0f}\u00a0%"
+
+
+def described_difference(difference: Difference) -> str:
     """A difference with its interval, as part of a sentence."""
     low, high = difference.interval
     return f"{difference.value:+.3f} (95\u00a0% interval {low:+.3f} to {high:+.3f})".replace(

@@ -21,10 +21,11 @@ from transformers import AddedToken, set_seed
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
+from mkgformer_kedro.training.batches import image_inputs, on_device
+from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
-from mkgformer_kedro.training.queries import QueryBatchSampler
-from mkgformer_kedro.training.scoring import image_inputs, on_device
+from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
@@ -79,8 +80,8 @@ def model_entities(
         mask_token_id=tokenizer.mask_token_id,
     )
     add_graph_tokens(model, tokenizer, len(entities), len(relations))
-    vocabulary = GraphVocabulary(entities, relations, parameters.prompt, parameters.max_length)
-    prompts = vocabulary.prompt_builder(tokenizer, model)
+    task = LinkPrediction(entities, relations, parameters.prompt, parameters.max_length)
+    prompts = task.prompt_builder(tokenizer, model.config)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
@@ -94,7 +95,7 @@ def model_entities(
     )
     with torch.no_grad():
         embeddings[start : start + count] = fitted.to(device)
-    folder = save_model_folder(work_folder / "model", model, tokenizer, vocabulary)
+    folder = save_model(work_folder / "model", model, tokenizer, task)
     discard_checkpoints(work_folder / "checkpoints")
     return folder, curve
 
@@ -196,12 +197,12 @@ def _fit(
     seed: int,
 ) -> tuple[torch.Tensor, pd.DataFrame]:
     entity = np.arange(len(states))
-    sampler = QueryBatchSampler(
+    sampler = BatchSampler(
         entity,
         entity,
         np.ones_like(entity),
         batch_size=parameters.batch_size,
-        queries_per_entity=1,
+        items_per_owner=1,
         shuffle=True,
         seed=seed,
     )

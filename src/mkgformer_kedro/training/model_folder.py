@@ -1,155 +1,149 @@
-"""A model folder: all that is needed to ask a trained model, in one place.
+"""A model folder: all that is needed to ask a trained model, in one place, for any task.
 
-It holds what ``save_pretrained`` writes for model and tokenizer, and beside it what the task needs.
-For link prediction that is the graph's vocabulary: which entity and relation each token stands for,
-their texts, and the prompt the model was trained on.
+It holds what ``save_pretrained`` writes for model and tokenizer, ``task.json`` (the task's name and
+its settings), and each of the task's tables as ``<name>.parquet``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
+from mkgformer_kedro.training.tasks.base import Task
+from mkgformer_kedro.training.tasks.registry import task_named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+TASK_FILE = "task.json"
+_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_REMEDY = "Run the stage that makes it again."
+_NAMED = 3
 
-_ENTITIES, _RELATIONS, _PROMPTS = "entities.parquet", "relations.parquet", "prompts.json"
 
+def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, task: Task) -> Path:
+    """Write a model folder, replacing one that a killed run left behind.
 
-@dataclass(frozen=True)
-class GraphVocabulary:
-    """What the model's entity and relation tokens stand for.
-
-    Attributes:
-        entities: Table ``entities``; row ``i`` is entity token ``i``.
-        relations: Table ``relations``; row ``i`` is relation token ``i``.
-        prompt: Form of the prompts the model was trained on.
-        max_length: Longest prompt in tokens.
+    Args:
+        folder: The folder to write.
+        model: The model.
+        tokenizer: Its tokenizer.
+        task: The task as the model was trained for it.
     """
-
-    entities: pd.DataFrame
-    relations: pd.DataFrame
-    prompt: PromptForm
-    max_length: int
-
-    def prompt_builder(
-        self, tokenizer: PreTrainedTokenizerBase, model: MKGformerForLinkPrediction
-    ) -> PromptBuilder:
-        """Build prompts whose entity and relation tokens are those of ``model``."""
-        return PromptBuilder(
-            tokenizer,
-            self.entities["text"].tolist(),
-            self.relations["text"].tolist(),
-            entity_token_start=model.config.entity_token_start,
-            relation_token_start=model.config.relation_token_start,
-            form=self.prompt,
-            max_length=self.max_length,
-            pad_to_max_length=not model.config.mask_prefix_padding,
-        )
-
-
-def write_model_folder(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write what every model folder holds, replacing one that a killed run left behind."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings = {each.name: getattr(task, each.name) for each in fields(task)}
+    for name in task.kept_tables:
+        settings.pop(name).to_parquet(folder / f"{name}.parquet", index=False)
+    text = json.dumps({"task": task.name, **settings}, indent=2)
+    (folder / TASK_FILE).write_text(text + "\n", encoding="utf-8")
+    return folder
 
 
-def check_model_folder(folder: Path, *files: str) -> None:
-    """See to it that a model folder is complete.
-
-    Args:
-        folder: The folder.
-        *files: What the task needs beside model and tokenizer.
-
-    Raises:
-        DataError: It is no model folder, or one of another task.
-    """
-    needed = ("config.json", "model.safetensors", "tokenizer.json", *files)
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            Problem(
-                str(folder),
-                None,
-                f"no complete model folder: {', '.join(missing)} missing",
-                "Run the stage that makes it again.",
-            )
-        )
-
-
-def read_model_folder(
-    folder: Path, model_class: Any, attention: str
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Read model and tokenizer.
+def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTokenizerBase, Task]:
+    """Read a model folder.
 
     Args:
-        folder: A complete model folder.
-        model_class: Class of the model.
+        folder: What :func:`save_model` wrote.
         attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
 
+    Returns:
+        Model, tokenizer and task.
+
     Raises:
-        DataError: A file is damaged.
+        DataError: The folder is no model folder, a file is damaged, files do not fit each other, or
+            weights are missing, unexpected or no numbers.
     """
+    folder = Path(folder)
+    task = load_task(folder)
+    _require(folder, _MODEL_FILES)
+    model, loading, tokenizer = _read(folder, task.model_class(), attention)
+    problems = {
+        "missing from the file": loading["missing_keys"],
+        "of no weight of the model": loading["unexpected_keys"],
+        "of another shape": [key for key, *_ in loading["mismatched_keys"]],
+        "not finite": [
+            name for name, weight in model.state_dict().items() if not bool(weight.isfinite().all())
+        ],
+    }
+    for what, names in problems.items():
+        if names:
+            raise _damaged(folder / "model.safetensors", f"{_listed(names)} {what}")
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        what = f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings"
+        raise _damaged(folder, what)
+    return model, tokenizer, task
+
+
+def load_task(folder: Path) -> Task:
+    """Read of a model folder only what task it was trained for, and the task's tables.
+
+    Raises:
+        DataError: The folder is no model folder, or a file is damaged.
+    """
+    folder = Path(folder)
+    _require(folder, (TASK_FILE,))
+    try:
+        settings = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
+        kind = task_named(settings.pop("task"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder / TASK_FILE, str(error)) from error
+    _require(folder, [f"{name}.parquet" for name in kind.kept_tables])
+    tables = {name: _table(folder / f"{name}.parquet") for name in kind.kept_tables}
+    try:
+        return kind(**tables, **settings)
+    except TypeError as error:
+        raise _damaged(folder / TASK_FILE, str(error)) from error
+
+
+def _require(folder: Path, names: Iterable[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        what = f"no complete model folder: {', '.join(missing)} missing"
+        raise DataError(Problem(str(folder), None, what, _REMEDY))
+
+
+def _read(
+    folder: Path, model_class: Any, attention: str
+) -> tuple[Any, dict[str, Any], PreTrainedTokenizerBase]:
+    """Model, what became of its weights, and tokenizer."""
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
-        model = model_class.from_pretrained(folder, attn_implementation=attention)
-        return model, AutoTokenizer.from_pretrained(folder)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        what = f"the model folder is damaged ({error})"
-        remedy = "Run the stage that makes it again."
-        raise DataError(Problem(str(folder), None, what, remedy)) from error
+        model, loading = model_class.from_pretrained(
+            folder, attn_implementation=attention, output_loading_info=True
+        )
+        return model, loading, AutoTokenizer.from_pretrained(folder)
+    except (
+        SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError
+    ) as error:  # fmt: skip
+        raise _damaged(folder, str(error)) from error
 
 
-def save_model_folder(
-    folder: Path,
-    model: MKGformerForLinkPrediction,
-    tokenizer: PreTrainedTokenizerBase,
-    vocabulary: GraphVocabulary,
-) -> Path:
-    """Write a model folder of link prediction."""
-    write_model_folder(folder, model, tokenizer)
-    vocabulary.entities.to_parquet(folder / _ENTITIES, index=False)
-    vocabulary.relations.to_parquet(folder / _RELATIONS, index=False)
-    settings = {"prompt": vocabulary.prompt, "max_length": vocabulary.max_length}
-    (folder / _PROMPTS).write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
 
 
-def load_model_folder(
-    folder: Path, attention: str = "sdpa"
-) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase, GraphVocabulary]:
-    """Read a model folder of link prediction.
+def _damaged(where: Path, what: str) -> DataError:
+    return DataError(Problem(str(where), None, f"the model folder is damaged ({what})", _REMEDY))
 
-    Args:
-        folder: What :func:`save_model_folder` wrote.
-        attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
 
-    Raises:
-        DataError: The folder is no model folder.
-    """
-    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
-
-    folder = Path(folder)
-    check_model_folder(folder, _ENTITIES, _RELATIONS, _PROMPTS)
-    model, tokenizer = read_model_folder(folder, MKGformerForLinkPrediction, attention)
-    vocabulary = GraphVocabulary(
-        pd.read_parquet(folder / _ENTITIES),
-        pd.read_parquet(folder / _RELATIONS),
-        **json.loads((folder / _PROMPTS).read_text()),
-    )
-    return model, tokenizer, vocabulary
+def _listed(names: Iterable[str]) -> str:
+    first = sorted(names)
+    more = f" and {len(first) - _NAMED} more" if len(first) > _NAMED else ""
+    return f"{', '.join(first[:_NAMED])}{more}"

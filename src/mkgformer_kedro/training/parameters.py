@@ -1,12 +1,14 @@
-"""Typed parameters of the model and of both training stages.
+"""Typed parameters of the model, and what all training stages share.
 
-Fields that are ``None`` in the configuration take the value of the preset (see ``PRESETS``): what
-the paper describes (``corrected``) or what the authors' code computes (``faithful``).
+Fields that are ``None`` in the configuration take the value of the preset: what the paper describes
+(``corrected``) or what the authors' code computes (``faithful``). What the preset gives to the model
+stands in ``MKGformerConfig``; what it gives to a stage stands with that stage's parameters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
@@ -15,33 +17,15 @@ from mkgformer_kedro.parameters import Parameters
 
 Preset = Literal["corrected", "faithful"]
 
-# Values the preset gives to training fields that the configuration leaves open. What it gives to
-# the model stands in MKGformerConfig.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "corrected": {
-        "entity_modeling": {"prompt": "paper", "initialization": "text"},
-        "finetuning": {"prompt": "paper", "item": "query", "shuffle": True},
-        "relation_extraction": {},
-        "entity_recognition": {"units": "words"},
-    },
-    "faithful": {
-        "entity_modeling": {"prompt": "authors", "initialization": "normal"},
-        "finetuning": {"prompt": "authors", "item": "triple", "shuffle": False},
-        "relation_extraction": {},
-        "entity_recognition": {"units": "tokens"},
-    },
-}
-
-
 # Fields of MKGformerConfig that have a place of their own.
 _SET_ELSEWHERE = {
-    "loss": "finetuning.loss",
-    "label_smoothing": "finetuning.label_smoothing",
+    "loss": "link_prediction.finetuning.loss",
+    "label_smoothing": "link_prediction.finetuning.label_smoothing",
     "representation": "relation_extraction.finetuning.representation",
     "constrain_transitions": "entity_recognition.finetuning.units",
     "classifier_dropout": "finetuning.classifier_dropout of the task",
-    "image_sizes": "image_association.slots",
-    "image_counts": "image_association.slots",
+    "image_sizes": "image_association.slots of the task",
+    "image_counts": "image_association.slots of the task",
     "mask_token_id": "the tokenizer",
     "text_config": "model.text_tower",
     "vision_config": "model.vision_config",
@@ -52,13 +36,13 @@ _SET_ELSEWHERE = {
 
 
 class PresetParameters(Parameters):
-    """Parameters some of whose fields may be left to the preset."""
+    """Parameters some of whose fields may be left to the preset, which ``preset_values`` says."""
 
-    stage: ClassVar[str]
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def with_preset(self, preset: Preset) -> Self:
         """Return a copy in which every open field has the preset's value."""
-        values = PRESETS[preset][self.stage]
+        values = self.preset_values.get(preset, {})
         return self.model_copy(
             update={key: value for key, value in values.items() if getattr(self, key) is None}
         )
@@ -115,16 +99,23 @@ class OptimizationParameters(PresetParameters):
 class EntityModelingParameters(OptimizationParameters):
     """Stage 1: learn one embedding per entity from its description and images."""
 
-    stage: ClassVar[str] = "entity_modeling"
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"prompt": "paper", "initialization": "text"},
+        "faithful": {"prompt": "authors", "initialization": "normal"},
+    }
 
     prompt: Literal["paper", "authors"] | None
     initialization: Literal["text", "normal"] | None
     encoding_batch_size: int = Field(ge=1)
 
 
-class SupervisedParameters(OptimizationParameters):
-    """What fine-tuning for any of the three tasks shares: a dev set picks the model."""
+class FinetuningParameters(OptimizationParameters):
+    """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
 
+    A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
+    """
+
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
     patience: int | None = Field(ge=1)
@@ -132,46 +123,9 @@ class SupervisedParameters(OptimizationParameters):
     loader_workers: int = Field(ge=0)
     launch: LaunchParameters
 
-
-class FinetuningParameters(SupervisedParameters):
-    """Stage 2 of link prediction: predict the missing entity of a query."""
-
-    stage: ClassVar[str] = "finetuning"
-
-    prompt: Literal["paper", "authors"] | None
-    loss: Literal["binary_cross_entropy", "cross_entropy"]
-    label_smoothing: float = Field(ge=0, lt=1)
-    item: Literal["query", "triple"] | None
-    shuffle: bool | None
-    queries_per_entity: int = Field(ge=1)
-    dev_queries: int | None = Field(ge=1)
-
-
-class PostsParameters(SupervisedParameters):
-    """What the two tasks on posts share."""
-
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
-    classifier_dropout: float | None = Field(ge=0, lt=1)
-
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
         if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
             raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
         return seeds
-
-
-class RelationExtractionParameters(PostsParameters):
-    """Which relation do the two mentions of a post stand in?"""
-
-    stage: ClassVar[str] = "relation_extraction"
-
-    representation: Literal["markers", "cls"]
-
-
-class EntityRecognitionParameters(PostsParameters):
-    """Which words of a post name which type of entity?"""
-
-    stage: ClassVar[str] = "entity_recognition"
-
-    units: Literal["words", "tokens"] | None

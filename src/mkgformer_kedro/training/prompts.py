@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.training.queries import Ragged
+from mkgformer_kedro.training.ragged import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

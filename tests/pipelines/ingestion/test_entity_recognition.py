@@ -69,13 +69,13 @@ def test_types_are_distinct_names(tagged_parameters, types):
         tagged_parameters(entity_types=types)
 
 
-def test_a_split_that_cannot_be_read_is_named_before_its_groups(raw_tagged, tagged_parameters):
-    files = {"train.txt": "IMGID:1\rhm\tO\r", "groups.tsv": "train\t1\tclear\n"}
+def test_a_split_that_cannot_be_read_is_named_before_its_subsets(raw_tagged, tagged_parameters):
+    files = {"train.txt": "IMGID:1\rhm\tO\r", "subsets.tsv": "train\t1\tclear\n"}
     with pytest.raises(DataError) as raised:
-        index_posts(raw_tagged(files, groups="groups.tsv"), tagged_parameters())
+        index_posts(raw_tagged(files, subsets="subsets.tsv"), tagged_parameters())
     assert [Path(problem.where).name for problem in raised.value.problems] == [
         "train.txt",
-        "groups.tsv",
+        "subsets.tsv",
     ]
 
 
@@ -172,7 +172,7 @@ def test_report(raw_tagged, tagged_parameters):
         "verified": False,
     }
     assert report == {
-        "corpus": "tagged",
+        "data_set": "tagged",
         "counts": {
             "train": 2,
             "dev": 1,
@@ -194,7 +194,7 @@ def test_report(raw_tagged, tagged_parameters):
         "quarantined_lines": 0,
         "longest_post": {"train": 4, "dev": 1, "test": 2},
         "posts_without_image_name": {"train": 1, "dev": 0, "test": 0},
-        "groups": {"train": {}, "dev": {}, "test": {}},
+        "subsets": {"train": {}, "dev": {}, "test": {}},
         "duplicate_posts": {"train": 0, "dev": 0, "test": 0},
         "posts_with_words_of_another": {"train": 0, "dev": 0, "test": 0},
         "posts_with_image_of_another": {"train": 0, "dev": 0, "test": 0},
@@ -224,7 +224,7 @@ def test_repaired_tags_are_valid_and_valid_tags_are_not_touched(tmp_path_factory
         lines=dict.fromkeys(splits, LineCounts(len(tags) + 1, 0, 0, 1)),
         posts=pd.DataFrame([row | {"split": split} for split in splits]).astype({"image": "str"}),
         labels=None,
-        groups=None,
+        subsets=None,
         problems=(),
     )
     parameters = TaggedIngestionParameters(

@@ -508,7 +508,7 @@ def test_report(raw_graph, parameters):
     report = report_ingestion(raw, entities, relations, triples, queries, quarantine, setting)
     digests = report.pop("files")
     assert report == {
-        "graph": "graph",
+        "data_set": "graph",
         "counts": {"entities": 4, "relations": 2, "train": 2, "dev": 2, "test": 2},
         "published_counts": {"entities": 4},
         "unexpected_counts": {},

@@ -183,7 +183,7 @@ def test_authors_candidates_of_fb15k_237(benchmarks, catalog):
 @pytest.mark.parametrize("task", _ON_POSTS)
 def test_stage_on_posts_runs_as_configured(task, catalog, write_pairs, write_tagged, tmp_path):
     folder = (write_pairs if task == "relation_extraction" else write_tagged)(
-        {"groups.tsv": "train\t0\tclear\n"}
+        {"subsets.tsv": "train\t0\tclear\n"}
     )
     made = catalog("base", folder, task, max_split_overlap=None)
     SequentialRunner().run(create_pipeline(task), made)
@@ -194,15 +194,15 @@ def test_stage_on_posts_runs_as_configured(task, catalog, write_pairs, write_tag
         f"08_reporting/sample/{task}/ingestion/report.json",
     }
     posts = made.load(f"{task}.posts")
-    assert posts["group"].fillna("").tolist() == ["clear"] + [""] * (len(posts) - 1)
+    assert posts["subset"].fillna("").tolist() == ["clear"] + [""] * (len(posts) - 1)
     assert {*made.load(f"{task}.labels").columns} == {"label", "text"}
     report = made.load(f"{task}.ingestion_report")
     assert report["counts"]["train"] == 2
-    assert report["groups"]["train"] == {"clear": 1}
+    assert report["subsets"]["train"] == {"clear": 1}
 
 
 def test_bad_post_leaves_nothing_behind(catalog, write_tagged, tmp_path):
-    folder = write_tagged({"valid.txt": "IMGID:1\nAnn\tB-CAT", "groups.tsv": "dev\t0\tclear"})
+    folder = write_tagged({"valid.txt": "IMGID:1\nAnn\tB-CAT", "subsets.tsv": "dev\t0\tclear"})
     made = catalog("base", folder, "entity_recognition")
     with pytest.raises(DataError, match=r"valid\.txt:2: unknown tag 'B-CAT'"):
         SequentialRunner().run(create_pipeline("entity_recognition"), made)

@@ -32,7 +32,7 @@ def test_posts_are_numbered_in_the_order_of_their_files(raw_pairs, relation_para
     assert posts["words"][0] == ["Ann", "Lee", "in", "Rome"]
     assert posts["image"].fillna("").tolist() == ["a.jpg", "a.jpg", "", "b.jpg"]
     assert posts["line"].tolist() == [1, 2, 1, 1]
-    assert posts["group"].isna().all()
+    assert posts["subset"].isna().all()
     columns = ["head_start", "head_end", "tail_start", "tail_end", "relation"]
     assert posts[columns].to_numpy().tolist() == [
         [0, 2, 3, 4, 1],
@@ -151,16 +151,16 @@ def test_too_many_test_posts_stand_in_train(problems_of, raw_pairs, relation_par
         assert len(posts) == 5
 
 
-GROUPS = "train\t0\tclear\ntrain\t1\tambiguous\ntest\t0\tclear\n"
+SUBSETS = "train\t0\tclear\ntrain\t1\tambiguous\ntest\t0\tclear\n"
 
 
 def test_groups_are_those_of_their_posts(raw_pairs, relation_parameters):
-    raw = raw_pairs({"groups.tsv": GROUPS}, groups="groups.tsv")
+    raw = raw_pairs({"subsets.tsv": SUBSETS}, subsets="subsets.tsv")
     posts, labels, quarantine = index_posts(raw, relation_parameters())
-    assert posts["group"].fillna("").tolist() == ["clear", "ambiguous", "", "clear"]
+    assert posts["subset"].fillna("").tolist() == ["clear", "ambiguous", "", "clear"]
     schemas.relation_posts.validate(posts)
     report = report_ingestion(raw, posts, labels, quarantine, relation_parameters())
-    assert report["groups"] == {
+    assert report["subsets"] == {
         "train": {"clear": 1, "ambiguous": 1},
         "dev": {},
         "test": {"clear": 1},
@@ -180,10 +180,10 @@ def test_groups_are_those_of_their_posts(raw_pairs, relation_parameters):
     ],
     ids=range(7),
 )
-def test_bad_line_of_the_groups(problems_of, line, what):
-    files = {"groups.tsv": GROUPS + line}
-    (problem,) = problems_of(files, roles={"groups": "groups.tsv"})
-    assert problem.where.endswith("groups.tsv")
+def test_bad_line_of_the_subsets(problems_of, line, what):
+    files = {"subsets.tsv": SUBSETS + line}
+    (problem,) = problems_of(files, roles={"subsets": "subsets.tsv"})
+    assert problem.where.endswith("subsets.tsv")
     assert (problem.line, problem.what) == (4, what)
 
 
@@ -197,7 +197,7 @@ def test_report(raw_pairs, relation_parameters, pair):
     files = report.pop("files")
     assert files[TRAIN] == {"sha256": raw.digests[TRAIN], "verified": False}
     assert report == {
-        "corpus": "pairs",
+        "data_set": "pairs",
         "counts": {"train": 2, "dev": 1, "test": 1, "relations": 2},
         "published_counts": {"relations": 2},
         "unexpected_counts": {},
@@ -210,7 +210,7 @@ def test_report(raw_pairs, relation_parameters, pair):
         "quarantined_lines": 2,
         "longest_post": {"train": 4, "dev": 3, "test": 4},
         "posts_without_image_name": {"train": 0, "dev": 1, "test": 0},
-        "groups": {"train": {}, "dev": {}, "test": {}},
+        "subsets": {"train": {}, "dev": {}, "test": {}},
         "duplicate_posts": {"train": 0, "dev": 0, "test": 0},
         "posts_with_words_of_another": {"train": 1, "dev": 0, "test": 0},
         "posts_with_image_of_another": {"train": 1, "dev": 0, "test": 0},

@@ -52,8 +52,8 @@ def audit_graph(
     Returns:
         What was found, ready for JSON, and the HTML page.
     """
-    from mkgformer_kedro.evaluation import graph_audit
-    from mkgformer_kedro.evaluation.graph_audit_page import render_graph_audit
+    from mkgformer_kedro.evaluation.ranking import graph_audit
+    from mkgformer_kedro.evaluation.report.graph_audit import render_graph_audit
 
     entities, relations, triples, quarantine = index_graph(
         raw, ingestion.model_copy(update=_LETS_PASS)

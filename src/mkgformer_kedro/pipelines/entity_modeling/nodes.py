@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters
+from mkgformer_kedro.training.tasks.base import Task
 
 
 def model_entities(
@@ -29,3 +31,25 @@ def model_entities(
     return entity_modeling.model_entities(
         entities, relations, visual_store, work_folder, model, parameters, preset, seed
     )
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """Tables and images in, a model folder with one token per entity out."""
+    return [
+        Node(
+            func=model_entities,
+            inputs=[
+                "entities",
+                "relations",
+                "visual_store",
+                "entity_modeling_work",
+                "params:model",
+                "params:entity_modeling",
+                "params:preset",
+                "params:seed",
+            ],
+            outputs=["entity_model", "entity_modeling_curve"],
+            name="model_entities",
+            tags="gpu",
+        )
+    ]

@@ -18,28 +18,23 @@ class PublishedResult(Parameters):
 
 
 class EvaluationParameters(Parameters):
-    """How test answers are ranked and reported."""
+    """How answers to the test split are made, scored and reported."""
 
     title: str | None
+    synthetic: bool
     batch_size: int = Field(ge=1)
-    known_offset: float | None = Field(lt=0)
     resamples: int = Field(ge=100)
     examples: int = Field(ge=0)
     published: list[PublishedResult]
+
+
+class RankingEvaluationParameters(EvaluationParameters):
+    """What ranking needs to know besides."""
+
+    known_offset: float | None = Field(lt=0)
 
     def offset(self, preset: str) -> float:
         """What filtering adds to known answers: -inf (corrected), or -100 as the authors' code."""
         if self.known_offset is not None:
             return self.known_offset
         return -100.0 if preset == "faithful" else float("-inf")
-
-
-class PostsEvaluationParameters(Parameters):
-    """How predictions for test posts are made and reported."""
-
-    title: str | None
-    batch_size: int = Field(ge=1)
-    resamples: int = Field(ge=100)
-    examples: int = Field(ge=0)
-    published: list[PublishedResult]
-    synthetic: bool

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets import image_folder
 from mkgformer_kedro.datasets.image_folder import ImageFolder
@@ -15,6 +16,9 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.pipelines.image_association import association, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -175,3 +179,41 @@ def draw_contact_sheet(images: pd.DataFrame, visual_store: Path, entities: pd.Da
     """
     names = entities.set_index("entity")["name"]
     return reporting.contact_sheet(images, VisualStore(visual_store), names)
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return [
+        Node(
+            func=store_images,
+            inputs=[
+                "raw_images",
+                "entities",
+                "relations",
+                "triples",
+                "visual_store_work",
+                "params:image_association",
+            ],
+            outputs=["images", "visual_store"],
+            name="store_images",
+        ),
+        Node(
+            func=report_coverage,
+            inputs=[
+                "raw_images",
+                "entities",
+                "triples",
+                "images",
+                "visual_store",
+                "params:image_association",
+            ],
+            outputs="coverage_report",
+            name="report_coverage",
+        ),
+        Node(
+            func=draw_contact_sheet,
+            inputs=["images", "visual_store", "entities"],
+            outputs="contact_sheet",
+            name="draw_contact_sheet",
+        ),
+    ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_images import PostImages
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.pipelines.image_association import association, crops, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -112,3 +116,40 @@ def draw_contact_sheet(images: pd.DataFrame, visual_store: Path, posts: pd.DataF
     """
     names = posts.set_index("post")["words"].map(" ".join)
     return reporting.contact_sheet(images, VisualStore(visual_store), names)
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return [
+        Node(
+            func=locate_crops,
+            inputs=["posts", "raw_images", "crops_work", "params:image_association"],
+            outputs="crops",
+            name="locate_crops",
+            tags="gpu",
+        ),
+        Node(
+            func=store_images,
+            inputs=[
+                "raw_images",
+                "posts",
+                "crops",
+                "visual_store_work",
+                "params:image_association",
+            ],
+            outputs=["images", "visual_store"],
+            name="store_images",
+        ),
+        Node(
+            func=report_coverage,
+            inputs=["raw_images", "posts", "crops", "images", "visual_store"],
+            outputs="coverage_report",
+            name="report_coverage",
+        ),
+        Node(
+            func=draw_contact_sheet,
+            inputs=["images", "visual_store", "posts"],
+            outputs="contact_sheet",
+            name="draw_contact_sheet",
+        ),
+    ]

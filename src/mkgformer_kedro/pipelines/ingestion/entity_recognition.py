@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.mentions import OUTSIDE, entities_of
+from mkgformer_kedro.evaluation.extraction.mentions import (
+    OUTSIDE,
+    entities_of,
+    repair_tags,
+    split_tag,
+)
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import TaggedIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (
@@ -24,8 +30,12 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     count_seen_mentions,
     describe_posts,
     log_posts,
+    posts_nodes,
     raw_of,
 )
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +74,7 @@ def index_posts(
                 problems.append(Problem(where, first + place, f"unknown tag '{tag}'", remedy))
         usable.append(None not in tags)
         if usable[-1]:
-            valid, changed = _repair(tags)
+            valid, changed = repair_tags(tags)
             all_tags.append(valid)
             invalid += [
                 Problem(
@@ -147,26 +157,14 @@ def report_ingestion(
 
 def _known(tag: str, types: Collection[str]) -> str | None:
     """The tag under the type's own name, or None where there is no such tag."""
-    prefix, _, kind = tag.partition("-")
-    if tag == OUTSIDE:
+    try:
+        prefix, kind = split_tag(tag)
+    except ValueError:
+        return None
+    if not kind:
         return tag
     kind = kind if kind in types else _OTHER_NAMES.get(kind, kind)
-    return f"{prefix}-{kind}" if prefix in ("B", "I") and kind in types else None
-
-
-def _repair(tags: Sequence[Any]) -> tuple[list[str], list[int]]:
-    """Valid IOB2, and the places where an ``I-`` tag had to become a ``B-`` tag."""
-    valid: list[str] = []
-    changed = []
-    inside = ""
-    for place, tag in enumerate(tags):
-        prefix, _, kind = tag.partition("-")
-        if prefix == "I" and kind != inside:
-            changed.append(place)
-            tag = f"B-{kind}"
-        valid.append(tag)
-        inside = kind
-    return valid, changed
+    return f"{prefix}-{kind}" if kind in types else None
 
 
 def _counts(posts: pd.DataFrame, types: Sequence[str]) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def _counts(posts: pd.DataFrame, types: Sequence[str]) -> dict[str, Any]:
     entities = {}
     for split in SPLITS:
         of_split = posts.loc[posts["split"] == split, "tags"]
-        begun = Counter(tag[2:] for tags in of_split for tag in tags if tag.startswith("B-"))
+        begun = Counter(entity.type for tags in of_split for entity in entities_of(tags))
         entities[split] = {name: begun[name] for name in types}
     return {**count_posts(posts), "entities": entities}
 
@@ -186,3 +184,8 @@ def _mentions(posts: pd.DataFrame) -> list[Any]:
         for words, tags in zip(posts["words"], posts["tags"], strict=True)
         for entity in entities_of(tags)
     ]
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return posts_nodes(index_posts, report_ingestion)

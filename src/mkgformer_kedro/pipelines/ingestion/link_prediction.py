@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.graph_folder import RawGraph
 from mkgformer_kedro.datasets.text_files import SPLITS
@@ -19,6 +20,9 @@ from mkgformer_kedro.pipelines.ingestion.checks import (
     unexpected_counts,
 )
 from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +165,7 @@ def report_ingestion(
     repeated = raw.triples.duplicated(["split", "head", "relation", "tail"])
     sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
     report = {
-        "graph": raw.folder.name,
+        "data_set": raw.folder.name,
         "counts": counts,
         "published_counts": published,
         "unexpected_counts": unexpected_counts(counts, published),
@@ -266,7 +270,7 @@ def _home(raw: RawGraph, role: str) -> str:
 
 
 def _leaks(triples: pd.DataFrame) -> np.ndarray:
-    from mkgformer_kedro.evaluation.graph import reverse_in_train
+    from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 
     return reverse_in_train(triples[triples["split"] == "train"], triples)
 
@@ -407,3 +411,35 @@ def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:
 
 def _keys(queries: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(queries[["entity", "relation"]])
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes: from the files of a graph to validated tables and a report."""
+    return [
+        Node(
+            func=index_graph,
+            inputs=["raw_graph", "params:ingestion"],
+            outputs=["entities", "relations", "triples", "quarantine"],
+            name="index_graph",
+        ),
+        Node(
+            func=group_queries,
+            inputs="triples",
+            outputs="queries",
+            name="group_queries",
+        ),
+        Node(
+            func=report_ingestion,
+            inputs=[
+                "raw_graph",
+                "entities",
+                "relations",
+                "triples",
+                "queries",
+                "quarantine",
+                "params:ingestion",
+            ],
+            outputs="ingestion_report",
+            name="report_ingestion",
+        ),
+    ]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.mentions import mention_key
+from mkgformer_kedro.evaluation.extraction.mentions import mention_key
 from mkgformer_kedro.pipelines.ingestion.checks import (
     described_files,
     require_every_split,
@@ -28,6 +29,29 @@ TYPE_NAMES = {"PER": "person", "LOC": "place", "ORG": "organisation", "MISC": "o
 _PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))
 
 
+def posts_nodes(index: Callable[..., Any], report: Callable[..., Any]) -> list[Node]:
+    """The stage's nodes for a task on posts: from its raw files to validated tables and a report.
+
+    Args:
+        index: Makes the tables ``posts``, ``labels`` and ``quarantine``.
+        report: Makes the report.
+    """
+    return [
+        Node(
+            func=index,
+            inputs=["raw_posts", "params:ingestion"],
+            outputs=["posts", "labels", "quarantine"],
+            name="index_posts",
+        ),
+        Node(
+            func=report,
+            inputs=["raw_posts", "posts", "labels", "quarantine", "params:ingestion"],
+            outputs="ingestion_report",
+            name="report_ingestion",
+        ),
+    ]
+
+
 def common_columns(
     raw: RawPosts,
     usable: np.ndarray,
@@ -40,20 +64,20 @@ def common_columns(
     Args:
         raw: The posts as their files say them.
         usable: ``(posts,)`` bool, whether the task found a raw post usable.
-        problems: What was found wrong so far; what is wrong with the groups is added.
+        problems: What was found wrong so far; what is wrong with the subsets is added.
         parameters: What to do about bad lines.
         form: How a post is written.
 
     Returns:
-        A row per usable post: ``post``, ``split``, ``words``, ``image``, ``line``, ``group``.
+        A row per usable post: ``post``, ``split``, ``words``, ``image``, ``line``, ``subset``.
 
     Raises:
         DataError: There are problems and they are not to be quarantined; a split is empty.
     """
-    groups = _groups(raw, problems)
-    # Groups last: a split that cannot be read makes all of its groups wrong.
-    of_groups = str(raw.folder / raw.files.get("groups", ""))
-    problems.sort(key=lambda each: (each.where == of_groups, each.where, each.line or 0))
+    subsets = _subsets(raw, problems)
+    # Subsets last: a split that cannot be read makes all of its subsets wrong.
+    of_subsets = str(raw.folder / raw.files.get("subsets", ""))
+    problems.sort(key=lambda each: (each.where == of_subsets, each.where, each.line or 0))
     if problems and parameters.on_bad_lines == "stop":
         raise DataError(problems)
     table = raw.posts[usable].reset_index(drop=True)
@@ -66,7 +90,7 @@ def common_columns(
             "words": table["words"],
             "image": table["image"],
             "line": table["line"].astype("int32"),
-            "group": ids.map(groups).astype("str"),
+            "subset": ids.map(subsets).astype("str"),
         }
     )
 
@@ -133,7 +157,7 @@ def describe_posts(
         whole[column] = values.map(tuple) if values.dtype == object else values
     named = posts["image"].notna()
     return {
-        "corpus": raw.folder.name,
+        "data_set": raw.folder.name,
         "counts": dict(counts),
         "published_counts": published,
         "unexpected_counts": unexpected_counts(counts, published),
@@ -144,9 +168,9 @@ def describe_posts(
         "quarantined_lines": len(quarantine),
         "longest_post": _by_split(posts, lambda part: int(part["words"].map(len).max())),
         "posts_without_image_name": _by_split(posts, lambda part: int(part["image"].isna().sum())),
-        "groups": _by_split(
+        "subsets": _by_split(
             posts,
-            lambda part: {name: int(n) for name, n in part["group"].value_counts().items()},
+            lambda part: {name: int(n) for name, n in part["subset"].value_counts().items()},
         ),
         "duplicate_posts": _by_split(whole, lambda part: int(part.duplicated().sum())),
         "posts_with_words_of_another": _by_split(
@@ -203,18 +227,18 @@ def _ids(table: pd.DataFrame) -> pd.Series:
     return (table["split"] + "-" + table["number"].astype("str")).astype("str")
 
 
-def _groups(raw: RawPosts, problems: list[Problem]) -> dict[str, str]:
-    """Group by post."""
-    groups: dict[str, str] = {}
-    if raw.groups is None:
-        return groups
+def _subsets(raw: RawPosts, problems: list[Problem]) -> dict[str, str]:
+    """Subset by post."""
+    subsets: dict[str, str] = {}
+    if raw.subsets is None:
+        return subsets
     first_lines: dict[str, int] = {}
-    for row in raw.groups.itertuples():
+    for row in raw.subsets.itertuples():
         what, post = None, f"{row.split}-{row.number}"
         begun = raw.lines[row.split].begun if row.split in SPLITS else 0
         # The longest number there could be has no more digits than the number of posts.
         is_number = row.number.isascii() and row.number.isdecimal() and len(row.number) < 10
-        remedy = f"Write {' <tab> '.join(('split', 'number', 'group'))} once for each post."
+        remedy = f"Write {' <tab> '.join(('split', 'number', 'subset'))} once for each post."
         if row.split not in SPLITS:
             what = f"unknown split '{row.split}'"
         elif not is_number or row.number != str(int(row.number)):
@@ -226,8 +250,8 @@ def _groups(raw: RawPosts, problems: list[Problem]) -> dict[str, str]:
         if what is not None:
             problems.append(Problem(str(raw.folder / row.file), int(row.line), what, remedy))
         else:
-            groups[post], first_lines[post] = row.group, int(row.line)
-    return groups
+            subsets[post], first_lines[post] = row.subset, int(row.line)
+    return subsets
 
 
 def _by_split(table: pd.DataFrame, describe: Any) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.counts import NEGATIVE
+from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (
@@ -21,7 +22,11 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     count_seen_mentions,
     describe_posts,
     log_posts,
+    posts_nodes,
 )
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.tasks.base import Task
 
 _TASK = "relation_extraction"
 _SPANS = ["head_start", "head_end", "tail_start", "tail_end"]
@@ -187,3 +192,8 @@ def _mentions(posts: pd.DataFrame) -> list[Any]:
             posts["words"], posts[f"{mention}_start"], posts[f"{mention}_end"], strict=True
         )
     ]
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return posts_nodes(index_posts, report_ingestion)

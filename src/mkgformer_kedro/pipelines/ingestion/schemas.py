@@ -11,6 +11,7 @@ import pandas as pd
 from pandera.pandas import Check, Column, DataFrameSchema
 
 from mkgformer_kedro.datasets.text_files import SPLITS
+from mkgformer_kedro.evaluation.extraction.mentions import is_iob2
 
 _TEXT = Check.str_length(min_value=1)
 _INDEX = Column("int32", Check.ge(0))
@@ -30,19 +31,6 @@ def _holds_strings(values: Any) -> bool:
         and len(values) > 0
         and all(isinstance(value, str) and value for value in values)
     )
-
-
-def _is_iob2(tags: Any) -> bool:
-    """Whether every tag is outside, begins an entity, or continues one of its type."""
-    inside = ""
-    for tag in tags:
-        prefix, _, kind = tag.partition("-")
-        if tag != "O" and not (kind and prefix in ("B", "I")):
-            return False
-        if prefix == "I" and kind != inside:
-            return False
-        inside = kind
-    return True
 
 
 def _spans_within(posts: pd.DataFrame) -> pd.Series:
@@ -70,7 +58,7 @@ _POST = {
     "words": _STRING_LISTS,
     "image": Column("str", _TEXT, nullable=True),
     "line": Column("int32", Check.ge(1)),
-    "group": Column("str", _TEXT, nullable=True),
+    "subset": Column("str", _TEXT, nullable=True),
 }
 
 #: One row per entity; the row number is the entity's index everywhere.
@@ -149,7 +137,7 @@ tagged_posts = DataFrameSchema(
             "object",
             [
                 Check(lambda lists: lists.map(_holds_strings), error="each is a list of str"),
-                Check(lambda lists: lists.map(_is_iob2), error="each is valid IOB2"),
+                Check(lambda lists: lists.map(is_iob2), error="each is valid IOB2"),
             ],
         ),
     },

@@ -1,0 +1,330 @@
+"""Whatever answers: a trained model with and without images, popularity, and what others add.
+
+For link prediction an :class:`Expert` scores all entities for queries; for the tasks on posts a
+:class:`PostsExpert` predicts posts. Evaluation, mixture and completion ask any of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.training.model_folder import load_model, load_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.training.tasks.base import Task
+
+EXPERT_FILE = "expert.json"
+
+EXPERT_KINDS: dict[str, str] = {}
+"""By the kind that ``expert.json`` names, the function that loads such a folder, as
+``module:function``.
+
+It is called with the folder, the task as the model was trained for it (its tables ``entities`` and
+``relations`` are the graph's) and the list of experts loaded before it, and gives the folder's
+expert. ``expert.json`` holds ``kind``; what else it holds is the kind's own.
+"""
+
+
+class Expert(Protocol):
+    """Scores candidates for queries of link prediction.
+
+    Attributes:
+        name: Name in tables and reports, such as ``model`` or ``baseline``.
+        seed: Seed of its training; 0 where nothing is random. Several seeds are several experts.
+    """
+
+    name: str
+    seed: int
+
+    def scores(
+        self, queries: pd.DataFrame, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Score all entities for every query, in blocks.
+
+        Args:
+            queries: ``direction`` (``tail``: (entity, relation, ?), ``head``: (?, relation,
+                entity)), ``entity`` and ``relation`` (indices).
+            batch_size: Queries per block.
+
+        Yields:
+            ``(b,)`` positions in ``queries`` and float32 ``(b, entities)`` scores. Every query is
+            covered exactly once, in whatever order suits the expert.
+        """
+
+    def answers(self, queries: pd.DataFrame) -> np.ndarray:
+        """``(n,)`` bool, the queries that the expert has learned to answer."""
+
+
+class PostsExpert(Protocol):
+    """Predicts posts; attributes as for :class:`Expert`."""
+
+    name: str
+    seed: int
+
+    def predict(self, posts: pd.DataFrame, *, batch_size: int) -> pd.DataFrame:
+        """The columns that the task predicts, in the order and with the index of ``posts``."""
+
+
+class LoadedModel:
+    """A model folder, read when it is first asked, and ready on the device.
+
+    Args:
+        folder: Model folder of one seed.
+        attention: Attention implementation.
+    """
+
+    def __init__(self, folder: Path, attention: str = "sdpa") -> None:
+        self.folder = Path(folder)
+        self.attention = attention
+
+    @cached_property
+    def parts(self) -> tuple[Any, PreTrainedTokenizerBase, Task]:
+        """Model, tokenizer and task."""
+        import torch
+
+        model, tokenizer, task = load_model(self.folder, self.attention)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, task
+
+    def ask(
+        self, table: pd.DataFrame, images: Any, *, batch_size: int, what: str
+    ) -> Iterator[tuple[np.ndarray, Any, Any]]:
+        """Ask the model about a table of items, block by block.
+
+        Args:
+            table: Items as the task's ``encode`` takes them.
+            images: Images of their owners, or None to leave them out.
+            batch_size: Items per block.
+            what: What the progress bar says is done.
+
+        Yields:
+            ``(b,)`` positions in ``table``, the model's output, and all items encoded.
+        """
+        from mkgformer_kedro.training.batches import Collator, ask
+
+        model, tokenizer, task = self.parts
+        items = task.encode(table, tokenizer, model.config)
+        blocks = ask(
+            model,
+            Collator(items, images),
+            np.arange(len(table)),
+            batch_size=batch_size,
+            what=what,
+            of=task.items,
+        )
+        for rows, outputs in blocks:
+            yield rows, outputs, items
+
+
+class ModelWithStore:
+    """A trained model, with images or without.
+
+    Args:
+        model: The model, which experts may share.
+        store: Visual store of the items' owners.
+        seed: Seed of its training.
+        with_images: False leaves all images out.
+    """
+
+    def __init__(
+        self, model: LoadedModel, store: VisualStore, seed: int, *, with_images: bool = True
+    ) -> None:
+        self.model = model
+        self.store = store
+        self.seed = seed
+        self.with_images = with_images
+        self.name = "model" if with_images else "without_images"
+
+    def _ask(self, table: pd.DataFrame, batch_size: int) -> Iterator[tuple[np.ndarray, Any, Any]]:
+        how = "" if self.with_images else " without images"
+        return self.model.ask(
+            table,
+            self.store if self.with_images else None,
+            batch_size=batch_size,
+            what=f"Asking the model{how} (seed {self.seed})",
+        )
+
+
+class ModelExpert(ModelWithStore):
+    """A trained link prediction model as an :class:`Expert`; arguments as its base class has."""
+
+    def scores(
+        self, queries: pd.DataFrame, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Blocks in which queries about one entity stand together, see :class:`Expert`."""
+        asked = queries[["direction", "entity", "relation"]]
+        for rows, outputs, _ in self._ask(asked, batch_size):
+            yield rows, outputs.logits.float()
+
+    def answers(self, queries: pd.DataFrame) -> np.ndarray:
+        """All of them: texts say something of every entity."""
+        return np.ones(len(queries), dtype=bool)
+
+
+class ModelPostsExpert(ModelWithStore):
+    """A trained model for a task on posts; the index of posts is the number in the store."""
+
+    def predict(self, posts: pd.DataFrame, *, batch_size: int) -> pd.DataFrame:
+        """See :class:`PostsExpert`.
+
+        Raises:
+            ValueError: A post has no place in the visual store.
+        """
+        if posts.index.max() >= len(self.store):
+            raise ValueError(
+                f"The visual store has {len(self.store)} posts, none of number "
+                f"{posts.index.max()}. The index of posts is the number in the store."
+            )
+        return decoded(self.model, posts, self._ask(posts, batch_size))
+
+
+class PopularityExpert:
+    """Answers by how often train has an entity as the answer of that relation and direction.
+
+    Args:
+        train: Training triples: integer columns ``head``, ``relation``, ``tail``.
+        num_entities: Number of entities of the graph.
+    """
+
+    name = "baseline"
+    seed = 0
+
+    def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
+        self._popularity = Popularity(train, num_entities)
+        self._relations = train["relation"].unique()
+
+    def scores(
+        self, queries: pd.DataFrame, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """See :class:`Expert`."""
+        rows = np.arange(len(queries))
+        for start in range(0, len(queries), batch_size):
+            block = rows[start : start + batch_size]
+            yield block, self._popularity.score(queries.iloc[block])
+
+    def answers(self, queries: pd.DataFrame) -> np.ndarray:
+        """The queries whose relation train has."""
+        return queries["relation"].isin(self._relations).to_numpy()
+
+
+def load_experts(
+    models: Path,
+    structure_models: Path | None = None,
+    mixture: Path | None = None,
+    *,
+    store_folder: Path,
+    attention: str = "sdpa",
+) -> list[Expert]:
+    """All experts of link prediction that were made: seeds of the model first, a mixture last.
+
+    Args:
+        models: Folder with one model folder ``seed_<seed>`` per seed.
+        structure_models: Folder with folders of experts at any depth, which hold ``expert.json``.
+        mixture: Folder of an expert that is made of the others.
+        store_folder: Visual store of the entities.
+        attention: Attention implementation of the models.
+
+    Returns:
+        Of each seed ``model`` and ``without_images``, which share their weights, then the others.
+        Weights of the models are read when an expert is first asked, and leave with the experts.
+
+    Raises:
+        DataError: A folder holds no model or expert, or the store is of another graph.
+    """
+    store = VisualStore(store_folder)
+    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention))
+    task: Any = load_task(seed_folders(models)[0][1])
+    if len(store) != len(task.entities):
+        what = f"the store has {len(store)} owners, the model {len(task.entities)} entities"
+        remedy = "Give the visual store that the model was trained with."
+        raise DataError(Problem(str(store_folder), None, what, remedy))
+    if structure_models is not None:
+        for path in sorted(Path(structure_models).rglob(EXPERT_FILE)):
+            experts.append(load_expert(path.parent, task, experts))
+    if mixture is not None:
+        experts.append(load_expert(mixture, task, experts))
+    return experts
+
+
+def load_posts_experts(
+    models: Path, *, store_folder: Path, attention: str = "sdpa"
+) -> list[PostsExpert]:
+    """All experts of a task on posts: of each seed ``model`` and ``without_images``.
+
+    Args:
+        models: Folder with one model folder ``seed_<seed>`` per seed.
+        store_folder: Visual store of the posts.
+        attention: Attention implementation.
+
+    Raises:
+        DataError: The folder holds no model, or no visual store.
+    """
+    return list(_of_seeds(ModelPostsExpert, models, VisualStore(store_folder), attention))
+
+
+def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
+    """Read the folder of an expert whose kind is in ``EXPERT_KINDS``.
+
+    Args:
+        folder: Folder with ``expert.json``.
+        task: The task, with the graph's tables.
+        experts: Experts that were loaded before.
+
+    Raises:
+        DataError: There is no ``expert.json``, or nobody knows its kind.
+    """
+    path = Path(folder) / EXPERT_FILE
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))["kind"]
+        load = pkgutil.resolve_name(EXPERT_KINDS[kind])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        known = ", ".join(sorted(EXPERT_KINDS)) or "none"
+        what = f"no expert of a known kind ({error!r}; known kinds: {known})"
+        raise DataError(Problem(str(path), None, what, "Run its stage again.")) from error
+    return load(Path(folder), task, experts)
+
+
+def seed_folders(models: Path) -> list[tuple[int, Path]]:
+    """Seeds and their model folders, in order.
+
+    Raises:
+        DataError: There is none.
+    """
+    folders = Path(models).glob("seed_*[0-9]")
+    found = sorted((int(path.name.removeprefix("seed_")), path) for path in folders)
+    if not found:
+        what = "no folder seed_<number> of a model is there"
+        raise DataError(Problem(str(models), None, what, "Run the stage finetuning."))
+    return found
+
+
+def decoded(
+    model: LoadedModel, table: pd.DataFrame, blocks: Iterable[tuple[np.ndarray, Any, Any]]
+) -> pd.DataFrame:
+    """What blocks of answers say, in the order of the table."""
+    network, _, task = model.parts
+    parts = [
+        task.decode(network, outputs, items, rows, table.iloc[rows])
+        for rows, outputs, items in blocks
+    ]
+    return pd.concat(parts).loc[table.index]
+
+
+def _of_seeds(kind: type[Any], models: Path, store: VisualStore, attention: str) -> Iterator[Any]:
+    for seed, folder in seed_folders(models):
+        model = LoadedModel(folder, attention)
+        for with_images in (True, False):
+            yield kind(model, store, seed, with_images=with_images)

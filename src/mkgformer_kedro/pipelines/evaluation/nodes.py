@@ -1,0 +1,226 @@
+"""Nodes of the stage ``evaluation``, the same for every task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from kedro.pipeline import Node
+
+from mkgformer_kedro.pipelines.evaluation.parameters import (
+    EvaluationParameters,
+    RankingEvaluationParameters,
+)
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+
+def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
+    """The node's function that asks every expert of a task about the test split.
+
+    Args:
+        task: The task. Kedro reads the type of its parameters from the function's annotations.
+
+    Returns:
+        A function of the models, the visual store, parameters and the task's ``tables``; it
+        returns a predictions table.
+    """
+
+    def node(
+        models: Path,
+        visual_store: Path,
+        model: ModelParameters,
+        parameters: EvaluationParameters,
+        preset: str,
+        *tables: pd.DataFrame,
+    ) -> pd.DataFrame:
+        ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
+        return ask(task, _named(task, tables), models, visual_store, model, parameters, preset)
+
+    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__name__ = f"predict_{task.name}"
+    return node
+
+
+def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
+    """The node's function that answers the test split without any model.
+
+    Args:
+        task: The task.
+
+    Returns:
+        A function of the task's ``tables``; it returns a predictions table.
+    """
+
+    def node(*tables: pd.DataFrame) -> pd.DataFrame:
+        return task.predict_baseline(_named(task, tables))
+
+    node.__name__ = f"predict_{task.name}_baseline"
+    return node
+
+
+def report_for(
+    task: type[Task],
+) -> Callable[..., tuple[dict[str, Any], pd.DataFrame, Any, str]]:
+    """The node's function that scores all experts of a task and writes the report.
+
+    Args:
+        task: The task. Kedro reads the type of its parameters from the function's annotations.
+
+    Returns:
+        A function of both predictions tables, the visual store, the training curve, the reports of
+        other stages, parameters and the task's ``tables``. It returns the metrics (key ``test``
+        and what stands beside it), the scores of all groups in one table, a figure and the HTML
+        page.
+    """
+
+    def node(
+        predictions: pd.DataFrame,
+        baseline: pd.DataFrame,
+        visual_store: Path,
+        training_curve: pd.DataFrame,
+        ingestion_report: dict[str, Any],
+        coverage_report: dict[str, Any],
+        parameters: EvaluationParameters,
+        preset: str,
+        seed: int,
+        *tables: pd.DataFrame,
+    ) -> tuple[dict[str, Any], pd.DataFrame, Any, str]:
+        from mkgformer_kedro.datasets.visual_store import VisualStore
+        from mkgformer_kedro.evaluation.report import Published, render
+
+        store, named, layout = VisualStore(visual_store), _named(task, tables), task.layout()
+        evaluation = task.evaluate(
+            pd.concat([predictions, baseline], ignore_index=True),
+            named,
+            has_images=store.has_images,
+            seed=seed,
+            resamples=parameters.resamples,
+        )
+        for verdict in evaluation.verdicts:
+            logger.info(verdict.text)
+        page = render(
+            layout,
+            evaluation,
+            named,
+            data_set=parameters.title or ingestion_report["data_set"],
+            synthetic=parameters.synthetic,
+            published=[Published(**result.model_dump()) for result in parameters.published],
+            curve=training_curve,
+            has_images=store.has_images,
+            images=store.images,
+            examples=parameters.examples,
+            seed=seed,
+            facts={
+                "Data": ingestion_report,
+                "Images": coverage_report,
+                "Run": {"preset": preset, "seed": seed, "seeds": evaluation.seeds},
+            },
+        )
+        return evaluation.metrics, evaluation.drill_down, layout.figure(evaluation), page
+
+    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__name__ = f"report_{task.name}"
+    return node
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """The stage's nodes."""
+    return [
+        Node(
+            func=predict_for(task),
+            inputs=[
+                "models",
+                "visual_store",
+                "params:model",
+                "params:evaluation",
+                "params:preset",
+                *task.tables,
+            ],
+            outputs="predictions",
+            name="predict",
+            tags="gpu",
+        ),
+        Node(
+            func=predict_baseline_for(task),
+            inputs=[*task.tables],
+            outputs="predictions_baseline",
+            name="predict_baseline",
+        ),
+        Node(
+            func=report_for(task),
+            inputs=[
+                "predictions",
+                "predictions_baseline",
+                "visual_store",
+                "training_curve",
+                "ingestion_report",
+                "coverage_report",
+                "params:evaluation",
+                "params:preset",
+                "params:seed",
+                *task.tables,
+            ],
+            outputs=["metrics", "drill_down", "plot", "report"],
+            name="report",
+        ),
+    ]
+
+
+def _ask_queries(
+    task: type[Task],
+    tables: Mapping[str, pd.DataFrame],
+    models: Path,
+    visual_store: Path,
+    model: ModelParameters,
+    parameters: RankingEvaluationParameters,
+    preset: str,
+) -> pd.DataFrame:
+    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.predictions import predict_queries
+
+    return predict_queries(
+        load_experts(models, store_folder=visual_store, attention=model.attention),
+        _of_test(tables["queries"]),
+        _of_test(tables["triples"]),
+        batch_size=parameters.batch_size,
+        known_offset=parameters.offset(preset),
+    )
+
+
+def _ask_posts(
+    task: type[Task],
+    tables: Mapping[str, pd.DataFrame],
+    models: Path,
+    visual_store: Path,
+    model: ModelParameters,
+    parameters: EvaluationParameters,
+    preset: str,
+) -> pd.DataFrame:
+    from mkgformer_kedro.inference.experts import load_posts_experts
+    from mkgformer_kedro.inference.predictions import predict_posts
+
+    posts = tables["posts"]
+    return predict_posts(
+        load_posts_experts(models, store_folder=visual_store, attention=model.attention),
+        posts[posts["split"] == "test"],
+        task.gold,
+        batch_size=parameters.batch_size,
+    )
+
+
+def _named(task: type[Task], tables: tuple[pd.DataFrame, ...]) -> dict[str, pd.DataFrame]:
+    return dict(zip(task.tables, tables, strict=True))
+
+
+def _parameters_of(task: type[Task]) -> type[EvaluationParameters]:
+    return RankingEvaluationParameters if task.items == "queries" else EvaluationParameters
+
+
+def _of_test(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["split"] == "test"].drop(columns="split").reset_index(drop=True)

@@ -1,0 +1,171 @@
+"""What a task is. All else (loops, nodes, model folders, predictors) exists once, for any task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.sampler import BatchSampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.experts import Evaluation
+    from mkgformer_kedro.evaluation.report import Layout
+    from mkgformer_kedro.training.batches import Items
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What is a task's own. Its fields say how a model was trained and are kept with it.
+
+    The module of a task imports neither torch nor transformers at its top, since the wiring of
+    every pipeline asks the registry for tasks.
+
+    Attributes:
+        name: Its name, which is also the namespace of its data sets and parameters.
+        parameters_class: Type of ``params:<name>.finetuning``.
+        inputs: Data sets of the namespace that fine-tuning takes beside the visual store: tables,
+            and the folder that ``starts_from`` names.
+        items: The table of ``inputs`` whose rows are learned from and asked about: ``queries`` or
+            ``posts``. It has the column ``split``.
+        kept_tables: Fields that are tables; they lie in the model folder as parquet files.
+        starts_from: Data set with the model folder that fine-tuning goes on from; None joins the
+            towers.
+        new_tokens: Special tokens that the tokenizer gets.
+        dev_metric: Key of :meth:`dev_scores` that picks the model; larger is better.
+        scored: What the scores count, in the words of the table that ends a run.
+        columns: Columns of that table, each with its key in the scores.
+        stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
+            gives its Kedro nodes.
+        tables: Tables of the ingestion that evaluation reads.
+    """
+
+    name: ClassVar[str]
+    parameters_class: ClassVar[type[FinetuningParameters]]
+    inputs: ClassVar[tuple[str, ...]]
+    items: ClassVar[str]
+    kept_tables: ClassVar[tuple[str, ...]]
+    starts_from: ClassVar[str | None] = None
+    new_tokens: ClassVar[tuple[str, ...]] = ()
+    dev_metric: ClassVar[str]
+    scored: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]]
+    stages: ClassVar[Mapping[str, str]]
+    tables: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def from_parameters(cls, tables: Mapping[str, pd.DataFrame], parameters: Any) -> Self:
+        """The task as the parameters describe it.
+
+        Args:
+            tables: The kept tables by name.
+            parameters: Parameters of fine-tuning in which every preset field is set.
+        """
+
+    @classmethod
+    @abstractmethod
+    def model_class(cls) -> Any:
+        """The model for this task."""
+
+    @abstractmethod
+    def configuration(self, parameters: Any) -> dict[str, Any]:
+        """Fields of the model's configuration that the task and its parameters decide."""
+
+    @abstractmethod
+    def encode(self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Items:
+        """Turn rows of the table of items into token numbers, those with an answer with labels.
+
+        Args:
+            table: Rows of the table ``items``; answers are not needed.
+            tokenizer: The model's tokenizer.
+            config: The model's configuration.
+        """
+
+    def sampler(self, items: Items, rows: np.ndarray, parameters: Any, seed: int) -> BatchSampler:
+        """Batches of train items, each item once an epoch in a new order.
+
+        Args:
+            items: All items.
+            rows: ``(n,)`` numbers of the train items.
+            parameters: Parameters of fine-tuning.
+            seed: Seed of the order.
+        """
+        return BatchSampler(
+            rows,
+            items.owners,
+            items.lengths,
+            batch_size=parameters.batch_size,
+            items_per_owner=1,
+            shuffle=True,
+            seed=seed,
+        )
+
+    def dev_rows(self, rows: np.ndarray, parameters: Any, seed: int) -> np.ndarray:
+        """Numbers of the dev items that pick the model, of all dev items' numbers ``rows``."""
+        return rows
+
+    @abstractmethod
+    def decode(
+        self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Read what the model says of a block of items.
+
+        Args:
+            model: The model.
+            outputs: What it gave for the block.
+            items: All items, as :meth:`encode` gave them.
+            rows: ``(b,)`` numbers of the block's items in ``items``.
+            table: The block's rows of the table.
+        """
+
+    @abstractmethod
+    def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
+        """Scores of what :meth:`decode` read of the dev items, blocks one below the other.
+
+        Args:
+            table: The whole table of items.
+            decoded: Of all dev items.
+        """
+
+    @classmethod
+    @abstractmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """What a model has to beat: a predictions table of the test split.
+
+        Args:
+            tables: The ``tables`` by name.
+        """
+
+    @classmethod
+    @abstractmethod
+    def evaluate(
+        cls,
+        predictions: pd.DataFrame,
+        tables: Mapping[str, pd.DataFrame],
+        *,
+        has_images: np.ndarray,
+        seed: int,
+        resamples: int,
+    ) -> Evaluation:
+        """Score and compare experts.
+
+        Args:
+            predictions: Predictions table of all experts.
+            tables: The ``tables`` by name.
+            has_images: Whether an owner of images has any, ``(owners,)``.
+            seed: Seed of every resampling.
+            resamples: Number of bootstrap samples.
+        """
+
+    @classmethod
+    @abstractmethod
+    def layout(cls) -> Layout:
+        """What the report says of the task."""

@@ -1,0 +1,194 @@
+"""Named entity recognition: which words of a post name which type of entity?
+
+A linear-chain CRF over the words of a post, each represented by its first word piece. With
+``units: tokens`` the chain runs over all tokens, and further pieces and special tokens have states
+of their own, as in the authors' code (https://github.com/zjunlp/MKGformer).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, tags_of_types
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.tasks.posts import (
+    EncodedPosts,
+    PostsParameters,
+    PostsTask,
+    WordPieces,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.extraction import EntityEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
+
+logger = logging.getLogger(__name__)
+
+_PADDING, _CONTINUED, _FIRST, _LAST = "PAD", "X", "[CLS]", "[SEP]"
+
+
+class EntityRecognitionParameters(PostsParameters):
+    """Which words of a post name which type of entity?"""
+
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"units": "words"},
+        "faithful": {"units": "tokens"},
+    }
+
+    units: Literal["words", "tokens"] | None
+
+
+@dataclass(frozen=True)
+class EntityRecognition(PostsTask):
+    """The task and how a model was trained for it.
+
+    Attributes:
+        units: What the CRF runs over, ``words`` or ``tokens``.
+    """
+
+    name: ClassVar[str] = "entity_recognition"
+    gold: ClassVar[str] = "tags"
+    parameters_class: ClassVar[type[FinetuningParameters]] = EntityRecognitionParameters
+
+    scored: ClassVar[str] = "whole entities of the right type"
+    stages: ClassVar[Mapping[str, str]] = {
+        "ingestion": "mkgformer_kedro.pipelines.ingestion.entity_recognition",
+        **PostsTask.stages,
+    }
+
+    units: str
+
+    @classmethod
+    def from_parameters(
+        cls, tables: Mapping[str, pd.DataFrame], parameters: EntityRecognitionParameters
+    ) -> Self:
+        """The task as the parameters describe it."""
+        if parameters.units is None:
+            raise ValueError("units is open: let the preset decide it first")
+        return cls(tables["labels"], parameters.max_length, parameters.units)
+
+    @classmethod
+    def model_class(cls) -> Any:
+        """``MKGformerForTokenClassification``."""
+        from mkgformer_kedro.modeling import MKGformerForTokenClassification
+
+        return MKGformerForTokenClassification
+
+    @property
+    def class_names(self) -> list[str]:
+        """The tags; with ``units: tokens`` also states of padding, pieces and special tokens."""
+        tags = tags_of_types(self.labels["label"])
+        if self.units == "tokens":
+            return [_PADDING, OUTSIDE, *tags, _CONTINUED, _FIRST, _LAST]
+        return [OUTSIDE, *tags]
+
+    def configuration(self, parameters: EntityRecognitionParameters) -> dict[str, Any]:
+        """What all tasks on posts decide; impossible transitions are known between words only."""
+        constrained = {"constrain_transitions": self.units == "words"}
+        return {**super().configuration(parameters), **constrained}
+
+    def encode_posts(
+        self, posts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, width: int | None
+    ) -> EncodedPosts:
+        """Token numbers, where each word begins, and the tags; words beyond the window are lost."""
+        pieces = WordPieces(tokenizer, posts)
+        class_of = {name: i for i, name in enumerate(self.class_names)}
+        tokens, word_index, labels = [], [], []
+        for row, words in enumerate(posts["words"]):
+            of_words = [pieces[word] for word in words]
+            # [CLS] stands before the first word, and [SEP] behind the last needs a place.
+            starts = 1 + np.cumsum([0, *map(len, of_words[:-1])])
+            fits = starts < self.max_length - 1
+            body = [piece for word in of_words for piece in word][: self.max_length - 2]
+            tokens.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
+            word_index.append(starts[fits])
+            if "tags" in posts:
+                tags = posts["tags"].iat[row]
+                classes = np.array([class_of[tag] for tag in tags])[fits]
+                if self.units == "tokens":
+                    of_tokens = np.full(len(body) + 2, class_of[_CONTINUED])
+                    of_tokens[0], of_tokens[-1] = class_of[_FIRST], class_of[_LAST]
+                    of_tokens[starts[fits]] = classes
+                    classes = of_tokens
+                labels.append(classes)
+        num_lost = sum(
+            len(words) - len(kept) for words, kept in zip(posts["words"], word_index, strict=True)
+        )
+        if num_lost:
+            logger.info("%d words lie beyond %d tokens of their post", num_lost, self.max_length)
+        word_starts = Ragged.from_rows(word_index)
+        lists = {"word_index": (word_starts, -1)} if self.units == "words" else {}
+        if labels:
+            lists["labels"] = (Ragged.from_rows(labels), -100)
+        return EncodedPosts(
+            posts.index.to_numpy(),
+            Ragged.from_rows(tokens),
+            {},
+            lists,
+            tokenizer.pad_token_id,
+            width,
+            word_starts,
+        )
+
+    def decode(
+        self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
+    ) -> pd.DataFrame:
+        """``predicted`` (a tag per word) and ``words_lost`` (words beyond the window, outside)."""
+        import torch
+
+        starts = [items.word_starts[row] for row in rows]
+        lengths = items.tokens.lengths[rows] if self.units == "tokens" else map(len, starts)
+        units = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
+        mask = units < torch.tensor([*lengths], device=units.device)[:, None]
+        paths = model.decode(outputs.logits, mask).cpu().numpy()
+        # A word whose state is one of the special ones is no entity.
+        names = np.array([n if n[:2] in ("B-", "I-") else OUTSIDE for n in self.class_names])
+        predicted = []
+        for path, at, words in zip(paths, starts, table["words"], strict=True):
+            states = path[at] if self.units == "tokens" else path[: len(at)]
+            predicted.append(names[states].tolist() + [OUTSIDE] * (len(words) - len(at)))
+        lost = [len(words) - len(at) for words, at in zip(table["words"], starts, strict=True)]
+        return pd.DataFrame(
+            {
+                "predicted": pd.Series(predicted, dtype=object),
+                "words_lost": np.array(lost, dtype=np.int32),
+            }
+        ).set_index(table.index)
+
+    def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
+        """Strict precision, recall and F1 of entities."""
+        counts = count_entities(posts["tags"], predicted["predicted"])
+        return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
+
+    @classmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """The mentions of train, wherever they are found again."""
+        from mkgformer_kedro.evaluation.extraction.baselines import predict_gazetteer
+
+        return predict_gazetteer(tables)
+
+    @classmethod
+    def evaluate(
+        cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
+    ) -> EntityEvaluation:
+        """Strict span scores of all experts."""
+        from mkgformer_kedro.evaluation.extraction import evaluate_entities
+
+        return evaluate_entities(predictions, tables, **options)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Entities by type."""
+        from mkgformer_kedro.evaluation.report.extraction import ENTITIES
+
+        return ENTITIES

@@ -1,0 +1,272 @@
+"""Link prediction: which entity completes (entity, relation, ?) or (?, relation, entity)?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
+from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from mkgformer_kedro.evaluation.ranking import RankingEvaluation
+    from mkgformer_kedro.evaluation.report import Layout
+
+_HEADLINE = "both.realistic."
+
+
+class LinkPredictionParameters(FinetuningParameters):
+    """Stage 2: predict the missing entity of a query."""
+
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"prompt": "paper", "item": "query", "shuffle": True},
+        "faithful": {"prompt": "authors", "item": "triple", "shuffle": False},
+    }
+
+    prompt: Literal["paper", "authors"] | None
+    loss: Literal["binary_cross_entropy", "cross_entropy"]
+    label_smoothing: float = Field(ge=0, lt=1)
+    item: Literal["query", "triple"] | None
+    shuffle: bool | None
+    queries_per_entity: int = Field(ge=1)
+    dev_queries: int | None = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class EncodedQueries:
+    """Queries as arrays; see the dataset ``queries`` in ``docs/architecture.md``.
+
+    Attributes:
+        is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
+        owners: ``(n,)`` index of the known entity, whose images are seen.
+        relation: ``(n,)`` index of the relation.
+        answers: Answers in the query's own split; None where they are not known.
+        known: Answers in any split, likewise.
+        prompts: Builder of the model's prompts.
+    """
+
+    is_tail: np.ndarray
+    owners: np.ndarray
+    relation: np.ndarray
+    answers: Ragged | None
+    known: Ragged | None
+    prompts: PromptBuilder
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, prompts: PromptBuilder) -> Self:
+        """Read the columns of the table ``queries``."""
+        return cls(
+            is_tail=(frame["direction"] == "tail").to_numpy(),
+            owners=frame["entity"].to_numpy(np.int64),
+            relation=frame["relation"].to_numpy(np.int64),
+            answers=Ragged.from_rows(frame["answers"]) if "answers" in frame else None,
+            known=Ragged.from_rows(frame["known"]) if "known" in frame else None,
+            prompts=prompts,
+        )
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each query's prompt, ``(n,)``."""
+        return self.prompts.query_lengths(self.owners, self.relation)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The model's inputs but the images; ``labels`` are ``(B, most answers)``, padded -100."""
+        import torch
+
+        arrays = self.prompts.queries(self.is_tail[rows], self.owners[rows], self.relation[rows])
+        if self.answers is not None:
+            arrays["labels"] = self.answers.padded(rows, -100)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@dataclass(frozen=True)
+class LinkPrediction(Task):
+    """The task, what the model's entity and relation tokens stand for, and its prompts.
+
+    Attributes:
+        entities: Table ``entities``; row ``i`` is entity token ``i``.
+        relations: Table ``relations``; row ``i`` is relation token ``i``.
+        prompt: Form of the prompts the model was trained on.
+        max_length: Longest prompt in tokens.
+    """
+
+    name: ClassVar[str] = "link_prediction"
+    parameters_class: ClassVar[type[FinetuningParameters]] = LinkPredictionParameters
+    inputs: ClassVar[tuple[str, ...]] = ("entity_model", "queries")
+    items: ClassVar[str] = "queries"
+    kept_tables: ClassVar[tuple[str, ...]] = ("entities", "relations")
+    starts_from: ClassVar[str | None] = "entity_model"
+    dev_metric: ClassVar[str] = f"{_HEADLINE}inverse_harmonic_mean_rank"
+    scored: ClassVar[str] = "filtered, both directions"
+    columns: ClassVar[Mapping[str, str]] = {
+        "MRR": f"{_HEADLINE}inverse_harmonic_mean_rank",
+        "Hits@1": f"{_HEADLINE}hits_at_1",
+        "Hits@3": f"{_HEADLINE}hits_at_3",
+        "Hits@10": f"{_HEADLINE}hits_at_10",
+        "mean rank": f"{_HEADLINE}arithmetic_mean_rank",
+    }
+    stages: ClassVar[Mapping[str, str]] = {
+        "ingestion": "mkgformer_kedro.pipelines.ingestion.link_prediction",
+        "image_association": "mkgformer_kedro.pipelines.image_association.link_prediction",
+        "entity_modeling": "mkgformer_kedro.pipelines.entity_modeling.nodes",
+        "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
+        "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
+    }
+    tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
+
+    entities: pd.DataFrame
+    relations: pd.DataFrame
+    prompt: PromptForm
+    max_length: int
+
+    @classmethod
+    def from_parameters(
+        cls, tables: Mapping[str, pd.DataFrame], parameters: LinkPredictionParameters
+    ) -> Self:
+        """The task as the parameters describe it."""
+        return cls(
+            tables["entities"], tables["relations"], parameters.prompt, parameters.max_length
+        )
+
+    @classmethod
+    def model_class(cls) -> Any:
+        """``MKGformerForLinkPrediction``."""
+        from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+
+        return MKGformerForLinkPrediction
+
+    def configuration(self, parameters: LinkPredictionParameters) -> dict[str, Any]:
+        """What is minimised."""
+        return {"loss": parameters.loss, "label_smoothing": parameters.label_smoothing}
+
+    def prompt_builder(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> PromptBuilder:
+        """Build prompts whose entity and relation tokens are those of the model of ``config``."""
+        return PromptBuilder(
+            tokenizer,
+            self.entities["text"].tolist(),
+            self.relations["text"].tolist(),
+            entity_token_start=config.entity_token_start,
+            relation_token_start=config.relation_token_start,
+            form=self.prompt,
+            max_length=self.max_length,
+            pad_to_max_length=not config.mask_prefix_padding,
+        )
+
+    def encode(
+        self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any
+    ) -> EncodedQueries:
+        """Queries with their prompts, and their answers where they have any."""
+        return EncodedQueries.from_frame(table, self.prompt_builder(tokenizer, config))
+
+    def sampler(
+        self,
+        items: EncodedQueries,
+        rows: np.ndarray,
+        parameters: LinkPredictionParameters,
+        seed: int,
+    ) -> BatchSampler:
+        """Batches of train queries; ``item: triple`` repeats a query once for each answer."""
+        if parameters.item == "triple":
+            rows = np.repeat(rows, items.answers.lengths[rows])
+        return BatchSampler(
+            rows,
+            items.owners,
+            items.lengths,
+            batch_size=parameters.batch_size,
+            items_per_owner=parameters.queries_per_entity,
+            shuffle=bool(parameters.shuffle),
+            seed=seed,
+        )
+
+    def dev_rows(
+        self, rows: np.ndarray, parameters: LinkPredictionParameters, seed: int
+    ) -> np.ndarray:
+        """As many of the dev queries as the parameters say, drawn once."""
+        size = parameters.dev_queries
+        if size is None or size >= len(rows):
+            return rows
+        return np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
+
+    def decode(
+        self, model: Any, outputs: Any, items: EncodedQueries, rows: np.ndarray, table: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
+        return rank_answers_of(items, rows, outputs.logits.float())
+
+    def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
+        """Metrics of both directions and realistic ranks, as PyKEEN names them."""
+        from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
+
+        scores = ranking_metrics(decoded.reset_index(drop=True))
+        return {key: value for key, value in scores.items() if key.startswith(_HEADLINE)}
+
+    @classmethod
+    def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """Popularity."""
+        from mkgformer_kedro.evaluation.ranking.baselines import predict_popularity
+
+        return predict_popularity(tables)
+
+    @classmethod
+    def evaluate(
+        cls, predictions: pd.DataFrame, tables: Mapping[str, pd.DataFrame], **options: Any
+    ) -> RankingEvaluation:
+        """Ranks of all experts."""
+        from mkgformer_kedro.evaluation.ranking import evaluate
+
+        return evaluate(predictions, tables, **options)
+
+    @classmethod
+    def layout(cls) -> Layout:
+        """Ranks, and the best guesses."""
+        from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
+
+        return LINK_PREDICTION
+
+
+def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
+    """Filtered ranks of all answers of a block of queries.
+
+    Args:
+        items: All queries.
+        rows: ``(b,)`` numbers of the block's queries.
+        scores: ``(b, entities)``.
+
+    Returns:
+        ``direction``, ``rank_optimistic``, ``rank_pessimistic``, ``candidates``; one row per
+        answer.
+    """
+    import torch
+
+    from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
+
+    def cells(ragged: Ragged) -> Cells:
+        positions, values = ragged.flat(rows)
+        return Cells(
+            torch.from_numpy(positions).to(scores.device),
+            torch.from_numpy(values).to(scores.device),
+        )
+
+    answers = cells(items.answers)
+    ranked = rank_answers(scores, answers, cells(items.known))
+    is_tail = items.is_tail[rows][answers.rows.cpu().numpy()]
+    return pd.DataFrame(
+        {
+            "direction": np.where(is_tail, "tail", "head"),
+            "rank_optimistic": ranked.rank_optimistic.cpu().numpy(),
+            "rank_pessimistic": ranked.rank_pessimistic.cpu().numpy(),
+            "candidates": ranked.candidates.cpu().numpy(),
+        }
+    )
