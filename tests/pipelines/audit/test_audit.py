@@ -130,3 +130,15 @@ def test_mkg_w(benchmarks):
     assert (test["in_train"], test["in_dev"]) == (0, 0)
     said = [verdict["text"] for verdict in audit["verdicts"]]
     assert "No test triple stands in train or dev." in said
+
+
+@pytest.mark.benchmark_files
+@pytest.mark.parametrize(("name", "reverse", "unseen"), [("WN18", 4698, 0), ("FB15k-237", 0, 28)])
+def test_benchmarks(benchmarks, name, reverse, unseen):
+    files = {split: f"{split}.tsv" for split in ("train", "dev", "test")}
+    folder = benchmarks / "MKG/dataset" / name
+    raw = GraphFolderDataset(filepath=str(folder), files=files).load()
+    audit, _ = audit_graph(raw, NO_IMAGES, INGESTION, ASSOCIATION, AUDIT)
+    test = audit["splits"]["test"]
+    assert (test["reverse_in_train"], test["unseen_entities"]) == (reverse, unseen)
+    assert (test["in_train"], test["in_dev"]) == (0, 0)
