@@ -206,7 +206,7 @@ class _Reading:
         predicate, value = quad.predicate.value, quad.object
         if predicate in self.ignored:
             self.counts["ignored"] += 1
-        elif isinstance(value, ox.Triple) or isinstance(quad.subject, ox.Triple):
+        elif isinstance(value, ox.Triple):
             self.counts["about_statements"] += 1
         elif predicate in self.label:
             self._text("labels", self.labels, self.label[predicate], quad, file, line, path)
