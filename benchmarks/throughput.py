@@ -41,12 +41,15 @@ from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
 from mkgformer_kedro.pipelines.image_association.decoding import decode_image
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
-from mkgformer_kedro.training.link_prediction import QueryCollator, rank_table
-from mkgformer_kedro.training.model_folder import GraphVocabulary, load_model_folder
-from mkgformer_kedro.training.parameters import FinetuningParameters
-from mkgformer_kedro.training.prompts import PromptBuilder
-from mkgformer_kedro.training.queries import Queries, QueryBatchSampler
-from mkgformer_kedro.training.scoring import on_device, score_blocks, scoring_order
+from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
+from mkgformer_kedro.training.model_folder import load_model
+from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.tasks.link_prediction import (
+    EncodedQueries,
+    LinkPrediction,
+    LinkPredictionParameters,
+    rank_answers_of,
+)
 from mkgformer_kedro.training.towers import resolve_tower
 
 if TYPE_CHECKING:
@@ -187,7 +190,6 @@ class World:
     Attributes:
         name: Name of the data set.
         model: The model, on its device.
-        prompts: Builder of its prompts.
         queries: All queries.
         train_rows: Numbers of the train queries.
         test_rows: Numbers of the test queries, in scoring order.
@@ -199,13 +201,12 @@ class World:
 
     name: str
     model: MKGformerForLinkPrediction
-    prompts: PromptBuilder
-    queries: Queries
+    queries: EncodedQueries
     train_rows: np.ndarray
     test_rows: np.ndarray
     store: VisualStore
     files: ImageFiles
-    parameters: FinetuningParameters
+    parameters: LinkPredictionParameters
     seed: int
 
     def answers(self, rows: np.ndarray) -> int:
@@ -271,7 +272,7 @@ def open_world(
     if problems:
         raise DataError(problems)
 
-    finetuning = FinetuningParameters.model_validate(parameters["finetuning"])
+    finetuning = LinkPredictionParameters.model_validate(parameters["finetuning"])
     finetuning = finetuning.with_preset(conf["parameters"]["preset"])
     if batch_size is not None:
         finetuning = finetuning.model_copy(
@@ -281,24 +282,22 @@ def open_world(
     entities, relations = pd.read_parquet(paths["entities"]), pd.read_parquet(paths["relations"])
     torch.manual_seed(seed)
     if towers == "trained":
-        model, tokenizer, _ = load_model_folder(paths["entity_model"])
+        model, tokenizer, _ = load_model(paths["entity_model"])
     else:
         model, tokenizer = untrained_model(store, len(entities), len(relations))
     # Untrained, the fusion adds nothing to the text, and no difference in images would show.
     for layer in model.mkgformer.fusion_layers:
         nn.init.normal_(layer.fusion_dense.weight, std=0.02)
-    vocabulary = GraphVocabulary(entities, relations, finetuning.prompt, finetuning.max_length)
-    prompts = vocabulary.prompt_builder(tokenizer, model)
+    task = LinkPrediction(entities, relations, finetuning.prompt, finetuning.max_length)
     frame = pd.read_parquet(paths["queries"])
-    queries = Queries.from_frame(frame)
+    queries = task.encode(frame, tokenizer, model.config)
     test_rows = np.flatnonzero(frame["split"] == "test")
     return World(
         name=name,
         model=model.to(device),
-        prompts=prompts,
         queries=queries,
         train_rows=np.flatnonzero(frame["split"] == "train"),
-        test_rows=scoring_order(queries, test_rows, prompts),
+        test_rows=asking_order(queries, test_rows),
         store=store,
         files=ImageFiles(
             store,
@@ -335,13 +334,13 @@ def items_per_epoch(world: World, way: Way) -> np.ndarray:
 
 def draw_batches(world: World, way: Way, epoch: int, count: int) -> list[np.ndarray]:
     """Some batches of an epoch, spread evenly over its short and long prompts."""
-    lengths = world.prompts.query_lengths(world.queries.entity, world.queries.relation)
-    sampler = QueryBatchSampler(
+    lengths = world.queries.lengths
+    sampler = BatchSampler(
         items_per_epoch(world, way),
-        world.queries.entity,
+        world.queries.owners,
         lengths,
         batch_size=world.parameters.batch_size,
-        queries_per_entity=1 if way.images_per_query else world.parameters.queries_per_entity,
+        items_per_owner=1 if way.images_per_query else world.parameters.queries_per_entity,
         shuffle=True,
         seed=world.seed,
     )
@@ -361,13 +360,13 @@ def collate(world: World, way: Way, rows: np.ndarray) -> dict[str, Tensor]:
     """Model inputs and ``labels`` of the queries ``rows``."""
     queries = world.queries
     store = world.files if way.decode_images else world.store
-    batch = QueryCollator(queries, world.prompts, None if way.images_per_query else store)(rows)
+    batch = Collator(queries, None if way.images_per_query else store)(rows)
     if way.images_per_query:
         images = store.read(queries.entity[rows])
         batch |= {name: torch.from_numpy(array) for name, array in images.items()}
     if way.pad_to_longest:
-        room = (0, world.prompts.max_length - batch["input_ids"].shape[1])
-        for name, filler in (("input_ids", world.prompts.pad_token_id), ("attention_mask", 0)):
+        room = (0, queries.prompts.max_length - batch["input_ids"].shape[1])
+        for name, filler in (("input_ids", queries.prompts.pad_token_id), ("attention_mask", 0)):
             batch[name] = nn.functional.pad(batch[name], room, value=filler)
     if way.dense_labels:
         batch["labels"] = torch.stack([_dense_row(world, row) for row in rows])
@@ -441,18 +440,26 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
     Args:
         world: The world.
         way: Either whole way: :data:`OURS` or :data:`AUTHORS`.
-        rows: ``(m,)`` query numbers, neighbours in scoring order.
+        rows: ``(m,)`` query numbers.
 
     Returns:
         One row per answer, both ways in the same order: ``rank_optimistic`` and
         ``rank_pessimistic``; sorting knows no ties, so the authors' way gives one rank for both.
     """
-    size = world.parameters.dev_batch_size
+    size, rows = world.parameters.dev_batch_size, asking_order(world.queries, rows)
     if not way.item_per_triple:
-        blocks = score_blocks(
-            world.model, world.queries, rows, world.prompts, world.store, batch_size=size
+        blocks = ask(
+            world.model,
+            Collator(world.queries, world.store),
+            rows,
+            batch_size=size,
+            what="Ranking",
+            of="queries",
         )
-        tables = [rank_table(world.queries, numbers, scores) for numbers, scores in blocks]
+        tables = [
+            rank_answers_of(world.queries, numbers, outputs.logits.float())
+            for numbers, outputs in blocks
+        ]
         return pd.concat(tables, ignore_index=True)
     positions, answers = world.queries.answers.flat(rows)
     ranks = []

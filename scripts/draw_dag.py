@@ -67,6 +67,11 @@ def opened(build: Path, scale: float = 1, **settings: object) -> Iterator[Page]:
         page.add_init_script(f"localStorage.setItem('KedroViz', {stored})")
         page.goto(f"http://127.0.0.1:{server.server_port}/?pid=link_prediction")
         page.locator(".pipeline-node").first.wait_for()
+        if not settings.get("expandAllPipelines"):
+            # The task is one box until its row in the sidebar is unfolded: then its stages are.
+            arrows = page.locator(".MuiTreeItem-iconContainer", has=page.locator("svg"))
+            arrows.first.dispatch_event("click")
+            page.locator(".pipeline-node--modularPipeline >> nth=1").wait_for()
         try:
             yield page
         finally:
@@ -82,6 +87,7 @@ def main() -> None:
     hidden = {
         "node": {"disabled": work_folders},
         "layer": {"visible": False},
+        "isPrettyName": True,
         "visible": {"graph": True, "sidebar": False, "miniMap": False},
     }
     with opened(ROOT / "build", scale=1.25, **hidden) as page:

@@ -2,10 +2,10 @@
 
 Usage: python scripts/write_configuration.py <environment> <task>
 
-``data/08_reporting/<dataset>/<task>/configuration.json`` holds the values that the environment, those
-that it extends and the base come to: the shared parameters, those of each stage of the task, and,
-as ``raw``, where its raw files lie. A DVC stage depends on the values that it takes, wherever
-in ``conf/`` they are written.
+``data/08_reporting/<dataset>/<task>/configuration.json`` holds the values that the environment,
+those that it extends and the base come to: the shared parameters, those of each stage of the
+task, and, as ``raw``, where its raw files lie. A DVC stage depends on the values that it takes,
+wherever in ``conf/`` they are written.
 """
 
 import json
@@ -14,9 +14,6 @@ from pathlib import Path
 
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
-
-from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.pipelines.wiring import SHARED
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,12 +24,12 @@ def main(environment: str, task: str) -> None:
     with KedroSession.create(project_path=ROOT, env=environment) as session:
         loader = session.load_context().config_loader
     parameters, names = loader["parameters"], loader["globals"]
-    shared = sorted(name.removeprefix("params:") for name in SHARED)
-    values = {name: parameters[name] for name in shared}
+    # What is no task's group is shared; globals.yml has a block for each task, too.
+    values = {name: value for name, value in parameters.items() if name not in names}
     values |= {"raw": names[task], **parameters[task]}
     file = ROOT / "data/08_reporting" / names["dataset"] / task / "configuration.json"
-    with written_atomically(file) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -16,6 +18,8 @@ from hypothesis import settings
 # No test depends on how fast the machine is.
 settings.register_profile("mkgformer_kedro", deadline=None)
 settings.load_profile("mkgformer_kedro")
+
+pytest_plugins = ["tiny_world"]
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
@@ -298,3 +302,34 @@ def _grounding_dino(folder: Path) -> None:
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     images = GroundingDinoImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 200})
     GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+
+
+class TinyTowers:
+    """Folders of tiny towers, made when they are first asked for; see ``tiny_towers.py``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipes = _load_module(Path(__file__).parent / "tiny_towers.py")
+
+    def text(self, model_type: str) -> Path:
+        """Folder of a text tower of that family, with its tokenizer."""
+        folder = self.folder / "text" / model_type
+        return folder if folder.is_dir() else self.recipes.make_text_tower(folder, model_type)
+
+    def vision(self, model_type: str) -> Path:
+        """Folder of a vision tower of that family, with its image processor's settings."""
+        folder = self.folder / "vision" / model_type
+        return folder if folder.is_dir() else self.recipes.make_vision_tower(folder, model_type)
+
+
+def _load_module(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
+    """Maker of tiny towers of every family."""
+    return TinyTowers(tmp_path_factory.mktemp("tiny_towers"))

@@ -29,11 +29,20 @@ def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert metrics["test"]["both.realistic.count"] == 40
     assert 0 < metrics["test"]["both.realistic.hits_at_10"] <= 1
-    assert {"test_popularity", "test_without_images"} <= metrics.keys()
+    assert {"test_baseline", "test_without_images"} <= metrics.keys()
     assert "</html>" in (reporting / "index.html").read_text()
-    output = project.folder / f"data/07_model_output/{CI}/link_prediction"
-    assert len(pd.read_parquet(output / "predictions.parquet")) == 40
+    assert rows_by_expert(project, "link_prediction") == {
+        "model": 40,
+        "without_images": 40,
+        "baseline": 40,
+    }
     assert not list(project.folder.glob("data/**/*.tmp")), "half-written files are left behind"
+
+
+def rows_by_expert(project, task):
+    output = project.folder / f"data/07_model_output/{CI}/{task}"
+    tables = [pd.read_parquet(output / f"{name}.parquet") for name in ("predictions", "baseline")]
+    return pd.concat(tables)["expert"].value_counts().to_dict()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +56,11 @@ def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
     reporting = finished_project.folder / f"data/08_reporting/{CI}/{task}"
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert set(metrics["test"]) == scores
-    assert set(metrics["test_by_group"]) == {"ambiguous", "clear", "misleading"}
+    assert set(metrics["test_by_subset"]) == {"ambiguous", "clear", "misleading"}
     assert {"test_baseline", "test_without_images"} <= metrics.keys()
     assert "synthetic sample" in (reporting / "index.html").read_text()
-    output = finished_project.folder / f"data/07_model_output/{CI}/{task}"
-    for name in ("predictions", "without_images", "baseline"):
-        assert len(pd.read_parquet(output / f"{name}.parquet")) == 120
+    rows = rows_by_expert(finished_project, task)
+    assert rows == {"model": 120, "without_images": 120, "baseline": 120}
     assert (finished_project.folder / f"data/06_models/{CI}/{task}/finetuning/seed_42").is_dir()
 
 
@@ -79,7 +87,8 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
         ("seed=-1", "seed is -1; it must be a whole number from 0"),
         ("preset=faithfull", "preset is 'faithfull'; it must be 'corrected' or 'faithful'"),
-        ("entity_recognition=null", "'entity_recognition' is no group of parameters"),
+        ("entity_recognition=null", "parameter 'entity_recognition' is no group"),
+        ("finetuning.epochs=3", "'finetuning'; did you mean 'link_prediction.finetuning'?"),
         ("link_prediction.finetuning.learning_rates.default=.nan", "numbers that are not negative"),
         (
             "entity_recognition.finetune.epochs=3",
@@ -102,6 +111,9 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
     [
         ("datasett: x", "unknown key of globals.yml 'datasett'; did you mean 'dataset'"),
         ("relation_extraction: {imagse: x}", "did you mean 'relation_extraction.images'"),
+        ("link_prediction: {files: {trian: x}}", "did you mean 'link_prediction.files.train'"),
+        ("link_prediction: null", "key of globals.yml 'link_prediction' is no group"),
+        ("extends: wn18_imgg", "strange/globals.yml: extends 'wn18_imgg', and there is no such"),
         ("dataset: ../elsewhere", "dataset in globals.yml must be the name of one folder"),
     ],
 )
@@ -181,10 +193,10 @@ def own_data(tmp_path_factory, copy_project):
     return project
 
 
-OWN_RUN = (
-    "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
-    "--params", "link_prediction.entity_modeling.epochs=1,link_prediction.finetuning.epochs=1",
-)  # fmt: skip
+def own_run(env):
+    epochs = "link_prediction.entity_modeling.epochs=1,link_prediction.finetuning.epochs=1"
+    pipeline = ("--pipelines", "link_prediction", "--env", env)
+    return ("kedro", "run", *pipeline, "--params", epochs)
 
 
 OWN_POSTS = (
@@ -216,21 +228,11 @@ def test_own_posts_run_as_the_documentation_says(own_data, with_images):
     assert coverage["owners"]["with_images"] == (4 if with_images else 0)
 
 
-def own_coverage(project):
-    reporting = project.folder / "data/08_reporting/my_graph/link_prediction"
+@pytest.mark.parametrize(("env", "with_images"), [("my_graph", 5), ("my_graph_text", 0)])
+def test_own_data_runs_as_the_documentation_says(own_data, env, with_images):
+    own_data.run(*own_run(env))
+    reporting = own_data.folder / f"data/08_reporting/{env}/link_prediction"
     assert "</html>" in (reporting / "index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
-    return coverage["owners"]["with_images"], coverage["owners"]["all"]
-
-
-def test_own_data_runs_as_the_documentation_says(own_data):
-    own_data.run(*OWN_RUN)
-    assert own_coverage(own_data) == (5, 12)
-
-
-def test_own_data_runs_without_any_image(own_data):
-    own_data.replace(
-        "conf/my_graph/globals.yml", "images: data/01_raw/my_graph/images", "images: null"
-    )
-    own_data.run(*OWN_RUN)
-    assert own_coverage(own_data) == (0, 12)
+    assert coverage["owners"]["with_images"] == with_images
+    assert coverage["owners"]["all"] == 12

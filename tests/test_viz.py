@@ -17,7 +17,6 @@ TABLES = [
     "images",
     "training_curve",
     "predictions",
-    "predictions_without_images",
     "predictions_baseline",
     "drill_down",
 ]
@@ -57,14 +56,15 @@ def build(finished_project):
 
 
 def names(page, selector=".pipeline-node__text"):
-    return set(page.locator(selector).all_text_contents())
+    """Names that are shown, without the namespaces that stand before them."""
+    return {text.rpartition(".")[2] for text in page.locator(selector).all_text_contents()}
 
 
 def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
     with draw_dag.opened(build) as page:
         assert set(STAGES) <= names(page)
         assert {"raw_graph", "visual_store", "models", "metrics"} <= names(page)
-        assert "rank_test_answers" not in names(page)
+        assert "index_graph" not in names(page)
         page.locator(".pipeline-layer-name").first.wait_for()
         layers = names(page, ".pipeline-layer-name")
         assert {"raw", "intermediate", "feature", "models", "reporting"} <= layers
@@ -72,7 +72,7 @@ def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
 
 def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
     with draw_dag.opened(build, expandAllPipelines=True) as page:
-        page.locator("text=rank_test_answers").first.wait_for()
+        page.locator("text=index_graph").first.wait_for()
         shown = names(page)
         assert {"index_graph", "store_images", "finetune_link_prediction"} <= shown
         assert {"images", "quarantine", "predictions", "predictions_baseline"} <= shown
@@ -97,5 +97,5 @@ def test_a_clicked_table_and_plot_are_shown(draw_dag, build):
         # An event, since the toolbars may lie over a node where a pointer would click.
         page.locator(".pipeline-node", has_text="training_curve").dispatch_event("click")
         page.locator(".preview-table", has_text="learning_rate").wait_for()
-        page.locator(".pipeline-node", has_text="plot").dispatch_event("click")
+        page.locator(".pipeline-node", has_text="link_prediction.plot").dispatch_event("click")
         page.locator("img.pipeline-metadata__plot-image").wait_for()

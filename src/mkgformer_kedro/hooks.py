@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +18,9 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import TASKS
-
-WITHOUT_IMAGES = "without_images"
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
@@ -97,23 +96,19 @@ class BadInputHooks:
         for path in sorted(folder.glob("parameters*.yml")):
             base |= yaml.safe_load(path.read_text()) or {}
         parameters = loader["parameters"]
-        problems = _unknown(parameters, base, CATALOG_PARAMETERS, "parameter")
+        known = base | dict.fromkeys(CATALOG_PARAMETERS)
+        stages = {stage: f"{task}.{stage}" for task in reversed(TASKS) for stage in base[task]}
+        problems = _unknown(parameters, known, "parameter", elsewhere=stages)
         for task in TASKS:
-            if isinstance(parameters[task], dict):
-                problems += _unknown(parameters[task], base[task], (), "parameter", f"{task}.")
-            else:
-                problems.append(f"'{task}' is no group of parameters: leave it out or fill it in")
+            # Deeper, where parameters are typed, Kedro and pydantic look.
+            problems += _unknown(parameters[task], base[task], "parameter", f"{task}.")
         seed, preset = parameters["seed"], parameters["preset"]
         if type(seed) is not int or not 0 <= seed < 2**32:
             problems.append(f"seed is {seed!r}; it must be a whole number from 0 to 4294967295")
         if preset not in ("corrected", "faithful"):
             problems.append(f"preset is {preset!r}; it must be 'corrected' or 'faithful'")
         names = yaml.safe_load((folder / "globals.yml").read_text())
-        problems += _unknown(loader["globals"], names, (), "key of globals.yml")
-        for group, value in names.items():
-            given = loader["globals"][group]
-            if isinstance(value, dict) and isinstance(given, dict):
-                problems += _unknown(given, value, (), "key of globals.yml", f"{group}.")
+        problems += _unknown_within(loader["globals"], names, "key of globals.yml")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"]["dataset"])):
             problems.append("dataset in globals.yml must be the name of one folder")
         if problems:
@@ -126,8 +121,8 @@ class BadInputHooks:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
                 parameters = catalog.load(name)
-                slots = parameters.slots
-                if hasattr(parameters, "crops") and "full" in slots and slots["full"].count:
+                full = parameters.slots.get("full")
+                if hasattr(parameters, "crops") and full and full.count:
                     what = "the preset 'faithful' takes crops alone, and this gives whole images"
                     remedy = "Set the count to 0, and say in `crops` where crops come from."
                     where = f"{task}.image_association.slots.full.count"
@@ -148,14 +143,32 @@ def show_plainly(
 
 
 def _unknown(
-    given: Iterable[str], base: Iterable[str], more: Iterable[str], what: str, prefix: str = ""
+    given: Any,
+    base: Mapping[str, Any],
+    what: str,
+    prefix: str = "",
+    elsewhere: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """A sentence for each name that stands neither in the base environment nor in ``more``."""
-    known = [*base, *more]
+    """A sentence for each name that the base environment does not have at this place.
+
+    ``elsewhere`` says of names that stand at another place what they are called there.
+    """
+    if not isinstance(given, dict):
+        return [f"{what} '{prefix.rstrip('.')}' is no group: leave it out or fill it in"]
     problems = []
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(known)}"
+        if name not in base:
+            near = [f"{prefix}{match}" for match in difflib.get_close_matches(str(name), base, n=1)]
+            near = near or [full for full in [(elsewhere or {}).get(name)] if full]
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(base)}"
             problems.append(f"unknown {what} '{prefix}{name}'; {hint}")
+    return problems
+
+
+def _unknown_within(given: Any, base: Mapping[str, Any], what: str, prefix: str = "") -> list[str]:
+    """The same of a group and all groups inside it."""
+    problems = _unknown(given, base, what, prefix)
+    for name, value in base.items():
+        if isinstance(value, dict) and isinstance(given, dict):
+            problems += _unknown_within(given[name], value, what, f"{prefix}{name}.")
     return problems

@@ -25,7 +25,8 @@ from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
 from mkgformer_kedro.pipelines.image_association.link_prediction import store_images
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
-from mkgformer_kedro.training.model_folder import GraphVocabulary, save_model_folder
+from mkgformer_kedro.training.model_folder import save_model
+from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = PROJECT / "benchmarks/throughput.py"
@@ -58,11 +59,12 @@ def project(tmp_path_factory) -> Path:
         "link_prediction:\n"
         "  finetuning: {batch_size: 8, dev_batch_size: 5, max_length: 24, queries_per_entity: 4}\n"
     )
-    tables, models, inputs, features = (
+    intermediate, models, features = (
         root / f"data/{layer}/tiny/link_prediction"
-        for layer in ("02_intermediate", "06_models", "05_model_input", "04_feature")
+        for layer in ("02_intermediate", "06_models", "04_feature")
     )
-    for folder in (tables, models, inputs):
+    tables, association = intermediate / "ingestion", intermediate / "image_association"
+    for folder in (tables, association, models):
         folder.mkdir(parents=True)
 
     texts = ["a " * (i % 5) + f"word{i}" for i in range(ENTITIES)]
@@ -80,7 +82,7 @@ def project(tmp_path_factory) -> Path:
     ).astype({"head": "int32", "relation": "int32", "tail": "int32"})
     for name, table in (("entities", entities), ("relations", relations), ("triples", triples)):
         table.to_parquet(tables / f"{name}.parquet", index=False)
-    group_queries(triples).to_parquet(inputs / "queries.parquet")
+    group_queries(triples).to_parquet(tables / "queries.parquet")
 
     rng = np.random.default_rng(0)
     for number in range(0, ENTITIES, 2):
@@ -101,7 +103,7 @@ def project(tmp_path_factory) -> Path:
     )
     listing = ImageFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
     images, store = store_images(listing, entities, relations, triples, root / "work", parameters)
-    images.to_parquet(tables / "images.parquet", index=False)
+    images.to_parquet(association / "images.parquet", index=False)
     shutil.copytree(store, features / "visual_store")
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -135,8 +137,8 @@ def project(tmp_path_factory) -> Path:
     )
     model.add_graph_tokens(ENTITIES, len(relations))
     torch.nn.init.normal_(model.entity_bias)
-    vocabulary = GraphVocabulary(entities, relations, "paper", 24)
-    save_model_folder(models / "entity_modeling", model, tokenizer, vocabulary)
+    task = LinkPrediction(entities, relations, "paper", 24)
+    save_model(models / "entity_modeling", model, tokenizer, task)
     return root
 
 
@@ -196,9 +198,9 @@ class TestBothWaysAgree:
 
     def test_the_check_notices_other_images(self, world, project):
         tables = project / "data/02_intermediate/tiny/link_prediction"
-        images = pd.read_parquet(tables / "images.parquet")
+        images = pd.read_parquet(tables / "image_association/images.parquet")
         images["path"] = images["path"].to_numpy()[::-1]
-        entities = pd.read_parquet(tables / "entities.parquet")["entity"]
+        entities = pd.read_parquet(tables / "ingestion/entities.parquet")["entity"]
         folder = project / "data/01_raw/tiny/images"
         swapped = throughput.ImageFiles(world.store, images, entities, folder, world.model.config)
         with pytest.raises(AssertionError, match="authors' way: the loss differs"):

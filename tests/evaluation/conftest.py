@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,16 +11,57 @@ import pytest
 import torch
 from torch import Tensor
 
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
+from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+
 
 @dataclass(frozen=True)
 class Graph:
-    """Triples of all splits, the test queries and a score for every entity of each query."""
+    """Triples of train and test, the test queries and a score for every entity of each query."""
 
     num_entities: int
     train: pd.DataFrame
     test: pd.DataFrame
     queries: pd.DataFrame
     scores: Tensor
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables of the ingestion, with leaks marked."""
+        splits = [
+            frame.assign(split=name) for name, frame in (("train", self.train), ("test", self.test))
+        ]
+        triples = pd.concat(splits, ignore_index=True)
+        return {
+            "triples": triples.assign(leak=reverse_in_train(self.train, triples)),
+            "relations": pd.DataFrame({"relation": list("rst"), "text": ["R", "S", "T"]}),
+            "entities": pd.DataFrame(
+                {"name": [f"entity {i}" for i in range(self.num_entities)], "text": "a text"}
+            ),
+            "queries": self.queries.assign(split="test"),
+        }
+
+    def answers(self, expert: str, scores: Tensor | None = None, seed: int = 7) -> pd.DataFrame:
+        """An expert's predictions table, from the graph's scores or others."""
+        scores = self.scores if scores is None else scores
+        ranked = rank_queries(self.queries, [(np.arange(len(scores)), scores)], self.test)
+        ranked.insert(0, "expert", expert)
+        ranked.insert(1, "seed", seed)
+        return ranked
+
+    @property
+    def perfect(self) -> Tensor:
+        """Scores that put every answer first."""
+        scores = self.scores.clone()
+        for row, answers in enumerate(self.queries["answers"]):
+            scores[row, answers] = 1e6
+        return scores
+
+    @property
+    def popularity(self) -> Tensor:
+        """Scores of the baseline."""
+        return Popularity(self.train, self.num_entities).score(self.queries)
 
 
 def queries_of(test: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
@@ -74,17 +115,28 @@ def one_graph() -> Graph:
 
 @dataclass(frozen=True)
 class Posts:
-    """Posts of all splits and three predictions tables of the test posts."""
+    """Posts of all splits, and the answers of three experts to the test posts."""
 
     posts: pd.DataFrame
     labels: pd.DataFrame
     has_images: np.ndarray
-    model: pd.DataFrame
-    without_images: pd.DataFrame
-    baseline: pd.DataFrame
+    predictions: pd.DataFrame
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"posts": self.posts, "labels": self.labels}
+
+    def of(self, expert: str) -> pd.DataFrame:
+        return self.predictions[self.predictions["expert"] == expert]
+
+    def with_answers(self, expert: str, answers: pd.DataFrame) -> Posts:
+        """The same with other answers of one expert, or with a further expert."""
+        others = self.predictions[self.predictions["expert"] != expert]
+        both = pd.concat([answers.assign(expert=expert), others], ignore_index=True)
+        return replace(self, predictions=both)
 
 
-GROUPS = ("ambiguous", "clear", "misleading")
+SUBSETS = ("ambiguous", "clear", "misleading")
 NAMES = [f"Name{i}" for i in range(12)]
 
 
@@ -101,7 +153,7 @@ def _posts(generator: np.random.Generator, size: int) -> pd.DataFrame:
             ],
             "image": None,
             "line": np.arange(size, dtype=np.int32) + 1,
-            "group": [GROUPS[i % 3] for i in range(size)],
+            "subset": [SUBSETS[i % 3] for i in range(size)],
         }
     )
 
@@ -118,7 +170,7 @@ def relation_sample() -> Posts:
     posts["relation"] = generator.integers(3, size=len(posts)).astype(np.int32)
     test = posts[posts["split"] == "test"]
 
-    def guesses(share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
+    def guesses(expert: str, share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
         tables = []
         for seed in seeds:
             right = generator.random(len(test)) < share
@@ -126,22 +178,26 @@ def relation_sample() -> Posts:
             tables.append(
                 pd.DataFrame(
                     {
-                        "post": test["post"],
+                        "expert": expert,
                         "seed": seed,
+                        "post": test["post"],
                         "relation": test["relation"],
                         "predicted": test["relation"].where(right, other).astype(np.int32),
                         "score": np.float32(0.75),
-                        "tokens_cut": np.int32(0),
-                        "mentions_cut": False,
+                        "tokens_truncated": np.int32(0),
+                        "mentions_truncated": False,
                     }
                 )
             )
         return pd.concat(tables, ignore_index=True)
 
     has_images = np.arange(len(posts)) % 4 != 0
-    return Posts(
-        posts, labels, has_images, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
-    )
+    answers = [
+        guesses("model", 0.8, (1, 2)),
+        guesses("without_images", 0.4, (1, 2)),
+        guesses("baseline", 0.1, (0,)),
+    ]
+    return Posts(posts, labels, has_images, pd.concat(answers, ignore_index=True))
 
 
 def random_tags(generator: np.random.Generator, length: int, types: list[str]) -> list[str]:
@@ -167,21 +223,24 @@ def entity_sample() -> Posts:
     posts["tags"] = [random_tags(generator, len(words), types) for words in posts["words"]]
     test = posts[posts["split"] == "test"]
 
-    def guesses(share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
+    def guesses(expert: str, share: float, seeds: tuple[int, ...]) -> pd.DataFrame:
         rows = []
         for seed in seeds:
             for post in test.itertuples():
                 predicted = post.tags
                 if generator.random() > share:
                     predicted = random_tags(generator, len(post.words), types)
-                rows.append((post.post, seed, post.tags, predicted, np.int32(0)))
-        columns = ["post", "seed", "tags", "predicted", "words_lost"]
+                rows.append((expert, seed, post.post, post.tags, predicted, np.int32(0)))
+        columns = ["expert", "seed", "post", "tags", "predicted", "words_lost"]
         return pd.DataFrame(rows, columns=columns)
 
     has_images = np.arange(len(posts)) % 4 != 0
-    return Posts(
-        posts, labels, has_images, guesses(0.8, (1, 2)), guesses(0.4, (1, 2)), guesses(0.1, (0,))
-    )
+    answers = [
+        guesses("model", 0.8, (1, 2)),
+        guesses("without_images", 0.4, (1, 2)),
+        guesses("baseline", 0.1, (0,)),
+    ]
+    return Posts(posts, labels, has_images, pd.concat(answers, ignore_index=True))
 
 
 class Collected(HTMLParser):

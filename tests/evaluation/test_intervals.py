@@ -4,32 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mkgformer_kedro.evaluation import intervals
-from mkgformer_kedro.evaluation.intervals import bootstrap, mrr_difference, score
-from mkgformer_kedro.evaluation.ranking.predictions import predict
-
-
-def predictions_of(graph, scores=None) -> pd.DataFrame:
-    return predict(graph.queries, [graph.scores if scores is None else scores], graph.test)
-
-
-def test_intervals_hold_their_value_and_repeat_with_the_seed(graph):
-    predictions = predictions_of(graph)
-    found = score(predictions, seed=3, resamples=300)
-    assert len(found.intervals) == 3 * 5
-    for key, (low, high) in found.intervals.items():
-        assert low <= found.metrics[key] <= high
-    assert score(predictions, seed=3, resamples=300) == found
-    assert score(predictions, seed=4, resamples=300) != found
-
-
-def test_the_chunks_of_the_resampling_do_not_matter(graph, monkeypatch):
-    predictions = predictions_of(graph)
-    whole = score(predictions, seed=3, resamples=50)
-    monkeypatch.setattr(intervals, "_CELLS_PER_CHUNK", 7 * len(graph.test))
-    chunked = score(predictions, seed=3, resamples=50)
-    for key, interval in whole.intervals.items():
-        assert chunked.intervals[key] == pytest.approx(interval, rel=1e-12)
+from mkgformer_kedro.evaluation.intervals import Scores, bootstrap
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():
@@ -55,32 +30,7 @@ def test_equal_values_have_no_spread():
     assert found["hits"] == (1.0, 1.0)
 
 
-def test_the_difference_is_paired(graph):
-    predictions = predictions_of(graph)
-    same = mrr_difference(predictions, predictions.sample(frac=1, random_state=0), seed=0)
-    assert same.value == 0
-    assert same.interval == (0, 0)
-    assert not same.is_clear
-
-
-def test_a_clear_difference_has_the_sign_of_the_better(graph):
-    better = graph.scores.clone()
-    for row, answers in enumerate(graph.queries["answers"]):
-        better[row, answers] = 1e6
-    first, second = predictions_of(graph, better), predictions_of(graph)
-    ahead = mrr_difference(first, second, seed=0)
-    behind = mrr_difference(second, first, seed=0)
-    assert ahead.is_clear
-    assert behind.is_clear
-    assert ahead.value == pytest.approx(-behind.value)
-    assert ahead.interval.low > 0 > behind.interval.high
-    key = "both.realistic.inverse_harmonic_mean_rank"
-    assert ahead.value == pytest.approx(
-        score(first, seed=0).metrics[key] - score(second, seed=0).metrics[key]
-    )
-
-
-def test_tables_of_different_triples_are_not_compared(graph):
-    predictions = predictions_of(graph)
-    with pytest.raises(ValueError, match="same triples and directions"):
-        mrr_difference(predictions, predictions.iloc[1:], seed=0)
+def test_one_seed_deviates_from_nothing():
+    by_seed = pd.DataFrame({"f1": [0.5, 0.7]}, index=[1, 2])
+    assert Scores({}, {}, by_seed).deviations["f1"] == pytest.approx(0.2 / np.sqrt(2))
+    assert Scores({}, {}, by_seed.head(1)).deviations == {}

@@ -1,9 +1,15 @@
 """A verdict is as strong as its interval, and no stronger than the digits that are shown."""
 
+import pandas as pd
 import pytest
 
 from mkgformer_kedro.evaluation.intervals import Difference, Interval
-from mkgformer_kedro.evaluation.verdicts import baseline_verdict, images_verdict
+from mkgformer_kedro.evaluation.verdicts import (
+    baseline_verdict,
+    images_verdict,
+    mixture_verdict,
+    seeds_verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,37 @@ def test_images(value, interval, outcome, opening):
 )
 def test_baseline(value, interval, outcome, opening):
     scores = (0.5 + value, 0.5)
-    verdict = baseline_verdict("F1", "the baseline", scores, Difference(value, Interval(*interval)))
+    verdict = baseline_verdict(
+        "F1", "model", "the baseline", scores, Difference(value, Interval(*interval))
+    )
     assert verdict.outcome == outcome
     assert verdict.text.startswith(opening)
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "outcome", "opening"),
+    [
+        (0.1, (0.05, 0.15), "good", "The mixture is better than every expert alone"),
+        (-0.1, (-0.15, -0.05), "bad", "The mixture is worse than an expert alone"),
+        (0.1, (-0.05, 0.15), "open", "The mixture adds nothing that is clear"),
+        (0.0004, (0.0001, 0.0006), "open", "The mixture makes hardly any difference"),
+    ],
+)
+def test_mixture(value, interval, outcome, opening):
+    verdict = mixture_verdict(
+        "MRR", "complex", (0.5 + value, 0.5), Difference(value, Interval(*interval))
+    )
+    assert verdict.outcome == outcome
+    assert verdict.text.startswith(opening)
+    assert "the best single expert (complex)" in verdict.text
+
+
+def test_one_seed_is_said_to_be_one():
+    one = seeds_verdict("F1", "test posts", pd.Series({4: 0.5}))
+    assert one.text.startswith("One training run (seed 4)")
+    assert "The intervals speak of the test posts alone" in one.text
+    several = seeds_verdict("F1", "test posts", pd.Series({1: 0.5, 2: 0.6, 5: 0.7}))
+    assert several.text == (
+        "3 training runs (seeds 1, 2, 5): mean F1 0.600, standard deviation 0.100, from 0.500 to "
+        "0.700."
+    )

@@ -13,8 +13,9 @@ from mkgformer_kedro.training.entity_modeling import (
     initialize_graph_tokens,
     model_entities,
 )
-from mkgformer_kedro.training.model_folder import GraphVocabulary, load_model_folder
+from mkgformer_kedro.training.model_folder import load_model
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters
+from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 from mkgformer_kedro.training.towers import build_model, load_tokenizer
 
 
@@ -32,8 +33,8 @@ def built(model_parameters, store_folder, tables):
         mask_token_id=tokenizer.mask_token_id,
     )
     add_graph_tokens(model, tokenizer, 12, 2)
-    vocabulary = GraphVocabulary(tables["entities"], tables["relations"], "paper", 16)
-    return model.eval(), tokenizer, vocabulary.prompt_builder(tokenizer, model), store
+    task = LinkPrediction(tables["entities"], tables["relations"], "paper", 16)
+    return model.eval(), tokenizer, task.prompt_builder(tokenizer, model.config), store
 
 
 def test_images_are_those_of_the_store(built):
@@ -97,9 +98,9 @@ def test_only_entity_embeddings_change(
     short, _ = fit("short", 0.4)
     long, curve = fit("long", 20)
     assert curve["step"].max() == 60
-    before, _, _ = load_model_folder(short)
-    after, tokenizer, vocabulary = load_model_folder(long)
-    assert vocabulary.entities["entity"].tolist() == tables["entities"]["entity"].tolist()
+    before, _, _ = load_model(short)
+    after, tokenizer, task = load_model(long)
+    assert task.entities["entity"].tolist() == tables["entities"]["entity"].tolist()
     assert len(tokenizer) == after.get_input_embeddings().weight.shape[0]
 
     changed = {

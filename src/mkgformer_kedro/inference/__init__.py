@@ -1,1 +1,5 @@
-"""Asking what was learned: experts and their answers to a test set, and a predictor for people."""
+"""Asking what was learned: a predictor for people, experts, and their answers to a test set."""
+
+from mkgformer_kedro.inference.predictor import Predictor
+
+__all__ = ["Predictor"]

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
         MKGformerForLinkPrediction,
         MKGformerForRelationExtraction,
         MKGformerForTokenClassification,
-        MKGformerLinkPredictionOutput,
         MKGformerModel,
+        MKGformerModelOutput,
+        MKGformerOutput,
         MKGformerPreTrainedModel,
     )
     from .reference_checkpoint import load_reference_checkpoint
@@ -26,8 +27,9 @@ __all__ = [
     "MKGformerForLinkPrediction",
     "MKGformerForRelationExtraction",
     "MKGformerForTokenClassification",
-    "MKGformerLinkPredictionOutput",
     "MKGformerModel",
+    "MKGformerModelOutput",
+    "MKGformerOutput",
     "MKGformerPreTrainedModel",
     "load_reference_checkpoint",
 ]

@@ -8,8 +8,10 @@ from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, BertConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .towers import text_family, vision_family
 
 IMAGE_ROLES = ("full", "grounding", "detection")
 """Kinds of images in the order in which they stand in the visual sequence: the whole image, the
@@ -25,6 +27,9 @@ _CHOICES = {
 
 # Fields of `PreTrainedConfig` that say what the classes of a classifier are.
 _LABELS = {"id2label", "label2id", "num_labels"}
+
+# What the authors' code joins.
+_FAITHFUL_TOWERS = ("bert", "clip_vision_model")
 
 # What the authors' released code computes, field by field, where it differs from this project's
 # defaults. The defaults of `MKGformerConfig` are the preset "corrected".
@@ -70,12 +75,13 @@ class MKGformerConfig(PreTrainedConfig):
     describes it (https://arxiv.org/abs/2205.02357). [`MKGformerConfig.preset`] gives the other one.
 
     Args:
-        text_config (`BertConfig` or `dict`, *optional*):
-            Text tower.
-        vision_config (`CLIPVisionConfig` or `dict`, *optional*):
-            Vision tower. It may differ from the text tower in depth, width and number of heads.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Text tower, of one of `towers.TEXT_FAMILIES`; a `dict` without `model_type` is a BERT's.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            Vision tower, of one of `towers.VISION_FAMILIES`; a `dict` without `model_type` is a
+            CLIP's. It may differ from the text tower in depth, width and number of heads.
         text_pooler (`bool`, *optional*, defaults to `False`):
-            Whether the text tower has BERT's pooler.
+            Whether the text tower has BERT's pooler. Other families go without.
         num_fusion_layers (`int`, *optional*, defaults to 3):
             Number M of layer pairs, from the top of both towers down, that exchange information.
         prefix_source (`str`, *optional*, defaults to `"same_layer"`):
@@ -92,11 +98,12 @@ class MKGformerConfig(PreTrainedConfig):
             How the layers that add the visual sum to the text start: `"zero"` (the model starts as
             the plain text tower) or `"normal"`.
         visual_embeddings (`str`, *optional*, defaults to `"class_and_position"`):
-            Visual tokens of one image: class token and patches with CLIP's position embeddings,
-            interpolated to the image's grid (`"class_and_position"`), or patch embeddings alone
-            (`"patches"`). `"class_and_crops"` has one class token, without a position, for all
-            images of an example, and then patches: those of a role's images, side by side, have
-            a table of learned positions. It has no place for the role `full`.
+            Visual tokens of one image: class token, where the tower has one, and patches with the
+            tower's position embeddings, interpolated to the image's grid (`"class_and_position"`),
+            or patch embeddings alone (`"patches"`). `"class_and_crops"` has one class token,
+            without a position, for all images of an example, and then patches: those of a role's
+            images, side by side, have a table of learned positions. It has no place for the role
+            `full`. The latter two are for CLIP only.
         image_sizes (`dict[str, int]`, *optional*, defaults to 224, 128 and 64):
             Edge length in pixels of the images of the roles `full`, `grounding` and `detection`.
         image_counts (`dict[str, int]`, *optional*, defaults to 1, 3 and 3):
@@ -130,12 +137,12 @@ class MKGformerConfig(PreTrainedConfig):
 
     model_type = "mkgformer"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "text_config": SubConfigSpec(BertConfig),
-        "vision_config": SubConfigSpec(CLIPVisionConfig),
+        "text_config": SubConfigSpec(AutoConfig, model_type="bert"),
+        "vision_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model"),
     }
 
-    text_config: Any = None  # a dict of fields becomes a BertConfig
-    vision_config: Any = None  # likewise a CLIPVisionConfig
+    text_config: Any = None
+    vision_config: Any = None
     text_pooler: bool = False
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
@@ -175,6 +182,11 @@ class MKGformerConfig(PreTrainedConfig):
         return self.entity_token_start + self.num_entities
 
     @property
+    def max_text_length(self) -> int:
+        """Longest text that the text tower can read, in tokens."""
+        return text_family(self.text_config).max_length(self.text_config)
+
+    @property
     def image_roles(self) -> tuple[str, ...]:
         """Roles that have slots, in the order of the visual sequence."""
         return tuple(role for role in IMAGE_ROLES if self.image_counts.get(role))
@@ -212,6 +224,15 @@ class MKGformerConfig(PreTrainedConfig):
             }
         raise ValueError(f"Unknown preset {name!r}. Use 'corrected' or 'faithful'.")
 
+    def check_preset(self, name: str) -> None:
+        """Raise a ValueError if these towers are not those of a preset."""
+        towers = (self.text_config.model_type, self.vision_config.model_type)
+        if name == "faithful" and towers != _FAITHFUL_TOWERS:
+            raise ValueError(
+                "The preset 'faithful' is what the authors' code computes, which joins "
+                f"{' and '.join(_FAITHFUL_TOWERS)}, not {' and '.join(towers)}. Use 'corrected'."
+            )
+
     @staticmethod
     def check_names(values: Mapping[str, Any]) -> None:
         """Raise a ValueError if `values` names something that is no field of the configuration."""
@@ -222,6 +243,7 @@ class MKGformerConfig(PreTrainedConfig):
             )
 
     def _check(self) -> None:
+        self._check_towers()
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -239,6 +261,21 @@ class MKGformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"Entities and relations take tokens up to {end}, but text_config.vocab_size is "
                 f"{vocab_size}. Resize the vocabulary first."
+            )
+
+    def _check_towers(self) -> None:
+        family = text_family(self.text_config)
+        vision_family(self.vision_config)
+        if self.text_pooler and not family.has_pooler:
+            raise ValueError(
+                f"text_pooler is BERT's pooler, but the text tower is a "
+                f"{self.text_config.model_type}. Leave it at False."
+            )
+        kind = self.vision_config.model_type
+        if self.visual_embeddings != "class_and_position" and kind != _FAITHFUL_TOWERS[1]:
+            raise ValueError(
+                f"visual_embeddings {self.visual_embeddings!r} is for CLIP only, but the vision "
+                f"tower is a {kind}. Use 'class_and_position'."
             )
 
     def _check_fusion(self) -> None:
@@ -273,6 +310,11 @@ class MKGformerConfig(PreTrainedConfig):
                 "out of image_counts."
             )
         patch_size = self.vision_config.patch_size
+        if not isinstance(patch_size, int):
+            raise ValueError(
+                f"The vision tower's patch_size is {patch_size}. Patches must be squares: give one "
+                "number."
+            )
         for role in self.image_roles:
             size = self.image_sizes.get(role, 0)
             if size < 1 or size % patch_size:

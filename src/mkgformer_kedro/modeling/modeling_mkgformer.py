@@ -1,8 +1,8 @@
 """PyTorch MKGformer model.
 
-A BERT and a CLIP vision tower whose last layers exchange information, after "Hybrid Transformer
-with Multi-level Fusion for Multimodal Knowledge Graph Completion"
-(https://arxiv.org/abs/2205.02357).
+A text and a vision tower whose last layers exchange information, after "Hybrid Transformer with
+Multi-level Fusion for Multimodal Knowledge Graph Completion" (https://arxiv.org/abs/2205.02357).
+The paper joins BERT and CLIP; `towers` says which other families can be joined.
 
 Letters in shapes: `B` examples (text), `T` text tokens, `G` distinct sets of images, `P` examples
 that have images, `V` visual tokens, `N` entities, `A` answers, `W` words, `C` labels, `d` a
@@ -11,41 +11,38 @@ hidden size.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torchcrf import CRF
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    BertConfig,
-    BertForPreTraining,
-    BertModel,
-    CLIPConfig,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
+from transformers.models.modernbert.modeling_modernbert import ModernBertPredictionHead
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_mkgformer import IMAGE_ROLES, MKGformerConfig
+from .towers import (
+    TextAttention,
+    attend,
+    attention_weights,
+    eager_config,
+    load_text_tower,
+    load_vision_tower,
+    text_family,
+    vision_family,
+)
 
 # An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
 _HEAD_INIT_SCALE = 0.1
@@ -56,18 +53,100 @@ _FORBIDDEN = -1e6
 
 
 @dataclass
-class MKGformerLinkPredictionOutput(ModelOutput):
-    r"""Output of [`MKGformerForLinkPrediction`].
+class MKGformerModelOutput(ModelOutput):
+    r"""Output of [`MKGformerModel`].
+
+    What is recorded is there with `output_attentions=True` only. All of it but the attention of the
+    text is None where no example has images; of examples without images it says 0.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, d)`):
+            States of the text.
+        pooler_output (`torch.FloatTensor` of shape `(B, d)`, *optional*):
+            Pooled state, where the text tower has a pooler.
+        text_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+            Attention weights of each text layer, `(B, heads, T, T)`.
+        vision_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+            Attention weights of each visual layer, `(B, heads, V, V)`, and in fused layers, which
+            read the text first, `(B, heads, V, T + V)`.
+        prefix_shares (`tuple[torch.FloatTensor, ...]`, *optional*):
+            For each fused layer the share of its attention that each visual token gives to the text
+            in each head, `(B, heads, V)`: lambda in section 3.3.1 of the paper.
+        correlations (`tuple[torch.FloatTensor, ...]`, *optional*):
+            For each fused layer the similarity of each text token with each visual token, as a
+            share, `(B, T, V)`: section 3.3.2 of the paper.
+        visual_mask (`torch.BoolTensor` of shape `(B, V)`, *optional*):
+            True for visual tokens of images that an example has.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    text_attentions: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+    prefix_shares: tuple[Tensor, ...] | None = None
+    correlations: tuple[Tensor, ...] | None = None
+    visual_mask: Tensor | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """What was recorded, for the output of a head."""
+        return {name: getattr(self, name) for name in _RECORDED}
+
+
+_RECORDED = (
+    "text_attentions",
+    "vision_attentions",
+    "prefix_shares",
+    "correlations",
+    "visual_mask",
+)
+
+
+@dataclass
+class MKGformerOutput(ModelOutput):
+    r"""Output of the models for the three tasks.
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
-            Loss of link prediction, in float32.
-        logits (`torch.FloatTensor` of shape `(B, N)`):
-            Score of every entity at the mask, before sigmoid or softmax.
+            Loss of the task, in float32.
+        logits (`torch.FloatTensor`):
+            Scores, in float32: `(B, N)` of every entity at the mask, `(B, C)` of every relation, or
+            `(B, W, C)`, the emissions of a CRF.
+        text_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+            See [`MKGformerModelOutput`], also for the following ones.
+        vision_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+            Attention weights of each visual layer.
+        prefix_shares (`tuple[torch.FloatTensor, ...]`, *optional*):
+            Lambda of each fused layer.
+        correlations (`tuple[torch.FloatTensor, ...]`, *optional*):
+            Similarities of tokens and patches of each fused layer.
+        visual_mask (`torch.BoolTensor` of shape `(B, V)`, *optional*):
+            True for visual tokens of images that an example has.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    text_attentions: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+    prefix_shares: tuple[Tensor, ...] | None = None
+    correlations: tuple[Tensor, ...] | None = None
+    visual_mask: Tensor | None = None
+
+
+def correlation_weights(
+    text_context: Tensor,
+    visual_states: Tensor,
+    visual_mask: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    r"""Similarity of each text token with each patch, `softmax(x_t x_v^T)`, `(P, T, V)`.
+
+    Arguments are those of [`correlation_aware_fusion`].
+    """
+    similarity = torch.matmul(text_context, visual_states.transpose(1, 2)) * scale
+    if visual_mask is not None:
+        lowest = torch.finfo(similarity.dtype).min
+        similarity = similarity.masked_fill(~visual_mask[:, None], lowest)
+    return similarity.softmax(dim=-1, dtype=torch.float32).to(visual_states.dtype)
 
 
 def correlation_aware_fusion(
@@ -93,11 +172,7 @@ def correlation_aware_fusion(
     Returns:
         `torch.Tensor` of shape `(P, T, d)`.
     """
-    similarity = torch.matmul(text_context, visual_states.transpose(1, 2)) * scale
-    if visual_mask is not None:
-        lowest = torch.finfo(similarity.dtype).min
-        similarity = similarity.masked_fill(~visual_mask[:, None], lowest)
-    weights = similarity.softmax(dim=-1, dtype=torch.float32).to(visual_states.dtype)
+    weights = correlation_weights(text_context, visual_states, visual_mask, scale)
     return torch.matmul(weights, visual_states)
 
 
@@ -162,37 +237,6 @@ def _answer_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, 0.0)
 
 
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    *,
-    num_heads: int,
-    dropout: float,
-) -> Tensor:
-    """Multi-head attention of `(B, Q, d)` over `(B, K, d)` through the attention interface."""
-
-    def heads(states: Tensor) -> Tensor:
-        return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-    implementation = cast(PreTrainedConfig, module.config)._attn_implementation
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-        cast(str, implementation), eager_attention_forward
-    )
-    context, _ = attention(
-        module,
-        heads(query),
-        heads(key),
-        heads(value),
-        attention_mask,
-        dropout=dropout if module.training else 0.0,
-        scaling=(query.shape[-1] // num_heads) ** -0.5,
-    )
-    return context.flatten(2)
-
-
 def _keep_untrained(module: nn.Module, *names: str) -> None:
     """Turn parameters that no loss reaches into buffers.
 
@@ -238,6 +282,23 @@ def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
     return start, torch.tensor(pairs)
 
 
+@dataclass
+class _Recording:
+    """What it takes to record, and what is recorded.
+
+    The weights are computed beside the model's own attention, whose kernels do not tell them.
+    """
+
+    text_attention: TextAttention
+    """Eager masks of the text's self-attention."""
+    prefix_mask: Tensor | None = None
+    """Eager mask of the visual self-attention over text and visual tokens."""
+    text_attentions: list[Tensor] = field(default_factory=list)
+    vision_attentions: list[Tensor] = field(default_factory=list)
+    prefix_shares: list[Tensor] = field(default_factory=list)
+    correlations: list[Tensor] = field(default_factory=list)
+
+
 class MKGformerFusionLayer(GradientCheckpointingLayer):
     """What joins one pair of layers of the two towers; the layers themselves stay in the towers.
 
@@ -264,6 +325,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         self.visual_bridge = bridge(visual_width, width, not same_width)
         self.fusion_dense = nn.Linear(width, text.intermediate_size)
         self.scale = width**-0.5 if config.scale_similarity else 1.0
+        self.text_family, self.vision_family = text_family(text), vision_family(vision)
 
     def forward(
         self,
@@ -272,14 +334,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         prefix_key: Tensor | None,
         prefix_value: Tensor | None,
         *,
-        text_layer: BertLayer,
-        vision_layer: CLIPEncoderLayer,
-        text_mask: Any,
+        text_layer: nn.Module,
+        vision_layer: nn.Module,
+        text_attention: TextAttention,
         prefix_mask: Any,
         visual_mask: Tensor | None,
         rows: Tensor | None,
         image_index: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        recording: _Recording | None = None,
+    ) -> tuple[Any, ...]:
         """Run a pair of layers.
 
         Args:
@@ -289,57 +352,58 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             prefix_value: Values of the text, likewise.
             text_layer: Layer of the text tower.
             vision_layer: Layer of the vision tower.
-            text_mask: Mask of the text self-attention.
+            text_attention: How tokens attend to each other.
             prefix_mask: Mask of the visual self-attention over text and visual tokens.
             visual_mask: `(P, V)`, True for tokens of images; None where all are.
             rows: `(P,)` examples that have images; None where all have.
             image_index: `(P,)` row of `visual_states` that each of these examples sees.
+            recording: Asks for the weights of what is attended to.
 
         Returns:
-            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, and the text keys and values of
-            this layer.
+            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, the text keys and values of this
+            layer, and, with `recording`, the weights of the text's attention `(B, heads, T, T)`, of
+            the visual attention `(P, heads, V, T + V)` and of the fusion `(P, T, V)`, else None.
         """
-        attention = text_layer.attention.self
-        query = attention.query(text_states)
-        key, value = attention.key(text_states), attention.value(text_states)
-        context = _attend(
-            attention,
-            query,
-            key,
-            value,
-            text_mask,
-            num_heads=attention.num_attention_heads,
-            dropout=attention.dropout.p,
-        )
+        family = self.text_family
+        query, key, value = family.query_key_value(text_layer, text_states)
+        context = family.context(text_layer, query, key, value, text_attention)
 
         prefix_key = key if prefix_key is None else prefix_key
         prefix_value = value if prefix_value is None else prefix_value
+        visible_key = _select(prefix_key, rows)
+        weights = None
+        if recording is not None:
+            weights = (
+                family.weights(text_layer, query, key, recording.text_attention),
+                self.prefix_weights(
+                    vision_layer, visual_states, visible_key, recording.prefix_mask, image_index
+                ),
+            )
         visual_states = self.read_prefix(
             vision_layer,
             visual_states,
-            _select(prefix_key, rows),
+            visible_key,
             _select(prefix_value, rows),
             prefix_mask,
             image_index,
         )
-        fused = self.fusion_dense(
-            correlation_aware_fusion(
-                _select(context, rows), self.visual_bridge(visual_states), visual_mask, self.scale
-            )
-        )
+        bridged = self.visual_bridge(visual_states)
+        correlations = correlation_weights(_select(context, rows), bridged, visual_mask, self.scale)
+        fused = self.fusion_dense(torch.matmul(correlations, bridged))
 
-        attention_output = text_layer.attention.output(context, text_states)
-        hidden_states = text_layer.intermediate.dense(attention_output)
-        if rows is None:
-            hidden_states = hidden_states + fused
-        else:
-            hidden_states = hidden_states.index_add(0, rows, fused)
-        hidden_states = text_layer.intermediate.intermediate_act_fn(hidden_states)
-        return text_layer.output(hidden_states, attention_output), visual_states, key, value
+        def fuse(hidden_states: Tensor) -> Tensor:
+            if rows is None:
+                return hidden_states + fused
+            return hidden_states.index_add(0, rows, fused)
+
+        text_states = family.finish(text_layer, text_states, context, fuse)
+        if weights is not None:
+            weights = (*weights, correlations)
+        return text_states, visual_states, key, value, weights
 
     def read_prefix(
         self,
-        layer: CLIPEncoderLayer,
+        layer: nn.Module,
         states: Tensor,
         prefix_key: Tensor,
         prefix_value: Tensor,
@@ -359,27 +423,49 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         Returns:
             `(P, V, d_v)`.
         """
-        attention = layer.self_attn
-        normed = layer.layer_norm1(states)
+        family = self.vision_family
         query, key, value = (
-            _select(projection(normed), image_index)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
-        context = _attend(
+        attention = family.attention(layer)
+        context = attend(
             attention,
+            attention.config._attn_implementation,
             query,
             torch.cat([self.key_bridge(prefix_key), key], dim=1),
             torch.cat([self.value_bridge(prefix_value), value], dim=1),
             attention_mask,
-            num_heads=attention.num_heads,
-            dropout=cast(float, attention.dropout),
+            num_heads=family.num_heads(layer),
+            dropout=family.dropout(layer),
         )
-        states = _select(states, image_index) + attention.out_proj(context)
-        return states + layer.mlp(layer.layer_norm2(states))
+        return family.finish(layer, _select(states, image_index), context)
+
+    def prefix_weights(
+        self,
+        layer: nn.Module,
+        states: Tensor,
+        prefix_key: Tensor,
+        attention_mask: Tensor | None,
+        image_index: Tensor | None = None,
+    ) -> Tensor:
+        """Attention weights `(P, heads, V, T + V)` of [`read_prefix`], with an eager mask."""
+        family = self.vision_family
+        query, key, _ = (
+            _select(projected, image_index) for projected in family.query_key_value(layer, states)
+        )
+        key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+        return attention_weights(query, key, attention_mask, family.num_heads(layer))
 
 
 def _select(states: Tensor, rows: Tensor | None) -> Tensor:
     return states if rows is None else states.index_select(0, rows)
+
+
+def _scatter(values: Tensor, rows: Tensor | None, batch_size: int) -> Tensor:
+    """Give each example its row, and those without images zeros."""
+    if rows is None:
+        return values
+    return values.new_zeros(batch_size, *values.shape[1:]).index_copy(0, rows, values)
 
 
 class MKGformerPreTrainedModel(PreTrainedModel):
@@ -413,7 +499,7 @@ class MKGformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MKGformerFusionLayer):
             if self.config.fusion_init == "zero":
                 init.zeros_(module.fusion_dense.weight)
-        elif isinstance(module, BertPredictionHeadTransform):
+        elif isinstance(module, (BertPredictionHeadTransform, ModernBertPredictionHead)):
             # Without a head from masked language modelling the sane start is the hidden state
             # itself. A GELU is linear near 0 and the layer norm behind it undoes the scale, so that
             # a small multiple of the identity starts as (nearly) a plain layer norm.
@@ -436,7 +522,7 @@ class MKGformerPreTrainedModel(PreTrainedModel):
         vision: Any,
         *,
         preset: str = "corrected",
-        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         attn_implementation: str | None = None,
         **overrides: Any,
     ) -> Any:
@@ -444,15 +530,17 @@ class MKGformerPreTrainedModel(PreTrainedModel):
 
         Args:
             text (`str` or `os.PathLike`):
-                Hub name or folder of a BERT. Where the checkpoint has a prediction head, that is
-                taken too.
+                Hub name or folder of a text tower, see `towers.TEXT_FAMILIES`. Where the checkpoint
+                has a prediction head, that is taken too.
             vision (`str` or `os.PathLike`, *optional*):
-                Hub name or folder of a CLIP or of its vision tower. None learns the tower of
-                `vision_config` from scratch.
+                Hub name or folder of a vision tower, see `towers.VISION_FAMILIES`, or of a CLIP or
+                SigLIP that has one. What its image processor says of mean, standard deviation and
+                size of images is taken over. None learns the tower of `vision_config` from scratch.
             preset (`str`, *optional*, defaults to `"corrected"`):
                 See [`MKGformerConfig.preset`]; it is that of the task of this class.
-            vision_config (`CLIPVisionConfig` or `dict`, *optional*):
-                Sizes of the vision tower where `vision` is None.
+            vision_config (`PreTrainedConfig` or `dict`, *optional*):
+                Configuration of the vision tower where `vision` is None; a CLIP's, if a `dict` has
+                no `model_type`.
             attn_implementation (`str`, *optional*):
                 `"sdpa"`, `"eager"` or `"flex_attention"`.
             overrides:
@@ -461,76 +549,33 @@ class MKGformerPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: A checkpoint is of another architecture or incomplete, a field does not
-                exist, or not exactly one of `vision` and `vision_config` is given.
+                exist, not exactly one of `vision` and `vision_config` is given, or the preset
+                `faithful` is asked for of other towers than BERT and CLIP.
         """
         if (vision is None) == (vision_config is None):
             raise ValueError("Give either `vision` (pretrained) or `vision_config` (from scratch).")
         MKGformerConfig.check_names(overrides)
 
-        text_pooler = overrides.get("text_pooler", False)
-        text_tower, has_head = _load_text_tower(text, text_pooler)
-        vision_tower = None if vision is None else _load_vision_tower(vision)
+        text_tower = load_text_tower(text, overrides.get("text_pooler", False))
+        vision_tower = None if vision is None else load_vision_tower(vision)
+        settings = {} if vision_tower is None else vision_tower.image_settings
         config = MKGformerConfig(
             text_config=text_tower.config,
             vision_config=vision_config if vision_tower is None else vision_tower.config,
-            **{**MKGformerConfig.preset(preset, cls.task), **overrides},
+            **{**settings, **MKGformerConfig.preset(preset, cls.task), **overrides},
         )
+        config.check_preset(preset)
         model = cls._from_config(config, attn_implementation=attn_implementation)
         base = cast(MKGformerModel, model.base_model)
-        if not text_pooler:
-            text_tower.bert.pooler = None
-        base.text_model.load_state_dict(text_tower.bert.state_dict())
+        base.text_model.load_state_dict(text_tower.state)
         if vision_tower is not None:
-            base.vision_model.load_state_dict(vision_tower.state_dict())
-        if has_head:
-            model._load_prediction_head(text_tower.cls.predictions.transform)
+            base.vision_model.load_state_dict(vision_tower.state)
+        if text_tower.head_state is not None:
+            model._load_prediction_head(text_tower.head_state)
         return model
 
-    def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:
+    def _load_prediction_head(self, state: dict[str, Tensor]) -> None:
         """Take over the head of masked language modelling, where the model has one."""
-
-
-def _load_text_tower(source: Any, pooler: bool) -> tuple[BertForPreTraining, bool]:
-    config = AutoConfig.from_pretrained(source)
-    if not isinstance(config, BertConfig):
-        raise ValueError(f"{source} holds a {config.model_type}. The text tower must be a BERT.")
-    # Loads a bare BertModel as well as one below a head; what may be missing is decided below.
-    tower, missing = _from_pretrained(BertForPreTraining, source, config)
-    needed = {
-        name
-        for name in missing
-        if name.startswith("bert.") and (pooler or not name.startswith("bert.pooler."))
-    }
-    if needed:
-        raise ValueError(f"{source} lacks weights of BERT: {', '.join(sorted(needed))}.")
-    return tower, not any(name.startswith("cls.predictions.transform.") for name in missing)
-
-
-def _load_vision_tower(source: Any) -> CLIPVisionModel:
-    config = AutoConfig.from_pretrained(source)
-    if isinstance(config, CLIPConfig):
-        config = config.vision_config
-    if not isinstance(config, CLIPVisionConfig):
-        raise ValueError(f"{source} holds a {config.model_type}. The vision tower must be a CLIP.")
-    tower, missing = _from_pretrained(CLIPVisionModel, source, config)
-    if missing:
-        raise ValueError(f"{source} lacks weights of CLIP: {', '.join(sorted(missing))}.")
-    return tower
-
-
-def _from_pretrained(
-    model_class: Any, source: Any, config: PreTrainedConfig
-) -> tuple[Any, set[str]]:
-    """Load a tower in float32 and quietly: whoever calls says what missing weights mean."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        model, report = model_class.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    return model, set(report["missing_keys"])
 
 
 @dataclass
@@ -560,8 +605,12 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
     def __init__(self, config: MKGformerConfig):
         super().__init__(config)
-        self.text_model = BertModel(config.text_config, add_pooling_layer=config.text_pooler)
-        self.vision_model = CLIPVisionModel(config.vision_config)
+        self.text_family = text_family(config.text_config)
+        self.vision_family = vision_family(config.vision_config)
+        self.text_model = self.text_family.build(config.text_config, config.text_pooler)
+        self.vision_model = self.vision_family.build(config.vision_config)
+        # Set by `transformers`, for layers that cannot checkpoint themselves.
+        self.gradient_checkpointing = False
         self.fusion_layers = nn.ModuleList(
             MKGformerFusionLayer(config) for _ in range(config.num_fusion_layers)
         )
@@ -577,8 +626,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
         self.register_buffer("image_scale", scale, persistent=False)
         self.register_buffer("image_shift", shift, persistent=False)
 
-        # CLIP's pooled output is not used, nor what `visual_embeddings` leaves out.
-        _keep_untrained(self.vision_model.post_layernorm, "weight", "bias")
+        # The tower's pooled output is not used, nor what `visual_embeddings` leaves out.
+        for module, name in self.vision_family.unused(self.vision_model):
+            _keep_untrained(module, name)
         if config.visual_embeddings == "patches":
             _keep_untrained(self.vision_model.embeddings, "class_embedding")
         if config.visual_embeddings != "class_and_position":
@@ -596,11 +646,11 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
     def keep_pooler_untrained(self) -> None:
         """For heads that do not use BERT's pooler: no loss reaches it."""
-        if (pooler := self.text_model.pooler) is not None:
-            _keep_untrained(pooler.dense, "weight", "bias")
+        if self.config.text_pooler:
+            _keep_untrained(self.text_model.pooler.dense, "weight", "bias")
 
     def image_normalization(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift `(channels, 1, 1)` that make CLIP's inputs of colours from 0 to 255."""
+        """Scale and shift `(channels, 1, 1)` that make inputs of colours from 0 to 255."""
         mean, std = self.config.image_mean, self.config.image_std
         scale = torch.tensor([1 / (255 * s) for s in std])
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
@@ -617,7 +667,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
+        output_attentions: bool = False,
+    ) -> MKGformerModelOutput:
         r"""Encode texts in the light of their images.
 
         Text layers below the fusion run once per example, visual layers below it once per row of
@@ -641,87 +692,176 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 True where a slot holds an image; slots stand in the order of the three inputs.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none. Left out: row i belongs to example i.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to record who attends to whom, whatever the implementation of attention. It
+                is computed beside the model's own attention, whose results stay the same.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state` `(B, T, d)` and, with
-            `config.text_pooler`, `pooler_output` `(B, d)`.
+            [`MKGformerModelOutput`].
 
         Raises:
             ValueError: Images do not have the shapes that the configuration gives.
         """
-        text_states = self.text_model.embeddings(input_ids, token_type_ids)
+        text_states = self.text_family.embed(self.text_model, input_ids, token_type_ids)
         images = self._look_up_images(
             input_ids.shape[0],
             [pixel_values, grounding_pixel_values, detection_pixel_values],
             image_mask,
             image_index,
         )
-        text_mask = create_bidirectional_mask(self.text_model.config, text_states, attention_mask)
+        attention = self.text_family.attention(self.text_model, text_states, attention_mask)
+        recording = None
+        if output_attentions:
+            recording = _Recording(
+                self.text_family.attention(self.text_model, text_states, attention_mask, eager=True)
+            )
+        visual_mask = None
         if images is not None:
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
-            text_states = self._encode_fused(text_states, attention_mask, text_mask, images)
+            text_states, visual_mask = self._encode_fused(
+                text_states, attention_mask, attention, images, recording
+            )
         else:
             if self.training:
                 text_states = self._reach_visual_parameters(text_states)
-            for layer in self.text_model.encoder.layer:
-                text_states = layer(text_states, text_mask)
+            for layer in self.text_family.layers(self.text_model):
+                text_states = self._run_text_layer(layer, text_states, attention, recording)
+        text_states = self.text_family.final(self.text_model, text_states)
 
-        pooler = self.text_model.pooler
-        return BaseModelOutputWithPooling(
+        recorded = {}
+        if recording is not None:
+            recorded = {
+                name: tuple(getattr(recording, name)) or None
+                for name in _RECORDED
+                if name != "visual_mask"
+            }
+            recorded["visual_mask"] = visual_mask
+        return MKGformerModelOutput(
             last_hidden_state=text_states,
-            pooler_output=None if pooler is None else pooler(text_states),
+            pooler_output=self.text_model.pooler(text_states) if self.config.text_pooler else None,
+            **recorded,
         )
 
-    def _encode_fused(
-        self, text_states: Tensor, attention_mask: Tensor, text_mask: Any, images: _Images
+    def _run_text_layer(
+        self,
+        layer: nn.Module,
+        states: Tensor,
+        attention: TextAttention,
+        recording: _Recording | None,
     ) -> Tensor:
+        """Run a text layer that is not fused."""
+        family = self.text_family
+        if recording is not None:
+            query, key, _ = family.query_key_value(layer, states)
+            recording.text_attentions.append(
+                family.weights(layer, query, key, recording.text_attention)
+            )
+        if (
+            self.gradient_checkpointing
+            and self.training
+            and not isinstance(layer, GradientCheckpointingLayer)
+        ):
+            return self._gradient_checkpointing_func(
+                lambda states: family.run(layer, states, attention), states
+            )
+        return family.run(layer, states, attention)
+
+    def _encode_fused(
+        self,
+        text_states: Tensor,
+        attention_mask: Tensor,
+        text_attention: TextAttention,
+        images: _Images,
+        recording: _Recording | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Text states `(B, T, d)`, and, with `recording`, where examples have images `(B, V)`."""
         depth = self.config.num_fusion_layers
-        text_layers = self.text_model.encoder.layer
-        vision_layers = self.vision_model.encoder.layers
+        text_layers = self.text_family.layers(self.text_model)
+        vision_layers = self.vision_family.layers(self.vision_model)
 
         below = text_states
         for layer in text_layers[:-depth]:
-            below, text_states = text_states, layer(text_states, text_mask)
+            below, text_states = (
+                text_states,
+                self._run_text_layer(layer, text_states, text_attention, recording),
+            )
         reads_previous_layer = self.config.prefix_source == "previous_layer"
         prefix_key = prefix_value = None
         if reads_previous_layer:
-            attention = cast(BertLayer, text_layers[-depth - 1]).attention.self
-            prefix_key, prefix_value = attention.key(below), attention.value(below)
+            _, prefix_key, prefix_value = self.text_family.query_key_value(
+                text_layers[-depth - 1], below
+            )
 
+        rows, image_index = images.rows, images.index
+        batch_size = len(text_states)
         visual_states, visual_mask = self._embed_images(images)
         vision_config = self.vision_model.config
         layer_mask = create_bidirectional_mask(vision_config, visual_states, visual_mask)
         for layer in vision_layers[:-depth]:
+            if recording is not None:
+                weights = self._visual_weights(layer, visual_states, visual_mask)
+                weights = _select(weights, image_index)
+                recording.vision_attentions.append(_scatter(weights, rows, batch_size))
             visual_states = layer(visual_states, layer_mask)
 
-        rows, image_index = images.rows, images.index
         if visual_mask is not None:
             visual_mask = _select(visual_mask, image_index)
-        prefix_mask = self._prefix_mask(_select(attention_mask, rows), visual_mask, visual_states)
+        tokens = _select(attention_mask, rows)
+        prefix_mask = self._prefix_mask(tokens, visual_mask, visual_states, vision_config)
+        if recording is not None:
+            recording.prefix_mask = self._prefix_mask(
+                tokens, visual_mask, visual_states, eager_config(vision_config)
+            )
         for fusion_layer, text_layer, vision_layer in zip(
             self.fusion_layers, text_layers[-depth:], vision_layers[-depth:], strict=True
         ):
-            text_states, visual_states, key, value = fusion_layer(
+            text_states, visual_states, key, value, weights = fusion_layer(
                 text_states,
                 visual_states,
                 prefix_key,
                 prefix_value,
                 text_layer=text_layer,
                 vision_layer=vision_layer,
-                text_mask=text_mask,
+                text_attention=text_attention,
                 prefix_mask=prefix_mask,
                 visual_mask=visual_mask,
                 rows=rows,
                 image_index=image_index,
+                recording=recording,
             )
             image_index = None  # from here on there is one row of visual states per example
             if reads_previous_layer:
                 prefix_key, prefix_value = key, value
-        return text_states
+            if recording is not None:
+                of_text, of_images, correlations = weights
+                share = of_images[..., : text_states.shape[1]].sum(dim=-1)
+                recording.text_attentions.append(of_text)
+                recording.vision_attentions.append(_scatter(of_images, rows, batch_size))
+                recording.prefix_shares.append(_scatter(share, rows, batch_size))
+                recording.correlations.append(_scatter(correlations, rows, batch_size))
+        if recording is None:
+            return text_states, None
+        if visual_mask is None:
+            shape = (len(tokens), visual_states.shape[1])
+            visual_mask = torch.ones(shape, dtype=torch.bool, device=tokens.device)
+        return text_states, _scatter(visual_mask, rows, batch_size)
+
+    def _visual_weights(
+        self, layer: nn.Module, states: Tensor, visual_mask: Tensor | None
+    ) -> Tensor:
+        """Attention weights `(G, heads, V, V)` of a visual layer that is not fused."""
+        config = eager_config(self.vision_model.config)
+        mask = create_bidirectional_mask(config, states, visual_mask)
+        query, key, _ = self.vision_family.query_key_value(layer, states)
+        return attention_weights(query, key, mask, self.vision_family.num_heads(layer))
 
     def _prefix_mask(
-        self, attention_mask: Tensor, visual_mask: Tensor | None, visual_states: Tensor
+        self,
+        attention_mask: Tensor,
+        visual_mask: Tensor | None,
+        visual_states: Tensor,
+        vision_config: PreTrainedConfig,
     ) -> Any:
         """Mask of visual queries over text and visual tokens."""
         if not self.config.mask_prefix_padding:
@@ -730,7 +870,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         if visual_mask is None:
             visual_mask = attention_mask.new_ones(shape, dtype=torch.bool)
         return create_bidirectional_mask(
-            self.vision_model.config,
+            vision_config,
             visual_states.new_empty(1).expand(*shape, 1),  # stands for the queries' shape only
             torch.cat([attention_mask.bool(), visual_mask], dim=1),
         )
@@ -850,23 +990,25 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
     def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
-        embeddings, kind = self.vision_model.embeddings, self.config.visual_embeddings
+        kind = self.config.visual_embeddings
         states, lengths = [], []
         for role, pixels in zip(self.config.image_roles, images.pixel_values, strict=True):
             flat = pixels.flatten(0, 1)
             if kind == "class_and_position":
                 # The position table is interpolated once per call, that is once per image size.
-                tokens = embeddings(flat, interpolate_pos_encoding=True)
-            else:
-                tokens = embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
+                tokens = self.vision_family.embed(self.vision_model, flat)
+            else:  # CLIP's alone
+                tokens = self.vision_model.embeddings.patch_embedding(flat).flatten(2)
+                tokens = tokens.transpose(1, 2)
             lengths.append(tokens.shape[1])
             tokens = tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2)
             if kind == "class_and_crops":
                 tokens = tokens + cast(nn.Embedding, self.crop_position_embeddings[role]).weight
             states.append(tokens)
         if kind == "class_and_crops":
-            states.insert(0, embeddings.class_embedding.expand(len(states[0]), 1, -1))
-        hidden_states = self.vision_model.pre_layrnorm(torch.cat(states, dim=1))
+            class_token = self.vision_model.embeddings.class_embedding
+            states.insert(0, class_token.expand(len(states[0]), 1, -1))
+        hidden_states = self.vision_family.normalize(self.vision_model, torch.cat(states, dim=1))
         if images.mask is None:
             return hidden_states, None
         roles = images.mask.split([pixels.shape[1] for pixels in images.pixel_values], dim=1)
@@ -908,13 +1050,13 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
     def __init__(self, config: MKGformerConfig):
         super().__init__(config)
         self.mkgformer = MKGformerModel(config)
-        self.transform = BertPredictionHeadTransform(config.text_config)
+        self.transform = text_family(config.text_config).head(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
         self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
-    def _load_prediction_head(self, transform: BertPredictionHeadTransform) -> None:
-        self.transform.load_state_dict(transform.state_dict())
+    def _load_prediction_head(self, state: dict[str, Tensor]) -> None:
+        self.transform.load_state_dict(state)
 
     def add_graph_tokens(self, num_entities: int, num_relations: int) -> None:
         """Append one token per entity, then one per relation, to the vocabulary.
@@ -952,13 +1094,16 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         Raises:
             ValueError: `config.mask_token_id` is not set.
         """
+        return self._encode_mask(input_ids, **inputs)[0]
+
+    def _encode_mask(self, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, MKGformerModelOutput]:
         if self.config.mask_token_id is None:
             raise ValueError("config.mask_token_id is not set. Set it to the id of `[MASK]`.")
-        hidden_states = self.mkgformer(input_ids, **inputs, return_dict=True).last_hidden_state
+        outputs = self.mkgformer(input_ids, **inputs, return_dict=True)
         # Stays on the device: `nonzero` would make the host wait for it.
         position = (input_ids == self.config.mask_token_id).int().argmax(dim=1)
         batch = torch.arange(len(position), device=position.device)
-        return self.transform(hidden_states[batch, position])
+        return self.transform(outputs.last_hidden_state[batch, position]), outputs
 
     def score_entities(self, states: Tensor) -> Tensor:
         """Score every entity for the states `(B, d)` of [`encode_mask`]: `(B, N)`.
@@ -987,7 +1132,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> MKGformerLinkPredictionOutput:
+        output_attentions: bool = False,
+    ) -> MKGformerOutput:
         r"""Score every entity at the mask.
 
         Args:
@@ -1010,14 +1156,17 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
                 Distinct entities that answer each query, padded with -100.
 
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to record who attends to whom, see [`MKGformerModel.forward`].
+
         Returns:
-            [`MKGformerLinkPredictionOutput`].
+            [`MKGformerOutput`] with `logits` `(B, N)` before sigmoid or softmax.
 
         Raises:
             ValueError: The model has no entities, `config.mask_token_id` is not set, or images do
                 not have the shapes that the configuration gives.
         """
-        states = self.encode_mask(
+        states, outputs = self._encode_mask(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -1026,12 +1175,13 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            output_attentions=output_attentions,
         )
         logits = self.score_entities(states)
         loss = None
         if labels is not None:
             loss = _LOSSES[self.config.loss](logits, labels, self.config.label_smoothing)
-        return MKGformerLinkPredictionOutput(loss=loss, logits=logits)
+        return MKGformerOutput(loss=loss, logits=logits, **outputs.recorded())
 
 
 class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
@@ -1071,7 +1221,8 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
         head_index: Tensor | None = None,
         tail_index: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+        output_attentions: bool = False,
+    ) -> MKGformerOutput:
         r"""Score every relation of the two mentions.
 
         Args:
@@ -1098,9 +1249,11 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
                 Position of the token that opens the tail mention, likewise.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Relation of each example.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to record who attends to whom, see [`MKGformerModel.forward`].
 
         Returns:
-            [`SequenceClassifierOutput`] with `logits` `(B, C)` and, with `labels`, `loss`: mean
+            [`MKGformerOutput`] with `logits` `(B, C)` and, with `labels`, `loss`: mean
             cross-entropy. Both are float32.
 
         Raises:
@@ -1113,7 +1266,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
                 "The representation 'markers' needs head_index and tail_index, the positions of "
                 "the tokens that open the mentions."
             )
-        states = self.mkgformer(
+        outputs = self.mkgformer(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -1122,8 +1275,10 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            output_attentions=output_attentions,
             return_dict=True,
-        ).last_hidden_state
+        )
+        states = outputs.last_hidden_state
         if markers:
             batch = torch.arange(len(states), device=states.device)
             pooled = torch.cat([states[batch, head_index], states[batch, tail_index]], dim=1)
@@ -1132,7 +1287,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
         classifier = self.classifier
         logits = _linear_in_float32(self.dropout(pooled), classifier.weight, classifier.bias)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return MKGformerOutput(loss=loss, logits=logits, **outputs.recorded())
 
 
 class MKGformerForTokenClassification(MKGformerPreTrainedModel):
@@ -1191,7 +1346,8 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         image_index: Tensor | None = None,
         word_index: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> TokenClassifierOutput:
+        output_attentions: bool = False,
+    ) -> MKGformerOutput:
         r"""Score every label of every word.
 
         Args:
@@ -1216,9 +1372,11 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
                 word, and `attention_mask` tells which are padding.
             labels (`torch.LongTensor` of shape `(B, W)`, *optional*):
                 Label of each word, padded with -100. Columns of padding alone may be left out.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to record who attends to whom, see [`MKGformerModel.forward`].
 
         Returns:
-            [`TokenClassifierOutput`] with `logits` `(B, W, C)`, the CRF's emissions, and, with
+            [`MKGformerOutput`] with `logits` `(B, W, C)`, the CRF's emissions, and, with
             `labels`, `loss`: the mean over examples of the negative log-likelihood. Both are
             float32. [`decode`] finds the best labels.
 
@@ -1227,7 +1385,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
                 without label, or labels that IOB2 forbids; or images do not have the shapes that
                 the configuration gives.
         """
-        states = self.mkgformer(
+        outputs = self.mkgformer(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -1236,8 +1394,10 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            output_attentions=output_attentions,
             return_dict=True,
-        ).last_hidden_state
+        )
+        states = outputs.last_hidden_state
         if word_index is not None:
             mask = word_index >= 0
             index = word_index.clamp(min=0)[..., None].expand(-1, -1, states.shape[-1])
@@ -1249,7 +1409,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         classifier = self.classifier
         emissions = _linear_in_float32(self.dropout(states), classifier.weight, classifier.bias)
         loss = None if labels is None else self._negative_log_likelihood(emissions, mask, labels)
-        return TokenClassifierOutput(loss=loss, logits=emissions)
+        return MKGformerOutput(loss=loss, logits=emissions, **outputs.recorded())
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -1343,10 +1503,12 @@ __all__ = [
     "MKGformerForLinkPrediction",
     "MKGformerForRelationExtraction",
     "MKGformerForTokenClassification",
-    "MKGformerLinkPredictionOutput",
     "MKGformerModel",
+    "MKGformerModelOutput",
+    "MKGformerOutput",
     "MKGformerPreTrainedModel",
     "correlation_aware_fusion",
+    "correlation_weights",
     "multi_answer_binary_cross_entropy",
     "multi_answer_cross_entropy",
 ]

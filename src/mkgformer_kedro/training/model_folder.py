@@ -118,18 +118,25 @@ def _read(
     """Model, what became of its weights, and tokenizer."""
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
-    disable_progress_bar()
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is wrong with the weights is said once, by the caller
     try:
         model, loading = model_class.from_pretrained(
-            folder, attn_implementation=attention, output_loading_info=True
+            folder,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         return model, loading, AutoTokenizer.from_pretrained(folder)
     except (
         SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError
     ) as error:  # fmt: skip
         raise _damaged(folder, str(error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Typed parameters of the model, and what all training stages share.
 
-Fields that are ``None`` in the configuration take the value of the preset: what the paper describes
-(``corrected``) or what the authors' code computes (``faithful``). What the preset gives to the model
-stands in ``MKGformerConfig``; what it gives to a stage stands with that stage's parameters.
+Fields that are ``None`` in the configuration take the value of the preset: what the paper
+describes (``corrected``) or what the authors' code computes (``faithful``). What the preset gives
+to the model stands in ``MKGformerConfig``; what it gives to a stage, with that stage's parameters.
 """
 
 from __future__ import annotations

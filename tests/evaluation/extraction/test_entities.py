@@ -1,25 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
-from seqeval.scheme import IOB2, Entities
+from seqeval.scheme import IOB2
 
-from mkgformer_kedro.evaluation.entity_recognition import (
+from mkgformer_kedro.evaluation.extraction import evaluate_entities
+from mkgformer_kedro.evaluation.extraction.baselines import Gazetteer, predict_gazetteer
+from mkgformer_kedro.evaluation.extraction.entities import (
     NO_ENTITY,
-    Entity,
-    Gazetteer,
     align,
-    confusion,
+    confuse_types,
+    count_each_entity,
     count_errors,
-    entities_of,
-    entity_counts,
-    evaluate_entity_recognition,
-    post_counts,
-    predict_gazetteer,
+    count_posts,
 )
-from mkgformer_kedro.evaluation.extraction import break_down, score
+from mkgformer_kedro.evaluation.extraction.mentions import entities_of
+from mkgformer_kedro.evaluation.extraction.scores import count_groups, score_counts
 
 TYPES = ["PER", "LOC"]
 
@@ -30,7 +30,14 @@ def tables_of(
     """Predictions and posts, each word with a name of its own."""
     names = [f"test-{i}" for i in range(len(gold))]
     predictions = pd.DataFrame(
-        {"post": names, "seed": 1, "tags": gold, "predicted": predicted, "words_lost": words_lost}
+        {
+            "expert": "model",
+            "seed": 1,
+            "post": names,
+            "tags": gold,
+            "predicted": predicted,
+            "words_lost": words_lost,
+        }
     )
     words = [[f"w{i}" for i in range(len(tags))] for tags in gold]
     return predictions, pd.DataFrame({"post": names, "split": "test", "words": words})
@@ -42,39 +49,10 @@ def any_tags(generator: np.random.Generator, posts: int) -> list[list[str]]:
     return [generator.choice(tags, size=12).tolist() for _ in range(posts)]
 
 
-def evaluation_of(sample, **changes):
-    tables = {
-        "model": sample.model,
-        "without_images": sample.without_images,
-        "baseline": sample.baseline,
-        "posts": sample.posts,
-        "labels": sample.labels,
-    }
-    return evaluate_entity_recognition(
-        **tables | changes, has_images=sample.has_images, seed=0, resamples=100
+def evaluation_of(sample):
+    return evaluate_entities(
+        sample.predictions, sample.tables, has_images=sample.has_images, seed=0, resamples=100
     )
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ([], []),
-        (["O", "O"], []),
-        (["B-PER", "I-PER", "O", "B-LOC"], [(0, 2, "PER"), (3, 4, "LOC")]),
-        (["B-PER", "B-PER", "I-PER"], [(0, 1, "PER"), (1, 3, "PER")]),
-        (["I-PER", "B-LOC", "I-PER"], [(1, 2, "LOC")]),
-        (["B-PER", "I-LOC", "I-PER"], [(0, 1, "PER")]),
-    ],
-)
-def test_entities_by_hand(tags, expected):
-    assert entities_of(tags) == expected
-
-
-@pytest.mark.parametrize("chance", range(5))
-def test_entities_are_seqevals(chance):
-    sequences = any_tags(np.random.default_rng(chance), 30)
-    for tags, expected in zip(sequences, Entities(sequences, IOB2).entities, strict=True):
-        assert entities_of(tags) == [Entity(e.start, e.end, e.tag) for e in expected]
 
 
 def test_three_posts_by_hand():
@@ -82,7 +60,7 @@ def test_three_posts_by_hand():
         [["B-PER", "I-PER", "O"], ["B-LOC", "O"], ["O", "O"]],
         [["B-PER", "I-PER", "B-LOC"], ["B-PER", "O"], ["O", "O"]],
     )
-    found = score(post_counts(predictions), seed=0, resamples=20)
+    found = score_counts(count_posts(predictions), seed=0, resamples=20)
     assert found.metrics == pytest.approx({"precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5})
 
 
@@ -93,13 +71,15 @@ def test_scores_are_seqevals(chance):
     # Some posts are predicted well, or nothing would be right.
     predicted[:10] = gold[:10]
     predictions, posts = tables_of(gold, predicted)
-    found = score(post_counts(predictions), seed=0, resamples=20).metrics
+    found = score_counts(count_posts(predictions), seed=0, resamples=20).metrics
     strict = {"scheme": IOB2, "zero_division": 0}
     expected = precision_recall_fscore_support(gold, predicted, average="micro", **strict)
     assert [found[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
 
     report = classification_report(gold, predicted, output_dict=True, **strict)
-    by_type = break_down(entity_counts(align(predictions, posts)), "type", seed=0, resamples=20)
+    by_type = count_groups(
+        count_each_entity(align(predictions, posts)), "type", seed=0, resamples=20
+    )
     for row in by_type.itertuples():
         theirs = report[row.group]
         assert (row.precision, row.recall, row.f1, row.gold) == pytest.approx(
@@ -142,7 +122,7 @@ def test_the_confusion_of_types_holds_missed_and_spurious_entities():
     predictions, posts = tables_of(
         [["B-PER", "I-PER", "O", "B-LOC", "B-LOC"]], [["B-LOC", "O", "B-PER", "O", "B-LOC"]]
     )
-    matrix = confusion(align(predictions, posts), TYPES)
+    matrix = confuse_types(align(predictions, posts), TYPES)
     assert matrix.loc["PER"].tolist() == [0, 1, 0]
     assert matrix.loc["LOC"].tolist() == [0, 1, 1]
     assert matrix.loc[NO_ENTITY].tolist() == [1, 0, 0]
@@ -153,12 +133,12 @@ def test_entities_behind_the_window_are_missed_and_counted(entity_sample):
     predictions, posts = tables_of(gold, [["B-PER", "O", "B-LOC", "O"]], words_lost=1)
     found = align(predictions, posts).query("side == 'gold'")
     assert found["lost"].tolist() == [False, True]
-    metrics = score(post_counts(predictions), seed=0, resamples=20).metrics
+    metrics = score_counts(count_posts(predictions), seed=0, resamples=20).metrics
     assert metrics["recall"] == 1 / 2
 
     # Two seeds lose the same words; they are counted once.
-    model = entity_sample.model.assign(words_lost=np.int32(1))
-    evaluation = evaluation_of(entity_sample, model=model)
+    model = entity_sample.of("model").assign(words_lost=np.int32(1))
+    evaluation = evaluation_of(entity_sample.with_answers("model", model))
     tests = entity_sample.posts.query("split == 'test'")
     assert evaluation.words_lost == len(tests)
     assert evaluation.entities_lost == sum(tags[-1] != "O" for tags in tests["tags"])
@@ -188,7 +168,7 @@ def test_the_gazetteer_takes_the_longest_mention_and_its_most_frequent_type():
 
 
 def test_the_gazetteer_reads_train_alone(entity_sample):
-    found = predict_gazetteer(entity_sample.posts, entity_sample.labels)
+    found = predict_gazetteer(entity_sample.tables)
     test = entity_sample.posts.query("split == 'test'")
     assert found["post"].tolist() == test["post"].tolist()
     assert found["tags"].tolist() == test["tags"].tolist()
@@ -205,36 +185,37 @@ def test_the_gazetteer_reads_train_alone(entity_sample):
     ]
     assert tagged
     assert set(tagged) <= mentions
-    assert list(found) == ["post", "seed", "tags", "predicted", "words_lost"]
+    assert list(found) == ["expert", "seed", "post", "tags", "predicted", "words_lost"]
 
 
 def test_tables_read_from_parquet_score_alike(entity_sample, tmp_path):
     expected = evaluation_of(entity_sample)
     changes = {}
-    for name in ("model", "without_images", "baseline", "posts"):
+    for name in ("predictions", "posts"):
         getattr(entity_sample, name).to_parquet(tmp_path / name)
         changes[name] = pd.read_parquet(tmp_path / name)
-    found = evaluation_of(entity_sample, **changes)
+    read = replace(entity_sample, **changes)
+    found = evaluation_of(read)
     assert found.metrics == expected.metrics
     pd.testing.assert_frame_equal(found.drill_down, expected.drill_down)
-    baseline = predict_gazetteer(changes["posts"], entity_sample.labels)
-    again = predict_gazetteer(entity_sample.posts, entity_sample.labels)
+    baseline, again = predict_gazetteer(read.tables), predict_gazetteer(entity_sample.tables)
     assert baseline["predicted"].tolist() == again["predicted"].tolist()
 
 
 def test_the_evaluation_holds_scores_comparisons_and_groups(entity_sample):
     found = evaluation_of(entity_sample)
     assert found.seeds == [1, 2]
-    assert "the gazetteer baseline" in found.baseline_verdict.text
-    assert found.images_verdict.text.startswith("Images help")
-    assert [item.share for item in found.shares] == ["ambiguous", "clear", "misleading"]
-    assert set(found.groups) == {"group", "images", "mention", "type"}
-    assert found.groups["type"]["group"].tolist() == ["PER", "LOC", "ORG"]
+    assert "the gazetteer baseline" in found.verdicts[0].text
+    assert found.verdicts[1].text.startswith("Images help")
+    assert list(found.views) == ["ambiguous", "clear", "misleading"]
+    assert set(found.groups) == {"subset", "images", "mention", "type"}
+    own = {by: table[table["expert"] == "model"] for by, table in found.groups.items()}
+    assert own["type"]["group"].tolist() == ["PER", "LOC", "ORG"]
     gold = sum(
         len(entities_of(tags)) for tags in entity_sample.posts.query("split == 'test'")["tags"]
     )
-    assert found.groups["type"]["gold"].sum() == gold
-    assert found.groups["mention"]["gold"].sum() == gold
+    assert own["type"]["gold"].sum() == gold
+    assert own["mention"]["gold"].sum() == gold
     assert set(found.metrics["test"]) == {"precision", "recall", "f1"}
     assert found.metrics["test_errors"]["all types"]["gold"] == gold
 
@@ -246,22 +227,21 @@ def test_a_mention_is_seen_whatever_its_case_and_type():
             "split": ["train", "test"],
             "words": [["Ann", "Lee"], ["ann", "LEE", "Bob"]],
             "tags": [["B-PER", "I-PER"], ["B-LOC", "I-LOC", "B-PER"]],
-            "group": None,
+            "subset": None,
         }
     )
     model = pd.DataFrame(
         {
-            "post": ["test-0"],
+            "expert": "model",
             "seed": 1,
+            "post": ["test-0"],
             "tags": [posts["tags"][1]],
             "predicted": [["B-LOC", "I-LOC", "O"]],
             "words_lost": 0,
         }
     )
-    labels = pd.DataFrame({"label": TYPES, "text": TYPES})
-    found = evaluate_entity_recognition(
-        model, model, model, posts, labels, has_images=np.ones(2, bool), seed=0, resamples=20
-    )
+    tables = {"posts": posts, "labels": pd.DataFrame({"label": TYPES, "text": TYPES})}
+    found = evaluate_entities(model, tables, has_images=np.ones(2, bool), seed=0, resamples=20)
     table = found.groups["mention"].set_index("group")
     assert table["recall"].to_dict() == {"in train": 1.0, "not in train": 0.0}
     assert table["gold"].tolist() == [1, 1]

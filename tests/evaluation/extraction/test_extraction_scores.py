@@ -4,18 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mkgformer_kedro.evaluation.extraction import (
-    ShareComparison,
-    ambiguous_verdict,
-    break_down,
-    compare_shares,
+from mkgformer_kedro.evaluation.extraction.counts import micro_scores
+from mkgformer_kedro.evaluation.extraction.scores import (
+    count_groups,
     f1_difference,
-    micro_scores,
-    misleading_verdict,
-    score,
-    seeds_verdict,
+    same_answers,
+    score_counts,
 )
-from mkgformer_kedro.evaluation.intervals import Difference, Interval
 
 
 def random_counts(
@@ -44,12 +39,6 @@ def random_counts(
     return pd.concat(tables, ignore_index=True)
 
 
-def comparison(value: float, low: float, high: float, same: float) -> ShareComparison:
-    scores = score(random_counts(), seed=0, resamples=20)
-    difference = Difference(value, Interval(low, high))
-    return ShareComparison("ambiguous", 48, scores, scores, difference, same)
-
-
 def test_micro_scores_by_hand():
     counts = np.array([[2, 4, 3], [0, 0, 3], [0, 5, 0], [0, 0, 0]])
     expected = [[1 / 2, 2 / 3, 4 / 7], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
@@ -67,7 +56,7 @@ def test_scores_of_three_posts_by_hand():
             "right": [False, False, True],
         }
     )
-    found = score(counts, seed=0, resamples=50)
+    found = score_counts(counts, seed=0, resamples=50)
     assert found.metrics == pytest.approx(
         {"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7, "accuracy": 1 / 3}
     )
@@ -77,9 +66,9 @@ def test_scores_of_three_posts_by_hand():
 
 def test_several_seeds_are_averaged_and_deviate():
     counts = random_counts(seeds=(3, 1, 2))
-    found = score(counts, seed=0, resamples=50)
+    found = score_counts(counts, seed=0, resamples=50)
     alone = [
-        score(counts[counts["seed"] == seed], seed=0, resamples=50).metrics["f1"]
+        score_counts(counts[counts["seed"] == seed], seed=0, resamples=50).metrics["f1"]
         for seed in (1, 2, 3)
     ]
     assert found.by_seed["f1"].tolist() == pytest.approx(alone)
@@ -89,17 +78,17 @@ def test_several_seeds_are_averaged_and_deviate():
 
 def test_intervals_hold_their_value_and_repeat_with_the_seed():
     counts = random_counts(seeds=(1, 2))
-    found = score(counts, seed=3, resamples=300)
+    found = score_counts(counts, seed=3, resamples=300)
     for name, (low, high) in found.intervals.items():
         assert low < found.metrics[name] < high
-    assert score(counts, seed=3, resamples=300).intervals == found.intervals
-    assert score(counts, seed=4, resamples=300).intervals != found.intervals
+    assert score_counts(counts, seed=3, resamples=300).intervals == found.intervals
+    assert score_counts(counts, seed=4, resamples=300).intervals != found.intervals
 
 
 def test_the_order_of_rows_does_not_matter():
     counts = random_counts(seeds=(1, 2))
     shuffled = counts.sample(frac=1, random_state=0)
-    first, second = (score(table, seed=0, resamples=100) for table in (counts, shuffled))
+    first, second = (score_counts(table, seed=0, resamples=100) for table in (counts, shuffled))
     assert first.metrics == second.metrics
     assert first.intervals == second.intervals
 
@@ -107,7 +96,7 @@ def test_the_order_of_rows_does_not_matter():
 def test_the_same_answers_of_more_seeds_do_not_narrow_the_interval():
     once = random_counts()
     thrice = pd.concat([once.assign(seed=seed) for seed in (1, 2, 3)])
-    first, second = (score(table, seed=0, resamples=200) for table in (once, thrice))
+    first, second = (score_counts(table, seed=0, resamples=200) for table in (once, thrice))
     assert second.intervals["f1"] == pytest.approx(first.intervals["f1"])
 
 
@@ -123,7 +112,7 @@ def test_the_interval_of_an_accuracy_is_the_textbooks():
             "right": right,
         }
     )
-    found = score(counts, seed=1, resamples=4000)
+    found = score_counts(counts, seed=1, resamples=4000)
     p = right.mean()
     half = 1.96 * np.sqrt(p * (1 - p) / 500)
     for name in ("accuracy", "f1"):
@@ -144,14 +133,14 @@ def test_a_clear_difference_has_the_sign_of_the_better():
     assert ahead.is_clear
     assert ahead.value == pytest.approx(-behind.value)
     assert ahead.interval.low > 0 > behind.interval.high
-    expected = [score(t, seed=0, resamples=20).metrics["f1"] for t in (good, poor)]
+    expected = [score_counts(t, seed=0, resamples=20).metrics["f1"] for t in (good, poor)]
     assert ahead.value == pytest.approx(expected[0] - expected[1])
 
 
 def test_a_baseline_of_one_seed_is_compared_with_a_model_of_several():
     model, baseline = random_counts(seeds=(1, 2, 3), rate=0.9), random_counts(seeds=(0,), rate=0.3)
     found = f1_difference(model, baseline, seed=0)
-    scores = [score(t, seed=0, resamples=20).metrics["f1"] for t in (model, baseline)]
+    scores = [score_counts(t, seed=0, resamples=20).metrics["f1"] for t in (model, baseline)]
     assert found.value == pytest.approx(scores[0] - scores[1])
     assert found.is_clear
 
@@ -164,18 +153,18 @@ def test_tables_of_different_posts_are_not_compared():
 
 def test_no_predictions_are_an_error():
     with pytest.raises(ValueError, match="no predictions"):
-        score(random_counts().iloc[:0], seed=0)
+        score_counts(random_counts().iloc[:0], seed=0)
 
 
 def test_groups_are_scored_apart_and_hold_every_row():
     counts = random_counts(seeds=(1, 2))
     counts["kind"] = np.where(counts["post"].str.endswith(("1", "2")), "one or two", "other")
     counts.loc[counts["post"] == "test-7", "kind"] = None
-    table = break_down(counts, "kind", seed=0, resamples=50)
+    table = count_groups(counts, "kind", seed=0, resamples=50)
     assert table["group"].tolist() == ["one or two", "other"]
     assert table["posts"].sum() == 59
     for row in table.itertuples():
-        alone = score(counts[counts["kind"] == row.group], seed=0, resamples=50)
+        alone = score_counts(counts[counts["kind"] == row.group], seed=0, resamples=50)
         assert row.f1 == pytest.approx(alone.metrics["f1"])
         assert (row.low, row.high) == pytest.approx(alone.intervals["f1"])
         assert row.gold == counts.loc[(counts["kind"] == row.group) & (counts["seed"] == 1),
@@ -192,61 +181,15 @@ def test_a_seed_without_a_row_of_a_post_predicted_nothing_of_it():
             "gold": [1, 1, 0],
         }
     )
-    found = score(counts, seed=0, resamples=20)
+    found = score_counts(counts, seed=0, resamples=20)
     assert found.by_seed["precision"].tolist() == [0.5, 1.0]
 
 
-def test_shares_are_compared_one_by_one():
-    model, without_images = random_counts(rate=0.9), random_counts(rate=0.4, chance=1)
-    posts = pd.Index(model["post"])
-    shares = pd.Series([["misleading", "ambiguous", None][i % 3] for i in range(60)], index=posts)
-    found = compare_shares(model, without_images, shares, seed=0, resamples=100)
-    assert [item.share for item in found] == ["ambiguous", "misleading"]
-    for item in found:
-        inside = shares.index[shares == item.share]
-        first, second = (t[t["post"].isin(inside)].reset_index() for t in (model, without_images))
-        assert item.posts == 20
-        assert item.same_answers == (first["answer"] == second["answer"]).mean()
-        expected = [score(t, seed=0, resamples=20).metrics["f1"] for t in (first, second)]
-        assert item.difference.value == pytest.approx(expected[0] - expected[1])
-        assert item.model.metrics["f1"] == pytest.approx(expected[0])
-
-
-def test_the_ambiguous_share_is_won_or_the_reason_is_given():
-    won = ambiguous_verdict(comparison(0.3, 0.2, 0.4, 0.3))
-    assert won.outcome == "good"
-    assert "(48)" in won.text
-    assert "images help" in won.text
-    ignored = ambiguous_verdict(comparison(0.01, -0.1, 0.1, 0.95))
-    assert ignored.outcome == "bad"
-    assert "do not show that images help" in ignored.text
-    assert "95\u00a0% of them: it hardly looks" in ignored.text
-    unread = ambiguous_verdict(comparison(0.01, -0.1, 0.1, 0.4))
-    assert "has not learned to read them" in unread.text
-    lost = ambiguous_verdict(comparison(-0.3, -0.4, -0.2, 0.4))
-    assert lost.outcome == "bad"
-    assert "images hurt" in lost.text
-
-
-@pytest.mark.parametrize(
-    ("ends", "outcome", "words"),
-    [
-        ((-0.3, -0.4, -0.2), "bad", "images hurt"),
-        ((-0.1, -0.3, 0.1), "open", "no harm is shown"),
-        ((0.3, 0.2, 0.4), "good", "help all the same"),
-    ],
-)
-def test_misleading_images_do_harm_or_not(ends, outcome, words):
-    verdict = misleading_verdict(comparison(*ends, same=0.5))
-    assert verdict.outcome == outcome
-    assert words in verdict.text
-
-
-def test_one_seed_is_said_to_be_one():
-    one = seeds_verdict(score(random_counts(seeds=(4,)), seed=0, resamples=20))
-    assert one.text.startswith("One training run (seed 4)")
-    found = score(random_counts(seeds=(1, 2, 5)), seed=0, resamples=20)
-    several = seeds_verdict(found)
-    assert several.text.startswith("3 training runs (seeds 1, 2, 5)")
-    assert f"standard deviation {found.deviations['f1']:.3f}" in several.text
-    assert f"mean F1 {found.metrics['f1']:.3f}" in several.text
+def test_answers_are_compared_seed_by_seed_or_all_with_all():
+    first, second = random_counts(seeds=(1, 2)), random_counts(seeds=(1, 2), chance=1)
+    assert same_answers(first, first) == 1
+    found = same_answers(first, second)
+    assert found == (first["answer"] == second["answer"]).mean()
+    one = second[second["seed"] == 1].assign(seed=0)
+    pairs = first.merge(one, on="post")
+    assert same_answers(first, one) == (pairs["answer_x"] == pairs["answer_y"]).mean()

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.baselines import Popularity, predict_popularity
 
 
 def test_popularity_counts_answers_of_that_relation_and_direction():
@@ -31,3 +31,17 @@ def test_blocks_score_like_the_whole(graph, size):
         for start in range(0, len(graph.queries), size)
     ]
     assert torch.equal(torch.cat(parts), popularity.score(graph.queries))
+
+
+def test_the_baseline_ranks_the_test_answers_by_popularity(graph):
+    found = predict_popularity(graph.tables)
+    expected = graph.answers("baseline", graph.popularity, seed=0)
+    assert found.pop("answered").all()
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_the_baseline_has_learned_nothing_of_a_relation_that_train_lacks(graph):
+    triples = graph.tables["triples"]
+    lacks = ~((triples["split"] == "train") & (triples["relation"] == 1))
+    found = predict_popularity(graph.tables | {"triples": triples[lacks]})
+    assert found["answered"].tolist() == (found["relation"] != 1).tolist()

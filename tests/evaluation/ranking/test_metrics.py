@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, ranks_of
-from mkgformer_kedro.evaluation.ranking.predictions import predict, raw_view
+from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, ranks_of, raw_view
 
 
 def frame(**columns: list) -> pd.DataFrame:
@@ -92,7 +91,7 @@ def pykeen_metrics(graph, *, filtered: bool) -> dict[str, float]:
 
 @pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "raw"])
 def test_every_metric_equals_pykeens(graph, filtered):
-    predictions = predict(graph.queries, graph.scores.split(8), graph.test)
+    predictions = graph.answers("model")
     metrics = ranking_metrics(predictions if filtered else raw_view(predictions))
     expected = pykeen_metrics(graph, filtered=filtered)
     assert len(metrics) == 3 * (3 * 6 + 1)
@@ -104,7 +103,7 @@ def test_ranks_equal_pykeens_on_scores_that_are_all_alike(graph):
     from pykeen.evaluation.ranks import Ranks
 
     scores = torch.full_like(graph.scores, 0.25)
-    predictions = raw_view(predict(graph.queries, [scores], graph.test))
+    predictions = raw_view(graph.answers("model", scores))
     expected = Ranks.from_scores(scores[:1, :1], scores[:1])
     for rank_type, ranks in expected.items():
         assert set(ranks_of(predictions, rank_type)) == {float(ranks)}

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from mkgformer_kedro.evaluation.ranking.predictions import predict, raw_view
+from mkgformer_kedro.evaluation.ranking.metrics import raw_view
+from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+
+
+def whole_of(scores: torch.Tensor) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """All queries in one block."""
+    return [(np.arange(len(scores)), scores)]
 
 
 def test_one_row_per_triple_and_direction(graph):
-    predictions = predict(graph.queries, [graph.scores], graph.test)
+    predictions = rank_queries(graph.queries, whole_of(graph.scores), graph.test)
     assert len(predictions) == 2 * len(graph.test)
     for direction, given, asked in (("tail", "head", "tail"), ("head", "tail", "head")):
         rows = predictions[predictions["direction"] == direction].reset_index(drop=True)
@@ -19,14 +26,17 @@ def test_one_row_per_triple_and_direction(graph):
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_the_size_of_the_blocks_does_not_matter(graph, size):
-    whole = predict(graph.queries, [graph.scores], graph.test)
-    blocks = predict(graph.queries, iter(graph.scores.split(size)), graph.test)
+def test_size_and_order_of_the_blocks_do_not_matter(graph, size):
+    whole = rank_queries(graph.queries, whole_of(graph.scores), graph.test)
+    order = np.random.default_rng(0).permutation(len(graph.queries))
+    parts = np.split(order, range(size, len(order), size))
+    asked = ((rows, graph.scores[rows]) for rows in parts)
+    blocks = rank_queries(graph.queries, asked, graph.test)
     pd.testing.assert_frame_equal(blocks, whole)
 
 
 def test_parquet_keeps_the_table_as_it_is(graph, tmp_path):
-    predictions = predict(graph.queries, [graph.scores], graph.test)
+    predictions = rank_queries(graph.queries, whole_of(graph.scores), graph.test)
     predictions.to_parquet(tmp_path / "predictions.parquet")
     back = pd.read_parquet(tmp_path / "predictions.parquet")
     pd.testing.assert_frame_equal(back, predictions, check_dtype=False)
@@ -48,7 +58,8 @@ def test_a_hand_made_table():
         }
     )
     scores = torch.tensor([[0.0, 3.0, 2.0, 9.0], [5.0, 5.0, 1.0, 0.0], [1.0, 7.0, 0.0, 2.0]])
-    predictions = predict(queries, scores.split(2), test)
+    blocks = [(np.array([0, 1]), scores[:2]), (np.array([2]), scores[2:])]
+    predictions = rank_queries(queries, blocks, test)
     ranks = predictions[
         ["triple", "direction", "answer", "rank_optimistic", "rank_pessimistic", "candidates"]
     ]
@@ -71,12 +82,16 @@ def test_a_hand_made_table():
 
 
 def test_scores_must_cover_the_queries(graph):
-    with pytest.raises(ValueError, match="scores for only"):
-        predict(graph.queries, [graph.scores[:-1]], graph.test)
-    with pytest.raises(ValueError, match="more rows of scores"):
-        predict(graph.queries, [graph.scores, graph.scores[:1]], graph.test)
+    rows = np.arange(len(graph.queries))
+    with pytest.raises(ValueError, match=rf"query {len(rows) - 1} of .* was scored 0 times"):
+        rank_queries(graph.queries, [(rows[:-1], graph.scores[:-1])], graph.test)
+    twice = [*whole_of(graph.scores), (rows[:1], graph.scores[:1])]
+    with pytest.raises(ValueError, match=r"query 0 of .* was scored 2 times"):
+        rank_queries(graph.queries, twice, graph.test)
+    with pytest.raises(ValueError, match="rows of scores for"):
+        rank_queries(graph.queries, [(rows, graph.scores[:-1])], graph.test)
 
 
 def test_an_answer_outside_the_split_is_named(graph):
     with pytest.raises(ValueError, match="not among the triples scored"):
-        predict(graph.queries, [graph.scores], graph.test.iloc[1:])
+        rank_queries(graph.queries, whole_of(graph.scores), graph.test.iloc[1:])

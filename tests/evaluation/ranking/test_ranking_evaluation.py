@@ -1,93 +1,181 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
-from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
-from mkgformer_kedro.evaluation.link_prediction import (
-    MRR,
-    LinkPredictionEvaluation,
-    evaluate_link_prediction,
-)
-from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
-from mkgformer_kedro.evaluation.ranking.predictions import predict, raw_view
+from mkgformer_kedro.evaluation.ranking import RankingEvaluation, evaluate
+from mkgformer_kedro.evaluation.ranking.evaluation import MRR
+from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, raw_view
+from mkgformer_kedro.evaluation.ranking.scores import mrr_difference
 
 
-def oracle(graph) -> pd.DataFrame:
-    """Predictions that put every answer first."""
-    scores = graph.scores.clone()
-    for row, answers in enumerate(graph.queries["answers"]):
-        scores[row, answers] = 1e6
-    return predict(graph.queries, [scores], graph.test)
-
-
-def guesses(graph) -> pd.DataFrame:
-    return predict(graph.queries, [graph.scores], graph.test)
-
-
-def evaluation_of(
-    graph, model: pd.DataFrame, without_images: pd.DataFrame, leak: np.ndarray
-) -> LinkPredictionEvaluation:
-    popularity = Popularity(graph.train, graph.num_entities).score(graph.queries)
-    return evaluate_link_prediction(
-        model,
-        without_images,
-        predict(graph.queries, [popularity], graph.test),
-        graph.train,
-        leak=leak,
+def evaluation_of(graph, *answers: pd.DataFrame, **tables: pd.DataFrame) -> RankingEvaluation:
+    """Of the given experts and popularity."""
+    baseline = graph.answers("baseline", graph.popularity, seed=0)
+    return evaluate(
+        pd.concat([*answers, baseline], ignore_index=True),
+        graph.tables | tables,
         has_images=np.ones(graph.num_entities, dtype=bool),
         seed=0,
         resamples=100,
     )
 
 
-def test_every_table_is_scored_with_and_without_leaks(graph):
-    leak = reverse_in_train(graph.train, graph.test)
-    assert 0 < leak.mean() < 1
-    predictions = guesses(graph)
-    evaluation = evaluation_of(graph, predictions, predictions, leak)
+def model_and_blind(graph, model, blind) -> list[pd.DataFrame]:
+    return [graph.answers("model", model), graph.answers("without_images", blind)]
+
+
+def leaking(graph, leaks: bool) -> pd.DataFrame:
+    return graph.tables["triples"].assign(leak=leaks)
+
+
+def test_every_expert_is_scored_with_and_without_leaks(graph):
+    model = graph.answers("model")
+    evaluation = evaluation_of(graph, model, graph.answers("without_images"))
+    assert evaluation.experts == ["model", "without_images", "baseline"]
+    assert evaluation.whole.count == len(graph.test)
+    assert evaluation.scores["model"].metrics == ranking_metrics(model)
+    assert evaluation.raw == ranking_metrics(raw_view(model))
+    leak = graph.tables["triples"].query("split == 'test'")["leak"].to_numpy()
     assert evaluation.leak_share == leak.mean()
-    assert evaluation.model.scores.metrics == ranking_metrics(predictions)
-    kept = predictions[~leak[predictions["triple"]]]
-    assert evaluation.model.without_leaks.metrics == ranking_metrics(kept)
-    assert evaluation.popularity.without_leaks.metrics["both.realistic.count"] == len(kept)
-    assert evaluation.raw == ranking_metrics(raw_view(predictions))
+    kept = model[~leak[model["triple"]]]
+    view = evaluation.views["without_leaks"]
+    assert view.count == (~leak).sum()
+    assert view.scores["model"].metrics == ranking_metrics(kept)
+    assert view.scores["baseline"].metrics["both.realistic.count"] == len(kept)
 
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_nothing_or_everything_leaking_leaves_no_second_view(graph, leaks):
-    predictions = guesses(graph)
-    evaluation = evaluation_of(graph, predictions, predictions, np.full(len(graph.test), leaks))
-    assert evaluation.model.without_leaks is None
+    evaluation = evaluation_of(graph, graph.answers("model"), triples=leaking(graph, leaks))
+    assert "without_leaks" not in evaluation.views
+
+
+def test_triples_with_an_unseen_entity_are_a_view(graph):
+    triples = graph.tables["triples"]
+    touches = (triples["head"] == 3) | (triples["tail"] == 3)
+    triples = triples[~(touches & (triples["split"] == "train"))]
+    evaluation = evaluation_of(graph, graph.answers("model"), triples=triples)
+    there = touches & (triples["split"] == "test")
+    view = evaluation.views["unseen_entities"]
+    assert view.count == there.sum() > 0
+    assert view.scores["model"].metrics["both.realistic.count"] == 2 * view.count
+    assert evaluation.unseen_share == view.count / len(graph.test)
+    metrics = evaluation.metrics
+    assert metrics["test_unseen_entities"] == metrics["test_by_view"]["unseen_entities"]["model"]
+
+
+def test_any_number_of_experts_and_seeds(graph):
+    others = [
+        graph.answers("model", seed=1),
+        graph.answers("model", graph.perfect, seed=2),
+        graph.answers("complex", graph.scores.flip(0)),
+        graph.answers("mixture", graph.perfect),
+    ]
+    evaluation = evaluation_of(graph, *others)
+    assert evaluation.experts == ["model", "complex", "mixture", "baseline"]
+    assert evaluation.seeds == [1, 2]
+    metrics = evaluation.metrics
+    assert json.loads(json.dumps(metrics)) == metrics
+    assert metrics["experts"] == evaluation.experts
+    assert set(metrics["test_complex"]) == {k for k in metrics["test"] if k.startswith("both.rea")}
+    assert metrics["test_std"][MRR.key] > 0
+    for expert, difference in evaluation.differences.items():
+        scores = evaluation.scores
+        expected = scores["model"].metrics[MRR.key] - scores[expert].metrics[MRR.key]
+        assert difference.value == pytest.approx(expected)
+        assert metrics["test_difference"][expert]["value"] == difference.value
+    table = evaluation.drill_down
+    assert set(table["expert"]) == set(evaluation.experts)
+    assert list(table)[:4] == ["expert", "by", "group", "count"]
+    per_expert = table.groupby("expert")["count"].sum()
+    assert per_expert.nunique() == 1
+
+
+def test_a_mixture_is_compared_with_each_of_its_experts(graph):
+    model, mixture = graph.answers("model"), graph.answers("mixture", graph.perfect)
+    evaluation = evaluation_of(graph, model, mixture)
+    assert set(evaluation.added) == {"model", "baseline"}
+    assert evaluation.added["model"] == mrr_difference(mixture, model, seed=0, resamples=100)
+    (verdict,) = [one for one in evaluation.verdicts if "mixture" in one.text]
+    assert verdict.outcome == "good"
+    assert "better than every expert alone" in verdict.text
+    assert set(evaluation.metrics["test_added_by_mixture"]) == {"model", "baseline"}
+
+
+def test_whoever_could_not_answer_is_reported(graph):
+    structural = graph.answers("complex")
+    structural["answered"] = structural["triple"] % 4 != 0
+    evaluation = evaluation_of(graph, graph.answers("model"), structural)
+    assert evaluation.answered == {"complex": structural["answered"].mean()}
+    assert evaluation.metrics["test_answered"] == evaluation.answered
+    assert "test_answered" not in evaluation_of(graph, graph.answers("model")).metrics
+
+
+def test_another_reference_can_be_asked_for(graph):
+    predictions = pd.concat([graph.answers("model"), graph.answers("complex", graph.perfect)])
+    evaluation = evaluate(
+        predictions,
+        graph.tables,
+        has_images=np.ones(graph.num_entities, dtype=bool),
+        seed=0,
+        resamples=100,
+        reference="complex",
+        names={"complex": "ComplEx"},
+    )
+    assert evaluation.experts == ["complex", "model"]
+    assert evaluation.differences["model"].is_clear
+    assert evaluation.name("complex") == "ComplEx"
+    with pytest.raises(ValueError, match="no predictions of 'rotate', only of: model, complex"):
+        evaluate(
+            predictions,
+            graph.tables,
+            has_images=np.ones(graph.num_entities, dtype=bool),
+            seed=0,
+            reference="rotate",
+        )
 
 
 def test_the_verdicts_say_what_the_figures_say(graph):
-    best, poor = oracle(graph), guesses(graph)
-    no_leak = np.zeros(len(graph.test), dtype=bool)
+    best, poor, triples = graph.perfect, graph.scores, leaking(graph, False)
 
-    helped = evaluation_of(graph, best, poor, no_leak)
-    assert helped.popularity_verdict.outcome == "good"
-    assert "beats the popularity baseline" in helped.popularity_verdict.text
-    assert "1.000 against" in helped.popularity_verdict.text
-    assert f"{helped.popularity.scores.metrics[MRR]:.3f}" in helped.popularity_verdict.text
-    assert helped.images_verdict.outcome == "good"
-    assert helped.images_verdict.text.startswith("Images help")
+    helped = evaluation_of(graph, *model_and_blind(graph, best, poor), triples=triples)
+    baseline, images, seeds = helped.verdicts
+    assert baseline.outcome == "good"
+    assert "The model beats the popularity baseline" in baseline.text
+    assert f"1.000 against {helped.scores['baseline'].metrics[MRR.key]:.3f}" in baseline.text
+    assert images.outcome == "good"
+    assert images.text.startswith("Images help")
+    assert seeds.text.startswith("One training run (seed 7)")
 
-    hurt = evaluation_of(graph, poor, best, no_leak)
-    assert hurt.images_verdict.outcome == "bad"
-    assert hurt.images_verdict.text.startswith("Images hurt")
-    assert "a difference of \u2212" in hurt.images_verdict.text
+    hurt = evaluation_of(graph, *model_and_blind(graph, poor, best), triples=triples)
+    assert hurt.verdicts[1].outcome == "bad"
+    assert hurt.verdicts[1].text.startswith("Images hurt")
+    assert "a difference of \u2212" in hurt.verdicts[1].text
 
-    alike = evaluation_of(graph, poor, poor, no_leak)
-    assert alike.images_verdict.outcome == "open"
-    assert "do not show that images help" in alike.images_verdict.text
+    alike = evaluation_of(graph, *model_and_blind(graph, poor, poor), triples=triples)
+    assert alike.verdicts[1].outcome == "open"
+    assert "do not show that images help" in alike.verdicts[1].text
 
 
 def test_a_model_no_better_than_popularity_is_called_that(graph):
-    popularity = Popularity(graph.train, graph.num_entities).score(graph.queries)
-    same = predict(graph.queries, [popularity], graph.test)
-    evaluation = evaluation_of(graph, same, same, np.zeros(len(graph.test), dtype=bool))
-    assert evaluation.popularity_verdict.outcome == "bad"
-    assert "does not beat" in evaluation.popularity_verdict.text
+    evaluation = evaluation_of(graph, graph.answers("model", graph.popularity))
+    verdict = evaluation.verdicts[0]
+    assert verdict.outcome == "bad"
+    assert "does not beat" in verdict.text
+
+
+def test_tables_read_from_parquet_score_alike(graph, tmp_path):
+    predictions = pd.concat(
+        [graph.answers("model"), graph.answers("baseline", graph.popularity, seed=0)]
+    )
+    predictions.to_parquet(tmp_path / "predictions.parquet")
+    images = np.ones(graph.num_entities, dtype=bool)
+    found, expected = (
+        evaluate(table, graph.tables, has_images=images, seed=0, resamples=100)
+        for table in (pd.read_parquet(tmp_path / "predictions.parquet"), predictions)
+    )
+    assert found.metrics == expected.metrics

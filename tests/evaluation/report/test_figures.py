@@ -7,18 +7,16 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
-from jinja2 import UndefinedError
 from PIL import Image
 
-from mkgformer_kedro.evaluation.report import (
+from mkgformer_kedro.evaluation.report.figures import (
     confusion_figure,
     curve_figure,
     format_number,
     hits_figure,
     inline_svg,
-    render_page,
-    thumbnail,
 )
+from mkgformer_kedro.evaluation.report.page import thumbnail
 
 CURVE = pd.DataFrame({"step": [1, 2, 3], "loss": [0.9, 0.5, 0.4], "dev_mrr": [np.nan, 0.1, np.nan]})
 
@@ -76,15 +74,17 @@ def test_the_hits_curve_passes_through_the_hits():
     assert (share[1], share[2], share[3], share[10]) == (0.5, 0.5, 0.75, 1.0)
 
 
+def test_every_expert_has_a_line_of_its_own():
+    ranks = {f"expert {i}": np.array([1.0, i + 2.0]) for i in range(9)}
+    lines = hits_figure(ranks).axes[0].lines
+    assert [line.get_label() for line in lines] == list(ranks)
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+
+
 def test_a_curve_draws_what_was_logged():
     figure = curve_figure(CURVE, {"Loss": "loss", "Dev MRR": "dev_mrr"}, x="step")
     points = [axis.lines[0].get_xydata().tolist() for axis in figure.axes]
     assert points == [[[1, 0.9], [2, 0.5], [3, 0.4]], [[2, 0.1]]]
-
-
-def test_a_page_with_a_missing_variable_is_an_error():
-    with pytest.raises(UndefinedError, match="data_set"):
-        render_page("link_prediction.html.j2", {})
 
 
 def test_a_curve_of_several_seeds_has_a_line_each():

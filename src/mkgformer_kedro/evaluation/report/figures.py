@@ -114,6 +114,53 @@ def hits_figure(ranks: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def calibration_figure(
+    reliability: Mapping[str, pd.DataFrame], risk_coverage: pd.DataFrame
+) -> Figure:
+    """Draw how true probabilities are, and how wrong the most confident answers.
+
+    Args:
+        reliability: By what was judged, ``probability`` (stated) and ``frequency`` (observed) of
+            each bin.
+        risk_coverage: ``coverage`` and ``risk``.
+
+    Returns:
+        A figure with a reliability diagram and a curve of risk against coverage.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2)
+        for number, (name, bins) in enumerate(reliability.items()):
+            left.plot(
+                bins["probability"],
+                bins["frequency"],
+                color=_SERIES[number % len(_SERIES)],
+                linestyle=_LINES[number % len(_LINES)],
+                marker="o",
+                markersize=3,
+                label=name,
+            )
+        left.set_title("Reliability", loc="left")
+        left.set_xlabel("stated probability")
+        left.set_ylabel("share that is true")
+        left.legend(loc="upper left")
+        right.plot(
+            risk_coverage["coverage"], risk_coverage["risk"], color=_SERIES[0], marker="o",
+            markersize=3,
+        )  # fmt: skip
+        right.set_title("Risk against coverage", loc="left")
+        right.set_xlabel("share of queries answered")
+        right.set_ylabel("share of answers that are wrong")
+        for axis in (left, right):
+            axis.set_xlim(0, 1.02)
+            axis.set_ylim(0, 1.02)
+    return figure
+
+
 def confusion_figure(matrix: pd.DataFrame) -> Figure:
     """Draw a confusion matrix: darker cells hold a larger share of their row.
 

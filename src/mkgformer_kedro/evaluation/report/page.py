@@ -133,6 +133,10 @@ class ViewRow:
     scores: Sequence[tuple[float, Interval]]
     difference: Difference | None
 
+    def is_best(self, value: float) -> bool:
+        """Whether nobody else's score is above this one."""
+        return len(self.scores) > 1 and value >= max(score for score, _ in self.scores)
+
 
 @dataclass(frozen=True)
 class Section:

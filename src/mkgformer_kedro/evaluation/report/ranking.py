@@ -13,6 +13,7 @@ import pandas as pd
 from mkgformer_kedro.evaluation.experts import Metric
 from mkgformer_kedro.evaluation.ranking.evaluation import PREFIX, RankingEvaluation
 from mkgformer_kedro.evaluation.ranking.metrics import HITS_AT, RANK_TYPES, SIDES, ranks_of
+from mkgformer_kedro.evaluation.report.calibration import calibration_sections
 from mkgformer_kedro.evaluation.report.figures import format_number, hits_figure, inline_svg
 from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, thumbnails
 from mkgformer_kedro.evaluation.report.sections import Groups, Layout, below
@@ -286,4 +287,5 @@ LINK_PREDICTION = Layout(
     examples=examples_section,
     more=_more,
     figure=hits_of,
+    reports={"calibration_report": calibration_sections},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,6 +67,8 @@ class Layout:
             images, images by owner, how many of each kind, and a seed.
         more: Further sections, of an evaluation and the texts of labels.
         figure: The figure that stands for the evaluation, of the same.
+        reports: Makes sections of reports of other stages, by the name of the report: of the
+            report, what experts are called, and the texts of labels.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Layout:
     examples: Callable[..., Section]
     more: Callable[[Any, Mapping[str, str]], Sequence[Section]]
     figure: Callable[[Any], Any]
+    reports: Mapping[str, Callable[..., Sequence[Section]]] = field(default_factory=dict)
 
     @property
     def main(self) -> Metric:
@@ -104,6 +107,7 @@ def render(
     examples: int,
     seed: int,
     facts: Mapping[str, Any],
+    reports: Mapping[str, Mapping[str, Any]] | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
     """Write the page that a run ends with.
@@ -122,6 +126,7 @@ def render(
         examples: Number of answers of each kind to show.
         seed: Seed of their choice.
         facts: What is known about data and run, by heading: nested mappings, lists and values.
+        reports: Reports of other stages that the layout makes sections of, by name.
         sections: Further sections of the caller's.
 
     Returns:
@@ -135,6 +140,11 @@ def render(
         layout.examples(evaluation, tables, has_images, images, number=examples, seed=seed),
         *layout.more(evaluation, labels),
         groups_section(layout, evaluation, labels),
+        *(
+            section
+            for name, report in (reports or {}).items()
+            for section in layout.reports[name](report, evaluation.names, labels)
+        ),
         *sections,
         training_section(layout, curve),
         facts_section(facts),
@@ -156,6 +166,7 @@ def scores_section(
 ) -> Section:
     """Every expert in one table, what that means, and how far they are apart."""
     metric = evaluation.metric
+    rows = score_rows(layout, evaluation, evaluation.whole)
     values = {name: scores.metrics[metric.key] for name, scores in evaluation.scores.items()}
     comparisons = {
         f"{evaluation.name(evaluation.reference).capitalize()} minus": evaluation.differences,
@@ -169,7 +180,8 @@ def scores_section(
             "baseline": layout.baseline,
             "units": evaluation.units,
             "metrics": layout.metrics,
-            "rows": score_rows(layout, evaluation, evaluation.whole),
+            "rows": rows,
+            "best": _best(layout, rows),
             "several_seeds": any(scores.deviations for scores in evaluation.scores.values()),
             "seed_rows": _seed_rows(layout, evaluation.scores[evaluation.reference]),
             "reference": evaluation.name(evaluation.reference),
@@ -212,6 +224,7 @@ def parts_section(layout: Layout, evaluation: Evaluation) -> list[Section]:
         )
         for view in (evaluation.whole, *views.values())
     ]
+    details = {view.name: score_rows(layout, evaluation, view) for view in views.values()}
     return [
         Section.from_template(
             "Parts of the test set",
@@ -225,9 +238,8 @@ def parts_section(layout: Layout, evaluation: Evaluation) -> list[Section]:
                 "against": evaluation.name(against) if against else "",
                 "rows": rows,
                 "same": _same_answers(evaluation, against),
-                "details": {
-                    view.name: score_rows(layout, evaluation, view) for view in views.values()
-                },
+                "details": details,
+                "best": {name: _best(layout, scores) for name, scores in details.items()},
             },
         )
     ]
@@ -293,6 +305,21 @@ def score_rows(layout: Layout, evaluation: Evaluation, view: View) -> list[Score
 def below(prefix: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
     """The entries whose key starts with the prefix, without it."""
     return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+
+
+def _best(layout: Layout, rows: Sequence[ScoreRow]) -> dict[str, float]:
+    """The best value of each metric; nothing where there is no other."""
+    if len(rows) < 2:
+        return {}
+    values = {
+        metric: [row.values[metric.key] for row in rows if metric.key in row.values]
+        for metric in layout.metrics
+    }
+    return {
+        metric.key: (max if metric.higher_is_better else min)(found)
+        for metric, found in values.items()
+        if found
+    }
 
 
 def _note(evaluation: Evaluation, expert: str, scores: Scores) -> str:

@@ -27,8 +27,8 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         task: The task. Kedro reads the type of its parameters from the function's annotations.
 
     Returns:
-        A function of the models, the visual store, parameters and the task's ``tables``; it
-        returns a predictions table.
+        A function of the models, the visual store, parameters, the task's ``tables`` and its
+        ``experts``; it returns a predictions table.
     """
 
     def node(
@@ -37,10 +37,11 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         model: ModelParameters,
         parameters: EvaluationParameters,
         preset: str,
-        *tables: pd.DataFrame,
+        *inputs: Any,
     ) -> pd.DataFrame:
         ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-        return ask(task, _named(task, tables), models, visual_store, model, parameters, preset)
+        given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
+        return ask(task, given, models, visual_store, model, parameters, preset)
 
     node.__annotations__["parameters"] = _parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -58,7 +59,7 @@ def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     """
 
     def node(*tables: pd.DataFrame) -> pd.DataFrame:
-        return task.predict_baseline(_named(task, tables))
+        return task.predict_baseline(dict(zip(task.tables, tables, strict=True)))
 
     node.__name__ = f"predict_{task.name}_baseline"
     return node
@@ -74,9 +75,9 @@ def report_for(
 
     Returns:
         A function of both predictions tables, the visual store, the training curve, the reports of
-        other stages, parameters and the task's ``tables``. It returns the metrics (key ``test``
-        and what stands beside it), the scores of all groups in one table, a figure and the HTML
-        page.
+        other stages, parameters, the task's ``tables`` and its ``reports``. It returns the metrics
+        (key ``test`` and what stands beside it), the scores of all groups in one table, a figure
+        and the HTML page.
     """
 
     def node(
@@ -89,15 +90,17 @@ def report_for(
         parameters: EvaluationParameters,
         preset: str,
         seed: int,
-        *tables: pd.DataFrame,
+        *inputs: Any,
     ) -> tuple[dict[str, Any], pd.DataFrame, Any, str]:
         from mkgformer_kedro.datasets.visual_store import VisualStore
         from mkgformer_kedro.evaluation.report import Published, render
 
-        store, named, layout = VisualStore(visual_store), _named(task, tables), task.layout()
+        store, layout = VisualStore(visual_store), task.layout()
+        given = dict(zip((*task.tables, *task.reports), inputs, strict=True))
+        tables = {name: given[name] for name in task.tables}
         evaluation = task.evaluate(
             pd.concat([predictions, baseline], ignore_index=True),
-            named,
+            tables,
             has_images=store.has_images,
             seed=seed,
             resamples=parameters.resamples,
@@ -107,7 +110,7 @@ def report_for(
         page = render(
             layout,
             evaluation,
-            named,
+            tables,
             data_set=parameters.title or ingestion_report["data_set"],
             synthetic=parameters.synthetic,
             published=[Published(**result.model_dump()) for result in parameters.published],
@@ -121,6 +124,7 @@ def report_for(
                 "Images": coverage_report,
                 "Run": {"preset": preset, "seed": seed, "seeds": evaluation.seeds},
             },
+            reports={name: given[name] for name in task.reports},
         )
         return evaluation.metrics, evaluation.drill_down, layout.figure(evaluation), page
 
@@ -141,6 +145,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "params:evaluation",
                 "params:preset",
                 *task.tables,
+                *task.experts,
             ],
             outputs="predictions",
             name="predict",
@@ -165,6 +170,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "params:preset",
                 "params:seed",
                 *task.tables,
+                *task.reports,
             ],
             outputs=["metrics", "drill_down", "plot", "report"],
             name="report",
@@ -174,7 +180,7 @@ def nodes(task: type[Task]) -> list[Node]:
 
 def _ask_queries(
     task: type[Task],
-    tables: Mapping[str, pd.DataFrame],
+    given: Mapping[str, Any],
     models: Path,
     visual_store: Path,
     model: ModelParameters,
@@ -185,9 +191,14 @@ def _ask_queries(
     from mkgformer_kedro.inference.predictions import predict_queries
 
     return predict_queries(
-        load_experts(models, store_folder=visual_store, attention=model.attention),
-        _of_test(tables["queries"]),
-        _of_test(tables["triples"]),
+        load_experts(
+            models,
+            store_folder=visual_store,
+            attention=model.attention,
+            **{name: given[name] for name in task.experts},
+        ),
+        _of_test(given["queries"]),
+        _of_test(given["triples"]),
         batch_size=parameters.batch_size,
         known_offset=parameters.offset(preset),
     )
@@ -195,7 +206,7 @@ def _ask_queries(
 
 def _ask_posts(
     task: type[Task],
-    tables: Mapping[str, pd.DataFrame],
+    given: Mapping[str, Any],
     models: Path,
     visual_store: Path,
     model: ModelParameters,
@@ -205,17 +216,13 @@ def _ask_posts(
     from mkgformer_kedro.inference.experts import load_posts_experts
     from mkgformer_kedro.inference.predictions import predict_posts
 
-    posts = tables["posts"]
+    posts = given["posts"]
     return predict_posts(
         load_posts_experts(models, store_folder=visual_store, attention=model.attention),
         posts[posts["split"] == "test"],
         task.gold,
         batch_size=parameters.batch_size,
     )
-
-
-def _named(task: type[Task], tables: tuple[pd.DataFrame, ...]) -> dict[str, pd.DataFrame]:
-    return dict(zip(task.tables, tables, strict=True))
 
 
 def _parameters_of(task: type[Task]) -> type[EvaluationParameters]:

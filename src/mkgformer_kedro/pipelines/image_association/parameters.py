@@ -60,7 +60,7 @@ class ImageParameters(Parameters):
 
 
 class ImageAssociationParameters(ImageParameters):
-    """Parameters of link prediction; ``parameters_image_association.yml`` explains each."""
+    """Parameters of link prediction; ``parameters_link_prediction.yml`` explains each."""
 
     order: Literal["resolution", "name"]
     owner_pattern: str

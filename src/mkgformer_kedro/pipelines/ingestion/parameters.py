@@ -1,7 +1,6 @@
 """Parameters of ingestion.
 
-``conf/base/parameters_ingestion.yml`` (link prediction), ``parameters_relation_extraction.yml`` and
-``parameters_entity_recognition.yml`` comment each of them.
+``conf/base/parameters_<task>.yml`` comments each of them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 """The run ``link_prediction``: from raw files to metrics."""
 
-from mkgformer_kedro.pipelines.link_prediction.pipeline import create_pipeline
+from kedro.pipeline import Pipeline
 
-__all__ = ["create_pipeline"]
+from mkgformer_kedro.pipelines.wiring import make_run
+
+
+def create_pipeline() -> Pipeline:
+    """All stages, in order."""
+    return make_run("link_prediction")

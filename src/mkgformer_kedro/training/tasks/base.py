@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -44,7 +44,12 @@ class Task(ABC):
         columns: Columns of that table, each with its key in the scores.
         stages: The stages of the task's run, in order, each with the module whose ``nodes(task)``
             gives its Kedro nodes.
+        question: What a person asks with: names of columns, in the order in which
+            ``Predictor.predict`` takes them.
+        owner: Who owns images: ``entity`` or ``post``.
         tables: Tables of the ingestion that evaluation reads.
+        experts: Data sets with folders of experts that evaluation asks beside the models.
+        reports: Data sets with reports of other stages that the page of the evaluation shows.
     """
 
     name: ClassVar[str]
@@ -58,7 +63,11 @@ class Task(ABC):
     scored: ClassVar[str]
     columns: ClassVar[Mapping[str, str]]
     stages: ClassVar[Mapping[str, str]]
+    question: ClassVar[tuple[str, ...]]
+    owner: ClassVar[str]
     tables: ClassVar[tuple[str, ...]]
+    experts: ClassVar[tuple[str, ...]] = ()
+    reports: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -163,6 +172,40 @@ class Task(ABC):
             has_images: Whether an owner of images has any, ``(owners,)``.
             seed: Seed of every resampling.
             resamples: Number of bootstrap samples.
+        """
+
+    @classmethod
+    def name_parts(cls, parts: Sequence[Any]) -> dict[str, Any]:
+        """The parts of one question by the columns that they belong to."""
+        return dict(zip(cls.question, parts, strict=False))
+
+    @abstractmethod
+    def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Check questions as a person has them, and turn them into rows that :meth:`encode` takes.
+
+        Args:
+            table: Columns of ``question``; others are ignored.
+
+        Raises:
+            DataError: A question cannot be asked.
+        """
+
+    @abstractmethod
+    def answers(
+        self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame, top: int
+    ) -> pd.DataFrame:
+        """Put what the model says of a block of questions into words.
+
+        Args:
+            model: The model.
+            outputs: What it gave for the block.
+            items: All questions, as :meth:`encode` gave them.
+            rows: ``(b,)`` numbers of the block's questions in ``items``.
+            table: The block's rows of what :meth:`read_questions` gave.
+            top: Answers to each question, where there is a choice.
+
+        Returns:
+            Any number of rows per question, with the question's index in ``table``.
         """
 
     @classmethod

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.extraction.counts import METRICS, count_entities, micro_scores
-from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, tags_of_types
+from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, entities_of, tags_of_types
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.posts import (
@@ -169,6 +169,22 @@ class EntityRecognition(PostsTask):
         """Strict precision, recall and F1 of entities."""
         counts = count_entities(posts["tags"], predicted["predicted"])
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
+
+    def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+        """A row per entity: ``entity`` (its words), ``type``, ``text`` (the type in words), span.
+
+        The span is ``start`` and ``end`` in words, end exclusive.
+        """
+        texts = dict(zip(self.labels["label"], self.labels["text"], strict=True))
+        rows, index = [], []
+        for post, words, tags in zip(
+            posts.index, posts["words"], predicted["predicted"], strict=True
+        ):
+            for start, end, kind in entities_of(tags):
+                rows.append((" ".join(words[start:end]), kind, texts[kind], start, end))
+                index.append(post)
+        columns = ["entity", "type", "text", "start", "end"]
+        return pd.DataFrame(rows, columns=columns, index=pd.Index(index, dtype=posts.index.dtype))
 
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.tasks.base import Task
+from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, wrong
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,8 @@ class EncodedQueries:
 
     Attributes:
         is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
-        owners: ``(n,)`` index of the known entity, whose images are seen.
+        entity: ``(n,)`` index of the known entity.
+        owners: ``(n,)`` owner of the images that are seen: the known entity.
         relation: ``(n,)`` index of the relation.
         answers: Answers in the query's own split; None where they are not known.
         known: Answers in any split, likewise.
@@ -58,6 +60,7 @@ class EncodedQueries:
     """
 
     is_tail: np.ndarray
+    entity: np.ndarray
     owners: np.ndarray
     relation: np.ndarray
     answers: Ragged | None
@@ -67,9 +70,11 @@ class EncodedQueries:
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, prompts: PromptBuilder) -> Self:
         """Read the columns of the table ``queries``."""
+        entity = frame["entity"].to_numpy(np.int64)
         return cls(
             is_tail=(frame["direction"] == "tail").to_numpy(),
-            owners=frame["entity"].to_numpy(np.int64),
+            entity=entity,
+            owners=entity,
             relation=frame["relation"].to_numpy(np.int64),
             answers=Ragged.from_rows(frame["answers"]) if "answers" in frame else None,
             known=Ragged.from_rows(frame["known"]) if "known" in frame else None,
@@ -79,13 +84,13 @@ class EncodedQueries:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each query's prompt, ``(n,)``."""
-        return self.prompts.query_lengths(self.owners, self.relation)
+        return self.prompts.query_lengths(self.entity, self.relation)
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs but the images; ``labels`` are ``(B, most answers)``, padded -100."""
         import torch
 
-        arrays = self.prompts.queries(self.is_tail[rows], self.owners[rows], self.relation[rows])
+        arrays = self.prompts.queries(self.is_tail[rows], self.entity[rows], self.relation[rows])
         if self.answers is not None:
             arrays["labels"] = self.answers.padded(rows, -100)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -125,6 +130,9 @@ class LinkPrediction(Task):
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
     tables: ClassVar[tuple[str, ...]] = ("triples", "entities", "relations", "queries")
+
+    question: ClassVar[tuple[str, ...]] = ("entity", "relation", "direction")
+    owner: ClassVar[str] = "entity"
 
     entities: pd.DataFrame
     relations: pd.DataFrame
@@ -227,6 +235,42 @@ class LinkPrediction(Task):
         from mkgformer_kedro.evaluation.ranking import evaluate
 
         return evaluate(predictions, tables, **options)
+
+    def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Queries by the ids of ``entity`` and ``relation``; the direction is ``tail`` by default.
+
+        Raises:
+            DataError: An id is not known, or a direction is neither ``tail`` nor ``head``.
+        """
+        check_columns(table, ("entity", "relation"))
+        read = pd.DataFrame(
+            {
+                "direction": table.get("direction", "tail"),
+                "entity": read_rows(table, "entity", self.entities["entity"].tolist()),
+                "relation": read_rows(table, "relation", self.relations["relation"].tolist()),
+            },
+            index=table.index,
+        )
+        for index, direction in read["direction"].items():
+            if not isinstance(direction, str) or direction not in ("tail", "head"):
+                remedy = "'tail' asks (entity, relation, ?), 'head' asks (?, relation, entity)."
+                raise wrong(index, f"the direction is {direction!r}", remedy)
+        return read
+
+    def answers(
+        self,
+        model: Any,
+        outputs: Any,
+        items: EncodedQueries,
+        rows: np.ndarray,
+        table: pd.DataFrame,
+        top: int,
+    ) -> pd.DataFrame:
+        """``entity``, ``name`` and ``score`` of the ``top`` best entities, best first."""
+        best = outputs.logits.float().topk(min(top, len(self.entities)), dim=1)
+        found = self.entities.iloc[best.indices.flatten().cpu().numpy()][["entity", "name"]]
+        index = table.index.repeat(best.indices.shape[1])
+        return found.assign(score=best.values.flatten().cpu().numpy()).set_index(index)
 
     @classmethod
     def layout(cls) -> Layout:

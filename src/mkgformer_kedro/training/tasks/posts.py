@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ from pydantic import Field
 from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.base import Task
+from mkgformer_kedro.training.tasks.questions import read_words
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,8 @@ class PostsTask(Task):
         "finetuning": "mkgformer_kedro.pipelines.finetuning.nodes",
         "evaluation": "mkgformer_kedro.pipelines.evaluation.nodes",
     }
+    question: ClassVar[tuple[str, ...]] = ("words", "text")
+    owner: ClassVar[str] = "post"
     tables: ClassVar[tuple[str, ...]] = ("posts", "labels")
 
     labels: pd.DataFrame
@@ -165,3 +168,35 @@ class PostsTask(Task):
     @abstractmethod
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """``precision``, ``recall`` and ``f1`` of predictions, row by row beside their posts."""
+
+    @classmethod
+    def name_parts(cls, parts: Sequence[Any]) -> dict[str, Any]:
+        """The first part is a list of words, or a text."""
+        named = super().name_parts(parts)
+        if isinstance(named.get("words"), str):
+            named["text"] = named.pop("words")
+        return named
+
+    def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Posts of ``words``, or of a ``text`` that is split into words.
+
+        Raises:
+            DataError: A post has no words, or words are none.
+        """
+        return pd.DataFrame({"words": read_words(table)})
+
+    def answers(
+        self,
+        model: Any,
+        outputs: Any,
+        items: EncodedPosts,
+        rows: np.ndarray,
+        table: pd.DataFrame,
+        top: int,
+    ) -> pd.DataFrame:
+        """What :meth:`decode` gives, in words."""
+        return self.describe(table, self.decode(model, outputs, items, rows, table))
+
+    @abstractmethod
+    def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+        """Put predictions into words: any number of rows per post, with the index of the post."""

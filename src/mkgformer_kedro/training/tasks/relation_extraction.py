@@ -23,6 +23,7 @@ from mkgformer_kedro.training.tasks.posts import (
     PostsTask,
     WordPieces,
 )
+from mkgformer_kedro.training.tasks.questions import check_columns, read_span, wrong
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +62,7 @@ class RelationExtraction(PostsTask):
         "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
         **PostsTask.stages,
     }
+    question: ClassVar[tuple[str, ...]] = ("words", "head", "tail", "text")
 
     representation: str
 
@@ -105,8 +107,8 @@ class RelationExtraction(PostsTask):
             tails.append(int((row == markers[2]).argmax()))
         if count := np.count_nonzero(tokens_truncated):
             logger.info(
-                "%d of %d posts are longer than %d tokens and were truncated around their mentions; "
-                "of %d the mentions alone are longer",
+                "%d of %d posts are longer than %d tokens and were truncated around their "
+                "mentions; of %d the mentions alone are longer",
                 count,
                 len(posts),
                 self.max_length,
@@ -123,15 +125,15 @@ class RelationExtraction(PostsTask):
             tokenizer.pad_token_id,
             width,
             truncated={
-                "tokens_cut": np.int32(tokens_truncated),
-                "mentions_cut": np.bool_(mentions_truncated),
+                "tokens_truncated": np.int32(tokens_truncated),
+                "mentions_truncated": np.bool_(mentions_truncated),
             },
         )
 
     def decode(
         self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
-        """``predicted`` (row of ``labels``), ``score`` (its probability), and what was truncated."""
+        """``predicted`` (row of ``labels``), ``score`` (its probability), what was truncated."""
         score, predicted = outputs.logits.float().softmax(dim=1).max(dim=1)
         return pd.DataFrame(
             {
@@ -164,6 +166,32 @@ class RelationExtraction(PostsTask):
         from mkgformer_kedro.evaluation.extraction import evaluate_relations
 
         return evaluate_relations(predictions, tables, **options)
+
+    def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Posts with two mentions, each a span of words or a text that occurs once.
+
+        Raises:
+            DataError: A post has no words, or a mention is no span of them.
+        """
+        posts = super().read_questions(table)
+        check_columns(table, ("head", "tail"))
+        for name in ("head", "tail"):
+            spans = [
+                read_span(index, name, words, mention)
+                for (index, words), mention in zip(posts["words"].items(), table[name], strict=True)
+            ]
+            posts[f"{name}_start"], posts[f"{name}_end"] = zip(*spans, strict=True)
+        for post in posts.itertuples():
+            if (post.head_start, post.head_end) == (post.tail_start, post.tail_end):
+                what = "head and tail are the same mention"
+                raise wrong(post.Index, what, "Give two mentions.")
+        return posts
+
+    def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+        """``relation``, ``text`` (the relation in words), ``score``, and what was truncated."""
+        labels = self.labels.iloc[predicted["predicted"]].set_index(predicted.index)
+        named = labels.rename(columns={"label": "relation"})[["relation", "text"]]
+        return named.join(predicted.drop(columns="predicted"))
 
     @classmethod
     def layout(cls) -> Layout:

@@ -1,4 +1,4 @@
-"""Stage 2 learns, is exact when resumed, and gives the same on two processes."""
+"""Fine-tuning learns, is exact when resumed, and gives the same on two processes."""
 
 import json
 import shutil
@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mkgformer_kedro.inference.experts import ModelExpert
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.inference.experts import LoadedModel, ModelExpert
+from mkgformer_kedro.inference.predictions import predict_queries
 from mkgformer_kedro.training.finetuning import finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
@@ -21,9 +23,9 @@ MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 # A child process that dies of SIGKILL at a chosen moment of training.
 KILLED = """
 import json, os, signal, sys, types
-from mkgformer_kedro.training import link_prediction
+from mkgformer_kedro.training import finetuning
 job, moment = json.load(open(sys.argv[1])), sys.argv[2]
-Trainer = link_prediction.LinkPredictionTrainer
+Trainer = finetuning.FinetuningTrainer
 def die_when(due, name):
     original = getattr(Trainer, name)
     def method(self, *args, **kwargs):
@@ -45,28 +47,30 @@ elif moment == "rotation":
     from mkgformer_kedro.training import trainer
     trainer.shutil = types.SimpleNamespace(rmtree=die_half_way)
 elif moment == "end":
-    link_prediction.save_model_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-link_prediction.train_worker(job)
+    finetuning.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+finetuning.train_worker(job)
 """
 
 
-def job_of(work, tables, entity_model, store_folder, values):
+def job_of(work, tables, entity_model, store_folder, model_parameters, values):
     work.mkdir(parents=True, exist_ok=True)
     tables["queries"].to_parquet(work / "queries.parquet")
-    parameters = FinetuningParameters(**values).with_preset("corrected")
+    parameters = LinkPredictionParameters(**values).with_preset("corrected")
     return {
-        "entity_model": str(entity_model),
-        "queries": str(work / "queries.parquet"),
+        "task": "link_prediction",
+        "inputs": {"entity_model": str(entity_model), "queries": str(work / "queries.parquet")},
         "visual_store": str(store_folder),
-        "work_folder": str(work),
+        "checkpoints": str(work / "checkpoints_0"),
+        "model_folder": str(work / "models/seed_0"),
+        "model": model_parameters,
         "parameters": parameters.model_dump(),
-        "attention": "sdpa",
+        "preset": "corrected",
         "seed": 0,
     }
 
 
 def weights_of(work):
-    return load_file(Path(work) / "model" / "model.safetensors")
+    return load_file(Path(work) / "models/seed_0/model.safetensors")
 
 
 def assert_same_weights(one, other):
@@ -75,18 +79,18 @@ def assert_same_weights(one, other):
 
 
 @pytest.fixture
-def run(tmp_path, tables, entity_model, store_folder, finetuning_values):
+def run(tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values):
     """Fine-tune with changed parameters; gives the work folder and the curve."""
 
     def start(name="work", preset="corrected", model=entity_model, **changes):
-        parameters = FinetuningParameters(**(finetuning_values | changes))
+        parameters = LinkPredictionParameters(**(finetuning_values | changes))
         folder, curve = finetune(
-            model,
-            tables["queries"],
+            "link_prediction",
+            {"entity_model": model, "queries": tables["queries"]},
             store_folder,
             tmp_path / name,
+            ModelParameters(**model_parameters),
             parameters,
-            "sdpa",
             preset,
             seed=0,
         )
@@ -100,7 +104,7 @@ def test_it_learns(run, loss):
     work, curve = run(epochs=25, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
     losses = curve["loss"].dropna()
     assert losses.iloc[-1] < 0.75 * losses.iloc[0]
-    assert not (work / "checkpoints").exists()
+    assert not list(work.glob("checkpoints*"))
 
 
 def test_the_curve_has_losses_dev_scores_and_speed(run):
@@ -123,7 +127,8 @@ def test_the_best_dev_model_is_kept(run, tables, store_folder):
     work, curve = run(epochs=6, learning_rates={"default": 0.05})
     dev = tables["queries"].query("split == 'dev'").drop(columns="split")
     triples = tables["triples"].query("split == 'dev'").reset_index(drop=True)
-    ranks = LinkPredictor(work / "model", store_folder).rank(dev, triples)
+    expert = ModelExpert(LoadedModel(work / "models/seed_0"), VisualStore(store_folder), 0)
+    ranks = predict_queries([expert], dev, triples, batch_size=64)
     mrr = (1 / ranks[["rank_optimistic", "rank_pessimistic"]].mean(axis=1)).mean()
     assert mrr == pytest.approx(curve[MRR].max(), abs=1e-6)
 
@@ -169,10 +174,11 @@ def test_faithful_preset_repeats_queries(run):
 
 @pytest.mark.parametrize("moment", ["step", "checkpoint", "evaluation", "rotation", "end"])
 def test_killed_and_run_again_it_ends_with_the_same_weights(
-    tmp_path, tables, entity_model, store_folder, finetuning_values, moment
+    tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment
 ):
     def job(name):
-        return job_of(tmp_path / name, tables, entity_model, store_folder, finetuning_values)
+        world = (tables, entity_model, store_folder, model_parameters)
+        return job_of(tmp_path / name, *world, finetuning_values)
 
     whole_curve = pd.DataFrame(train_worker(job("whole")))
     killed = job("killed")
@@ -183,14 +189,20 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
         check=False,
     )
     assert child.returncode == -9, child.stderr.decode()
-    checkpoints = tmp_path / "killed" / "checkpoints"
+    checkpoints = tmp_path / "killed" / "checkpoints_0"
     assert list(checkpoints.glob("checkpoint-*/complete"))
-    assert not (tmp_path / "killed" / "model").exists()
+    assert not (tmp_path / "killed" / "models").exists()
 
     curve = pd.DataFrame(train_worker(killed))
     assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
     pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
+
+
+def test_every_seed_leaves_a_model(run):
+    work, curve = run(seeds=[3, 1], epochs=1)
+    assert sorted(path.name for path in (work / "models").iterdir()) == ["seed_1", "seed_3"]
+    assert curve["seed"].unique().tolist() == [3, 1]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A world small enough to train on in seconds: 12 entities, half of them with images."""
+"""A world small enough to train on in seconds: 12 entities or 24 posts, half with images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
+from mkgformer_kedro.training.parameters import FinetuningParameters
 
 _ENTITIES = 12
 _WORDS = [f"word{i}" for i in range(_ENTITIES)] + [
@@ -50,6 +51,7 @@ _FINETUNING = {
     "log_every": 2,
     "evaluations_per_epoch": 2,
     "patience": None,
+    "seeds": None,
     "dev_queries": None,
     "dev_batch_size": 3,
     "prompt": None,
@@ -182,3 +184,91 @@ def entity_model(tmp_path_factory, tables, store_folder, model_parameters) -> Pa
         seed=0,
     )
     return folder
+
+
+def relation_posts() -> pd.DataFrame:
+    """The third word decides between three relations."""
+    rows = []
+    for number in range(24):
+        relation = number % 3
+        words = [
+            f"word{number % 4}",
+            "next",
+            ["is", "of", "the"][relation],
+            f"word{4 + number % 5}",
+        ]
+        rows.append((words, 0, 1, 3, 4, relation))
+    columns = ["words", "head_start", "head_end", "tail_start", "tail_end", "relation"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tagged_posts() -> pd.DataFrame:
+    """Words 0 to 3 are places, two in a row are one; words 4 to 8 are people."""
+    rows = []
+    for number in range(24):
+        place, person = number % 4, 4 + number % 5
+        words = ["the", f"word{place}", f"word{(place + 1) % 4}", "is", "next", f"word{person}"]
+        rows.append((words, ["O", "B-LOC", "I-LOC", "O", "O", "B-PER"]))
+    return pd.DataFrame(rows, columns=["words", "tags"])
+
+
+@pytest.fixture
+def posts() -> dict[str, pd.DataFrame]:
+    """Posts of both tasks, by task: 12 to train on, 6 of dev, 6 of test."""
+    tables = {"relation_extraction": relation_posts(), "entity_recognition": tagged_posts()}
+    for table in tables.values():
+        table["split"] = ["train"] * 12 + ["dev"] * 6 + ["test"] * 6
+        table["post"] = table["split"] + "-" + table.index.astype(str)
+    return tables
+
+
+@pytest.fixture(scope="session")
+def labels() -> dict[str, pd.DataFrame]:
+    """Labels of both tasks, by task."""
+    names = {
+        "relation_extraction": ["None", "/a/a/likes", "/a/b/of"],
+        "entity_recognition": ["LOC", "PER"],
+    }
+    return {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
+
+
+@pytest.fixture(scope="session")
+def posts_store(tmp_path_factory) -> Path:
+    """Visual store in which every second post has an image and a crop."""
+    layouts = {"full": RoleLayout(16, 1), "grounding": RoleLayout(8, 2)}
+    return store_of(tmp_path_factory.mktemp("posts_store"), layouts)
+
+
+@pytest.fixture(scope="session")
+def crops_store(tmp_path_factory) -> Path:
+    """Visual store in which every second post has crops, and none a whole image."""
+    layouts = {"grounding": RoleLayout(16, 1), "detection": RoleLayout(8, 2)}
+    return store_of(tmp_path_factory.mktemp("crops_store"), layouts)
+
+
+def store_of(work: Path, layouts: dict[str, RoleLayout]) -> Path:
+    writer = VisualStoreWriter(work, layouts, 24, "tiny")
+    rng = np.random.default_rng(0)
+
+    def image(size: int) -> np.ndarray:
+        return rng.integers(0, 255, (3, size, size), dtype=np.uint8)
+
+    for owner in range(0, 24, 2):
+        # Slots count through the roles.
+        writer.append(owner, {0: (f"{owner}-0", image(16)), 1: (f"{owner}-1", image(8))}, None)
+    return writer.finish()
+
+
+@pytest.fixture
+def posts_values(finetuning_values: dict) -> dict[str, dict]:
+    """Parameters of fine-tuning by task, to be changed at will."""
+    shared = {
+        name: value
+        for name, value in finetuning_values.items()
+        if name in FinetuningParameters.model_fields
+    }
+    shared |= {"classifier_dropout": None}
+    return {
+        "relation_extraction": shared | {"representation": "markers"},
+        "entity_recognition": shared | {"units": None},
+    }

@@ -1,53 +1,16 @@
-"""Ragged rows, and the order of an epoch."""
+"""The order of an epoch."""
 
 import numpy as np
-import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkgformer_kedro.training.queries import Queries, QueryBatchSampler, Ragged
-
-ROWS = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=12)
-
-
-@given(rows=ROWS, data=st.data())
-def test_ragged_gives_back_its_rows(rows, data):
-    ragged = Ragged.from_rows(rows)
-    chosen = np.array(
-        data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8)), dtype=np.int64
-    )
-    assert [ragged[i].tolist() for i in range(len(ragged))] == rows
-
-    positions, values = ragged.flat(chosen)
-    expected = [(k, value) for k, row in enumerate(chosen) for value in rows[row]]
-    assert list(zip(positions.tolist(), values.tolist(), strict=True)) == expected
-
-    padded = ragged.padded(chosen, -1)
-    longest = max((len(rows[row]) for row in chosen), default=0)
-    assert padded.tolist() == [rows[row] + [-1] * (longest - len(rows[row])) for row in chosen]
-
-
-def test_queries_are_read_from_the_table():
-    frame = pd.DataFrame(
-        {
-            "direction": ["tail", "head"],
-            "entity": np.array([3, 1], np.int32),
-            "relation": np.array([0, 1], np.int32),
-            "answers": [np.array([1, 2], np.int32), np.array([0], np.int32)],
-            "known": [np.array([1, 2, 4], np.int32), np.array([0], np.int32)],
-        }
-    )
-    queries = Queries.from_frame(frame)
-    assert queries.is_tail.tolist() == [True, False]
-    assert queries.entity.tolist() == [3, 1]
-    assert queries.answers[0].tolist() == [1, 2]
-    assert queries.known[0].tolist() == [1, 2, 4]
+from mkgformer_kedro.training.sampler import BatchSampler
 
 
 def sampler(entity, lengths, **changes):
-    settings = {"batch_size": 4, "queries_per_entity": 3, "shuffle": True, "seed": 0} | changes
+    settings = {"batch_size": 4, "items_per_owner": 3, "shuffle": True, "seed": 0} | changes
     items = settings.pop("items", np.arange(len(entity)))
-    return QueryBatchSampler(items, np.asarray(entity), np.asarray(lengths), **settings)
+    return BatchSampler(items, np.asarray(entity), np.asarray(lengths), **settings)
 
 
 @given(
@@ -57,7 +20,7 @@ def sampler(entity, lengths, **changes):
     run=st.integers(1, 5),
 )
 def test_an_epoch_sees_every_query_once(entity, seed, epoch, run):
-    batches = sampler(entity, [9] * len(entity), seed=seed, queries_per_entity=run)
+    batches = sampler(entity, [9] * len(entity), seed=seed, items_per_owner=run)
     batches.set_epoch(epoch)
     seen = list(batches)
     assert len(seen) == len(batches)
@@ -92,14 +55,14 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 def test_queries_of_one_entity_stand_in_runs():
     entity = np.repeat(np.arange(40), 8)
-    batches = list(sampler(entity, np.full(320, 7), batch_size=32, queries_per_entity=8))
+    batches = list(sampler(entity, np.full(320, 7), batch_size=32, items_per_owner=8))
     distinct = [len(set(entity[batch])) for batch in batches]
     assert np.mean(distinct) <= 32 / 8 + 1
 
 
 def test_batches_hold_prompts_of_similar_length():
     lengths = np.random.default_rng(0).integers(8, 64, 4000)
-    batches = list(sampler(np.arange(4000), lengths, batch_size=32, queries_per_entity=1))
+    batches = list(sampler(np.arange(4000), lengths, batch_size=32, items_per_owner=1))
     padded = sum(len(batch) * lengths[batch].max() for batch in batches)
     assert padded < 1.1 * lengths.sum()
 

@@ -1,4 +1,4 @@
-"""Batches for scoring: images once per entity, neighbours together."""
+"""Batches: images once per owner, neighbours together."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.training.queries import Queries
-from mkgformer_kedro.training.scoring import image_inputs, scoring_order
+from mkgformer_kedro.training.batches import asking_order, image_inputs
 
 
 def test_images_of_an_entity_are_read_once(store_folder):
@@ -27,9 +26,8 @@ def test_without_images_nothing_is_read(store_folder):
 @pytest.mark.parametrize("rows", [np.arange(6), np.array([5, 1, 3])])
 def test_queries_of_one_entity_are_neighbours(rows):
     entity = np.array([0, 1, 0, 1, 2, 2])
-    queries = Queries(np.ones(6, bool), entity, np.zeros(6, int), None, None)
-    prompts = SimpleNamespace(query_lengths=lambda entity, relation: np.array([9, 5, 7])[entity])
-    order = scoring_order(queries, rows, prompts)
+    items = SimpleNamespace(owners=entity, lengths=np.array([9, 5, 7])[entity])
+    order = asking_order(items, rows)
     assert sorted(order) == sorted(rows)
     changes = sum(a != b for a, b in pairwise(entity[order]))
     assert changes == len(set(entity[rows])) - 1

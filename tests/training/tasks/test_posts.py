@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,32 +10,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
+from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.training.entity_recognition import EntityRecognition
-from mkgformer_kedro.training.parameters import (
-    EntityRecognitionParameters,
-    ModelParameters,
-    RelationExtractionParameters,
-    SupervisedParameters,
-)
-from mkgformer_kedro.training.posts import PostsPredictor, finetune
-from mkgformer_kedro.training.relation_extraction import MARKERS, RelationExtraction
+from mkgformer_kedro.inference.experts import LoadedModel, ModelPostsExpert, decoded
+from mkgformer_kedro.training.finetuning import finetune
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.entity_recognition import EntityRecognition
+from mkgformer_kedro.training.tasks.registry import task_named
+from mkgformer_kedro.training.tasks.relation_extraction import MARKERS, RelationExtraction
 
 TASKS = ["relation_extraction", "entity_recognition"]
-PARAMETERS = {
-    "relation_extraction": RelationExtractionParameters,
-    "entity_recognition": EntityRecognitionParameters,
-}
 
 # A child process that dies of SIGKILL at a chosen moment of training.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from mkgformer_kedro.training import parameters, posts
+from mkgformer_kedro.training import finetuning
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.registry import task_named
 arguments, moment = json.load(open(sys.argv[1])), sys.argv[2]
-Trainer = posts.PostsTrainer
+Trainer = finetuning.FinetuningTrainer
 original = Trainer.training_step
 def training_step(self, *args, **kwargs):
     if moment == "step" and self.state.global_step == 5:
@@ -46,101 +40,22 @@ def training_step(self, *args, **kwargs):
     return original(self, *args, **kwargs)
 Trainer.training_step = training_step
 if moment == "end":
-    posts.save_posts_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-kind = getattr(parameters, arguments["kind"])
-posts.finetune(
-    arguments["task"], pd.read_parquet(arguments["posts"]), pd.read_parquet(arguments["labels"]),
-    Path(arguments["store"]), Path(arguments["work"]),
-    parameters.ModelParameters(**arguments["model"]), kind(**arguments["parameters"]),
-    "corrected", 0)
+    finetuning.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+finetuning.finetune(
+    arguments["task"], {name: pd.read_parquet(path) for name, path in arguments["tables"].items()},
+    Path(arguments["store"]), Path(arguments["work"]), ModelParameters(**arguments["model"]),
+    task_named(arguments["task"]).parameters_class(**arguments["parameters"]), "corrected", 0)
 """
 
 
-def relation_posts():
-    """The third word decides between three relations."""
-    rows = []
-    for number in range(24):
-        relation = number % 3
-        words = [
-            f"word{number % 4}",
-            "next",
-            ["is", "of", "the"][relation],
-            f"word{4 + number % 5}",
-        ]
-        rows.append((words, 0, 1, 3, 4, relation))
-    columns = ["words", "head_start", "head_end", "tail_start", "tail_end", "relation"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def tagged_posts():
-    """Words 0 to 3 are places, two in a row are one; words 4 to 8 are people."""
-    rows = []
-    for number in range(24):
-        place, person = number % 4, 4 + number % 5
-        words = ["the", f"word{place}", f"word{(place + 1) % 4}", "is", "next", f"word{person}"]
-        rows.append((words, ["O", "B-LOC", "I-LOC", "O", "O", "B-PER"]))
-    return pd.DataFrame(rows, columns=["words", "tags"])
-
-
-@pytest.fixture
-def posts():
-    """Posts of both tasks, by task."""
-    tables = {"relation_extraction": relation_posts(), "entity_recognition": tagged_posts()}
-    for table in tables.values():
-        table["split"] = ["train"] * 12 + ["dev"] * 6 + ["test"] * 6
-        table["post"] = table["split"] + "-" + table.index.astype(str)
-    return tables
-
-
-@pytest.fixture(scope="session")
-def labels():
-    names = {
-        "relation_extraction": ["None", "/a/a/likes", "/a/b/of"],
-        "entity_recognition": ["LOC", "PER"],
-    }
-    return {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
-
-
-@pytest.fixture(scope="session")
-def posts_store(tmp_path_factory) -> Path:
-    """Visual store in which every second post has an image and a crop."""
-    layouts = {"full": RoleLayout(16, 1), "grounding": RoleLayout(8, 2)}
-    return store_of(tmp_path_factory.mktemp("posts_store"), layouts)
-
-
-@pytest.fixture(scope="session")
-def crops_store(tmp_path_factory) -> Path:
-    """Visual store in which every second post has crops, and none a whole image."""
-    layouts = {"grounding": RoleLayout(16, 1), "detection": RoleLayout(8, 2)}
-    return store_of(tmp_path_factory.mktemp("crops_store"), layouts)
-
-
-def store_of(work: Path, layouts: dict[str, RoleLayout]) -> Path:
-    writer = VisualStoreWriter(work, layouts, 24, "tiny")
-    rng = np.random.default_rng(0)
-
-    def image(size):
-        return rng.integers(0, 255, (3, size, size), dtype=np.uint8)
-
-    for owner in range(0, 24, 2):
-        # Slots count through the roles.
-        writer.append(owner, {0: (f"{owner}-0", image(16)), 1: (f"{owner}-1", image(8))}, None)
-    return writer.finish()
-
-
-@pytest.fixture
-def posts_values(finetuning_values):
-    """Parameters by task, to be changed at will."""
-    shared = {
-        name: value
-        for name, value in finetuning_values.items()
-        if name in SupervisedParameters.model_fields
-    }
-    shared |= {"seeds": None, "classifier_dropout": None}
-    return {
-        "relation_extraction": shared | {"representation": "markers"},
-        "entity_recognition": shared | {"units": None},
-    }
+def predict(models, posts, store=None, seed=0, batch_size=64):
+    """Predictions of a trained model, with the images of ``store`` or without any."""
+    model = LoadedModel(models / f"seed_{seed}")
+    if store is not None:
+        return ModelPostsExpert(model, VisualStore(store), seed).predict(
+            posts, batch_size=batch_size
+        )
+    return decoded(model, posts, model.ask(posts, None, batch_size=batch_size, what="Asking"))
 
 
 @pytest.fixture
@@ -150,12 +65,11 @@ def run(tmp_path, posts, labels, posts_store, model_parameters, posts_values):
     def start(task, name="work", preset="corrected", store=posts_store, **changes):
         return finetune(
             task,
-            posts[task],
-            labels[task],
+            {"posts": posts[task], "labels": labels[task]},
             store,
             tmp_path / name,
             ModelParameters(**model_parameters),
-            PARAMETERS[task](**(posts_values[task] | changes)),
+            task_named(task).parameters_class(**(posts_values[task] | changes)),
             preset,
             seed=0,
         )
@@ -179,7 +93,7 @@ def test_it_learns_and_keeps_the_best_dev_model(run, task, posts, posts_store):
     assert curve["dev_f1"].dropna().iloc[0] < 1
     assert not list(models.parent.glob("checkpoints*"))
     dev = posts[task].query("split == 'dev'")
-    predicted = PostsPredictor(models / "seed_0", posts_store).predict(dev)
+    predicted = predict(models, dev, posts_store)
     gold = "relation" if task == "relation_extraction" else "tags"
     assert predicted["predicted"].tolist() == dev[gold].tolist()
 
@@ -249,7 +163,7 @@ def test_every_setting_trains(run, task, changes):
 def test_the_faithful_preset_trains_on_crops_and_predicts_words(run, task, posts, crops_store):
     models, curve = run(task, preset="faithful", store=crops_store, epochs=1)
     assert curve["loss"].notna().any()
-    predicted = PostsPredictor(models / "seed_0", crops_store).predict(posts[task])
+    predicted = predict(models, posts[task], crops_store)
     if task == "entity_recognition":
         assert predicted["predicted"].map(len).tolist() == posts[task]["words"].map(len).tolist()
     config = json.loads((models / "seed_0/config.json").read_text())
@@ -264,41 +178,26 @@ def test_the_faithful_preset_says_that_it_takes_no_whole_images(run):
 @pytest.mark.parametrize("task", TASKS)
 def test_predictions_do_not_depend_on_order_or_company(run, task, posts, posts_store):
     models, _ = run(task, epochs=2)
-    predictor = PostsPredictor(models / "seed_0", posts_store, batch_size=5)
-    whole = predictor.predict(posts[task])
+    whole = predict(models, posts[task], posts_store, batch_size=5)
     some = posts[task].iloc[[20, 3, 7]]
-    pd.testing.assert_frame_equal(predictor.predict(some), whole.loc[some.index], atol=1e-5)
+    again = predict(models, some, posts_store, batch_size=5)
+    pd.testing.assert_frame_equal(again, whole.loc[some.index], atol=1e-5)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_without_images_is_as_no_store(run, task, posts, posts_store):
     models, _ = run(task, epochs=2)
-    blind = PostsPredictor(models / "seed_0").predict(posts[task])
-    without_images = PostsPredictor(models / "seed_0", posts_store).predict(
-        posts[task], with_images=False
-    )
-    pd.testing.assert_frame_equal(blind, without_images)
+    model = LoadedModel(models / "seed_0")
+    expert = ModelPostsExpert(model, VisualStore(posts_store), 0, with_images=False)
+    without_images = expert.predict(posts[task], batch_size=64)
+    pd.testing.assert_frame_equal(predict(models, posts[task]), without_images)
 
 
 def test_a_post_beyond_the_store_is_refused(run, posts, posts_store):
     models, _ = run("entity_recognition", epochs=1)
     beyond = posts["entity_recognition"].set_index(np.arange(100, 124))
     with pytest.raises(ValueError, match="24 posts, none of number 123"):
-        PostsPredictor(models / "seed_0", posts_store).predict(beyond)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_model_folder_is_named(run, name):
-    models, _ = run("entity_recognition", epochs=1)
-    path = models / "seed_0" / name
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="the model folder is damaged"):
-        PostsPredictor(models / "seed_0")
-
-
-def test_a_folder_that_is_no_model_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"posts\.json missing"):
-        PostsPredictor(tmp_path)
+        predict(models, beyond, posts_store)
 
 
 @pytest.mark.parametrize("moment", ["step", "second seed", "end"])
@@ -311,9 +210,7 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     labels[task].to_parquet(tmp_path / "labels.parquet")
     arguments = {
         "task": task,
-        "kind": PARAMETERS[task].__name__,
-        "posts": str(tmp_path / "posts.parquet"),
-        "labels": str(tmp_path / "labels.parquet"),
+        "tables": {name: str(tmp_path / f"{name}.parquet") for name in ("posts", "labels")},
         "store": str(posts_store),
         "work": str(tmp_path / "killed"),
         "model": model_parameters,
@@ -352,7 +249,7 @@ def marked(tokenizer, labels, words, head, tail, max_length=32):
         }
     )
     task = RelationExtraction(labels["relation_extraction"], max_length, "markers")
-    encoded = task.encode(post, tokenizer, None)
+    encoded = task.encode_posts(post, tokenizer, None)
     batch = encoded.batch(np.array([0]))
     tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
     assert tokens[batch["head_index"][0]] == "<s>"
@@ -377,7 +274,7 @@ def test_mentions_stand_between_markers(tokenizer, labels, head, tail, expected)
     assert text == f"[CLS] {expected} [SEP]"
 
 
-def test_markers_survive_a_cut_and_what_is_near_the_mentions_does(tokenizer, labels, caplog):
+def test_markers_survive_truncation_and_what_is_near_the_mentions_does(tokenizer, labels, caplog):
     words = " ".join(["the"] * 9 + ["word1", "is", "of", "next", "word2"] + ["description"] * 9)
     with caplog.at_level("INFO"):
         text = marked(tokenizer, labels, words, (9, 10), (13, 14), max_length=13)
@@ -398,20 +295,14 @@ def test_words_that_look_like_special_tokens_are_none(tokenizer, labels):
     assert "[MASK]" not in text
 
 
-def test_what_was_cut_is_told_with_the_predictions(run):
+def test_what_was_truncated_is_told_with_the_predictions(run):
     models, _ = run("relation_extraction", epochs=1, max_length=16)
     words = ["word1"] * 20
     spans = {"head_start": 0, "head_end": [1, 1, 20], "tail_start": 2, "tail_end": [3, 3, 20]}
     posts = pd.DataFrame({"words": [words[:3], words, words], **spans})
-    predicted = PostsPredictor(models / "seed_0").predict(posts)
-    assert predicted["tokens_cut"].tolist() == [0, 10, 10]
-    assert predicted["mentions_cut"].tolist() == [False, False, True]
-
-
-def test_nothing_to_predict_is_said(run):
-    models, _ = run("entity_recognition", epochs=1)
-    with pytest.raises(ValueError, match="no posts to predict"):
-        PostsPredictor(models / "seed_0").predict(pd.DataFrame({"words": []}))
+    predicted = predict(models, posts)
+    assert predicted["tokens_truncated"].tolist() == [0, 10, 10]
+    assert predicted["mentions_truncated"].tolist() == [False, False, True]
 
 
 def test_a_mention_longer_than_the_window_keeps_both_markers(tokenizer, labels, caplog):
@@ -428,7 +319,7 @@ def tagging(labels, units="words", max_length=32):
 
 def test_a_word_stands_where_its_first_piece_does(tokenizer, labels):
     posts = pd.DataFrame({"words": [["word1", "\u200b", "unheard", "is"]]})
-    batch = tagging(labels).encode(posts, tokenizer, None).batch(np.array([0]))
+    batch = tagging(labels).encode_posts(posts, tokenizer, None).batch(np.array([0]))
     assert batch["word_index"].tolist() == [[1, 2, 3, 4]]
     assert batch["input_ids"].shape == (1, 6), "a word of characters the tokenizer drops is kept"
     assert "labels" not in batch
@@ -439,7 +330,7 @@ def test_words_beyond_the_window_are_lost_and_counted(run, labels, caplog):
     words = ["word0"] * 20
     posts = pd.DataFrame({"words": [words, words[:3]]})
     with caplog.at_level("INFO"):
-        predicted = PostsPredictor(models / "seed_0").predict(posts)
+        predicted = predict(models, posts)
     assert predicted["words_lost"].tolist() == [6, 0]
     assert [len(tags) for tags in predicted["predicted"]] == [20, 3]
     assert predicted["predicted"][0][14:] == ["O"] * 6
@@ -452,7 +343,7 @@ def test_tokens_have_states_of_their_own_as_in_the_authors_code(tokenizer, label
     assert task.class_names == [
         "PAD", "O", "B-LOC", "I-LOC", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"
     ]  # fmt: skip
-    batch = task.encode(posts, tokenizer, 8).batch(np.array([0]))
+    batch = task.encode_posts(posts, tokenizer, 8).batch(np.array([0]))
     names = [task.class_names[i] for i in batch["labels"][0].tolist() if i >= 0]
     assert names == ["[CLS]", "B-LOC", "O", "[SEP]"]
     assert batch["input_ids"].shape == (1, 8), "padded to a fixed width"
@@ -463,7 +354,7 @@ def test_tokens_have_states_of_their_own_as_in_the_authors_code(tokenizer, label
 def test_predictions_of_both_units_are_tags_of_words(run, units):
     models, _ = run("entity_recognition", epochs=1, units=units)
     posts = pd.DataFrame({"words": [["word0", "is", "word5"], ["the"]]})
-    predicted = PostsPredictor(models / "seed_0").predict(posts)["predicted"]
+    predicted = predict(models, posts)["predicted"]
     assert [len(tags) for tags in predicted] == [3, 1]
     assert {tag for tags in predicted for tag in tags} <= {"O", "B-LOC", "I-LOC", "B-PER", "I-PER"}
 

@@ -1,0 +1,191 @@
+"""Ask a trained model: one question, or a table of them, with images as a person has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.inference.experts import LoadedModel
+from mkgformer_kedro.inference.images import GivenImages, is_nothing, layouts_of
+from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.model_folder import TASK_FILE
+from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
+
+
+class Predictor:
+    """A trained model for any task, ready to be asked.
+
+    Args:
+        model: The model.
+        store: Visual store of the entities, for a model whose images belong to entities: questions
+            without images of their own are asked with those of the store.
+
+    Raises:
+        DataError: The folder is no model folder, or the store does not fit the model.
+    """
+
+    def __init__(self, model: LoadedModel, store: VisualStore | None = None) -> None:
+        self._model, self._tokenizer, self.task = model.parts
+        self._layouts = layouts_of(self._model.config)
+        self._store = store
+        if store is not None:
+            self._check_store(store)
+
+    @classmethod
+    def from_folder(
+        cls, path: str | Path, *, store: str | Path | None = None, attention: str = "sdpa"
+    ) -> Self:
+        """Read a model.
+
+        Args:
+            path: Model folder, or a folder with one model folder per seed (the lowest is taken),
+                such as ``data/06_models/<data set>/<task>``.
+            store: Folder of the graph's visual store, for link prediction; None: no images but
+                those that are given.
+            attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+
+        Raises:
+            DataError: There is no model, or a file is damaged.
+        """
+        folder = _model_folder(Path(path))
+        return cls(LoadedModel(folder, attention), None if store is None else VisualStore(store))
+
+    def predict(
+        self,
+        *question: Any,
+        images: Any = None,
+        top: int = 10,
+        batch_size: int = 64,
+        **parts: Any,
+    ) -> pd.DataFrame:
+        """Answer one question or a table of questions.
+
+        What a question is made of, in this order or by name:
+
+        * link prediction: ``entity``, ``relation`` (ids) and ``direction``: ``tail`` (default) asks
+          (entity, relation, ?), ``head`` asks (?, relation, entity);
+        * relation extraction: ``words`` (a list) or ``text``, and ``head`` and ``tail``: spans
+          ``(start, end)`` in words, or the mentions' texts where they occur once;
+        * entity recognition: ``words`` or ``text``.
+
+        Args:
+            *question: One question's parts; or a table with a question per row, whose columns are
+                the parts and, where there are any, ``images``.
+            images: Images of the question: a path, a PIL image, a list of these in the order of
+                the model's slots, or images by role (``full``, ``grounding``, ``detection``). None:
+                those of the store, else none.
+            top: Link prediction: how many answers to each question.
+            batch_size: Questions asked at a time.
+            **parts: The question's parts by name.
+
+        Returns:
+            * link prediction: ``entity``, ``name`` and ``score``, best first;
+            * relation extraction: ``relation``, ``text`` (in words), ``score`` (its probability),
+              ``tokens_truncated`` and ``mentions_truncated`` (what the model's window left out);
+            * entity recognition: a row per entity: ``entity``, ``type``, ``text``, ``start``,
+              ``end``.
+
+            Of a table, the first column ``question`` holds the index of the question's row.
+
+        Raises:
+            DataError: A question cannot be asked, or an image cannot be used.
+            ValueError: ``top`` or ``batch_size`` is no positive number.
+        """
+        for name, value in (("top", top), ("batch_size", batch_size)):
+            if not is_whole(value) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1")
+        whole = bool(question) and isinstance(question[0], pd.DataFrame)
+        if whole and (len(question) > 1 or parts or images is not None):
+            what = "a table is given, and parts of a question beside it"
+            remedy = "Put all of them into the table, images as the column `images`."
+            raise DataError(Problem("questions", None, what, remedy))
+        table = question[0] if whole else self._one_row(question, parts)
+        if not whole:
+            table["images"] = pd.Series([images], dtype=object)
+        answers = self._answers(table, top, batch_size)
+        if not whole:
+            return answers.reset_index(drop=True)
+        answers.insert(0, "question", answers.index)
+        return answers.reset_index(drop=True)
+
+    def _one_row(self, question: tuple[Any, ...], parts: dict[str, Any]) -> pd.DataFrame:
+        known = self.task.question
+        named = self.task.name_parts(question)
+        problem = None
+        if any(isinstance(each, dict) for part in question for each in _inside(part)):
+            problem = "a list of dicts", "Give a table: pandas.DataFrame(questions)."
+        elif len(question) > len(known):
+            problem = f"{len(question)} parts", f"A question has {', '.join(known)}."
+        elif unknown := [name for name in parts if name not in known]:
+            problem = f"no part of a question: {unknown[0]}", f"It has {', '.join(known)}."
+        elif twice := [name for name in parts if name in named]:
+            problem = f"{twice[0]} is given twice", "Give it once."
+        if problem:
+            raise DataError(Problem("questions", None, *problem))
+        return pd.DataFrame({name: [value] for name, value in {**named, **parts}.items()})
+
+    def _answers(self, table: pd.DataFrame, top: int, batch_size: int) -> pd.DataFrame:
+        check_columns(table, ())
+        index = table.index
+        # Numbers in place of the index, which may hold a label twice.
+        numbered = table.set_index(pd.RangeIndex(len(table)))
+        asked = self.task.read_questions(numbered)
+        items = self.task.encode(asked, self._tokenizer, self._model.config)
+        given = list(numbered["images"]) if "images" in numbered else [None] * len(numbered)
+        images = GivenImages(self._layouts, given, numbered.index, self._store)
+        own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
+        owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
+        items = replace(items, owners=owners)
+        parts = [
+            self.task.answers(self._model, outputs, items, rows, asked.iloc[rows], top)
+            for rows, outputs in ask(
+                self._model,
+                Collator(items, images),
+                np.arange(len(asked)),
+                batch_size=batch_size,
+                what="Asking the model",
+                of="questions",
+            )
+        ]
+        answers = pd.concat(parts).sort_index(kind="stable")
+        return answers.set_index(index[answers.index])
+
+    def _check_store(self, store: VisualStore) -> None:
+        problem = None
+        layouts = {role: (each.size, each.count) for role, each in store.roles.items()}
+        wanted = {role: (each.size, each.count) for role, each in self._layouts.items()}
+        if self.task.owner != "entity":
+            problem = "a store of posts says nothing of other posts", "Give their images."
+        elif len(store) != len(self.task.entities):
+            problem = (
+                f"the store has {len(store)} owners, the model {len(self.task.entities)} entities",
+                "Give the visual store that the model was trained with.",
+            )
+        elif layouts != wanted:
+            problem = (
+                f"the store has images of {layouts}, the model takes {wanted}",
+                "Give the visual store that the model was trained with.",
+            )
+        if problem:
+            raise DataError(Problem(str(store.folder), None, *problem))
+
+
+def _model_folder(path: Path) -> Path:
+    """The model folder that a path stands for."""
+    if (path / TASK_FILE).is_file():
+        return path
+    for folder in (path, path / "finetuning"):
+        seeds = sorted(folder.glob("seed_*[0-9]"), key=lambda each: int(each.name[5:]))
+        if seeds:
+            return seeds[0]
+    return path
+
+
+def _inside(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]

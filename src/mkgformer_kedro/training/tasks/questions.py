@@ -1,0 +1,146 @@
+"""What a person may ask: tables checked as files are, with one clear error for each mistake."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mkgformer_kedro.errors import DataError, Problem
+
+# Words as corpora of posts have them: links, names and tags whole, punctuation on its own.
+_WORD = re.compile(r"https?://\S+|[@#]?\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+def wrong(question: Any, what: str, remedy: str) -> DataError:
+    """The error for one question, which its index in the table names."""
+    return DataError(Problem(f"question {question}", None, what, remedy))
+
+
+def split_text(text: str) -> list[str]:
+    """Split a text into words."""
+    return _WORD.findall(text)
+
+
+def check_columns(table: pd.DataFrame, needed: Iterable[str]) -> None:
+    """See to it that a table of questions has its columns and at least one row.
+
+    Raises:
+        DataError: It has not.
+    """
+    if missing := [name for name in needed if name not in table]:
+        what = f"missing: {', '.join(missing)}"
+        raise DataError(Problem("questions", None, what, "Give each question all of its parts."))
+    if table.empty:
+        raise DataError(Problem("questions", None, "there are none", "Give at least one."))
+
+
+def read_words(table: pd.DataFrame) -> pd.Series:
+    """The words of each post: the column ``words``, or ``text`` split into words.
+
+    Raises:
+        DataError: Neither is there, both are, or a post has no words.
+    """
+    given = [name for name in ("words", "text") if name in table]
+    if len(given) != 1:
+        what = "both `words` and `text` are given" if given else "missing: words, or text"
+        raise DataError(Problem("questions", None, what, "Give either words or a text."))
+    check_columns(table, given)
+    read = _words if given == ["words"] else _words_of_text
+    rows = [read(index, value) for index, value in table[given[0]].items()]
+    return pd.Series(rows, index=table.index, dtype=object)
+
+
+def read_span(question: Any, name: str, words: Sequence[str], mention: Any) -> tuple[int, int]:
+    """A mention as a span of words.
+
+    Args:
+        question: Index of the question.
+        name: Which mention it is.
+        words: The post's words.
+        mention: ``(start, end)``, counted in words from 0, end exclusive; or the mention's text,
+            which must occur exactly once.
+
+    Raises:
+        DataError: There is no such span.
+    """
+    if isinstance(mention, str):
+        return _find(question, name, words, mention)
+    remedy = f"Give {name} as (start, end): its first word, and the word behind its last."
+    is_pair = isinstance(mention, Sequence | np.ndarray) and len(mention) == 2
+    if not is_pair or not all(is_whole(each) for each in mention):
+        raise wrong(question, f"{name} is {mention!r}, neither a text nor a span", remedy)
+    start, end = map(int, mention)
+    if not 0 <= start < end <= len(words):
+        what = f"{name} ({start}, {end}) is no span of the post's {len(words)} words"
+        raise wrong(question, what, remedy)
+    return start, end
+
+
+def read_rows(table: pd.DataFrame, column: str, known: Sequence[str]) -> np.ndarray:
+    """The position of each of a column's ids among the known ones, ``(n,)``.
+
+    Raises:
+        DataError: An id is not known.
+    """
+    row_of = {name: row for row, name in enumerate(known)}
+    rows = []
+    for index, name in table[column].items():
+        row = row_of.get(name) if isinstance(name, str) else None
+        if row is None:
+            near = difflib.get_close_matches(str(name)[:100], known, n=1)
+            remedy = f"Did you mean '{near[0]}'?" if near else "Give an id that the model knows."
+            raise wrong(index, f"the model knows no {column} {str(name)[:100]!r}", remedy)
+        rows.append(row)
+    return np.array(rows, dtype=np.int64)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; truth values are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _words(question: Any, words: Any) -> list[str]:
+    if isinstance(words, str):
+        remedy = "Give a list of words, or the text as `text`."
+        raise wrong(question, "words is a text", remedy)
+    if not isinstance(words, list | tuple | np.ndarray):
+        what = f"words is {type(words).__name__}, not a list of words"
+        raise wrong(question, what, "Give a list of words.")
+    words = list(words)
+    if not words:
+        raise wrong(question, "the post has no words", "Leave it out.")
+    for word in words:
+        if not isinstance(word, str) or not word:
+            raise wrong(question, f"{word!r} is no word", "Words are texts that are not empty.")
+    return words
+
+
+def _words_of_text(question: Any, text: Any) -> list[str]:
+    if not isinstance(text, str):
+        what = f"text is {type(text).__name__}, not a text"
+        raise wrong(question, what, "Give a text, or its words as `words`.")
+    return _words(question, split_text(text))
+
+
+def _find(question: Any, name: str, words: Sequence[str], mention: str) -> tuple[int, int]:
+    wanted = split_text(mention) or [mention]
+    # Words may have been divided in another way than this module would.
+    forms = {tuple(wanted), tuple(mention.split())}
+    found = sorted(
+        {
+            (start, start + len(form))
+            for form in forms
+            for start in range(len(words) - len(form) + 1)
+            if tuple(words[start : start + len(form)]) == form and form
+        }
+    )
+    if len(found) != 1:
+        times = f"{len(found)} times" if found else "nowhere"
+        what = f"{name} '{mention}' occurs {times} among the words"
+        raise wrong(question, what, f"Give {name} as (start, end) in words.")
+    return found[0]

@@ -1,0 +1,311 @@
+"""A person asks a model: what is given in which form, what comes back, what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.inference import Predictor
+from mkgformer_kedro.inference.images import read_pixels
+from mkgformer_kedro.pipelines.image_association.decoding import decode_image
+from mkgformer_kedro.training.finetuning import finetune
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.tasks.registry import task_named
+
+WORDS = ["word0", "is", "next", "word5"]
+
+
+def wake(predictor):
+    """Move the fusion away from zero, since a fresh model ignores images."""
+    for number, layer in enumerate(predictor._model.mkgformer.fusion_layers):
+        weight = layer.fusion_dense.weight.data
+        weight.copy_(weight.new_tensor(np.random.default_rng(number).normal(size=weight.shape)))
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def image_file(tmp_path_factory):
+    pixels = np.random.default_rng(5).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("images") / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def link(entity_model, store_folder):
+    """A link predictor that knows the graph's images."""
+    return wake(Predictor.from_folder(entity_model, store=store_folder))
+
+
+@pytest.fixture
+def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, posts_values):
+    """Train a predictor for a task on posts for a moment."""
+
+    def make(task, **changes):
+        values = posts_values[task] | {"epochs": 1} | changes
+        models, _ = finetune(
+            task,
+            {"posts": posts[task], "labels": labels[task]},
+            posts_store,
+            tmp_path_factory.mktemp(task),
+            ModelParameters(**model_parameters),
+            task_named(task).parameters_class(**values),
+            "corrected",
+            seed=0,
+        )
+        return wake(Predictor.from_folder(models))
+
+    return make
+
+
+def test_answers_come_best_first_with_their_names(link):
+    answers = link.predict("e0", "next", top=5)
+    assert list(answers.columns) == ["entity", "name", "score"]
+    assert answers["score"].is_monotonic_decreasing
+    assert answers.index.tolist() == list(range(5))
+    assert (answers["name"] == "Entity " + answers["entity"].str[1:]).all()
+
+
+def test_more_answers_than_entities_are_all_entities(link):
+    answers = link.predict(entity="e0", relation="next", direction="head", top=99)
+    assert sorted(answers["entity"]) == sorted(f"e{i}" for i in range(12))
+
+
+def test_both_directions_are_two_questions(link):
+    tail, head = link.predict("e0", "next"), link.predict("e0", "next", "head")
+    assert not np.allclose(tail["score"], head["score"])
+
+
+def test_a_table_is_as_its_questions_one_by_one(link, image_file):
+    table = pd.DataFrame(
+        {
+            "entity": ["e3", "e0", "e0"],
+            "relation": ["next", "mirror", "next"],
+            "images": [None, image_file, None],
+        },
+        index=["a", "b", "a"],
+    )
+    answers = link.predict(table, top=4, batch_size=2)
+    assert answers["question"].tolist() == ["a"] * 4 + ["b"] * 4 + ["a"] * 4
+    for number, row in enumerate(table.itertuples(index=False)):
+        alone = link.predict(row.entity, row.relation, images=row.images, top=4)
+        of_table = answers.iloc[4 * number : 4 * number + 4].reset_index(drop=True)
+        assert of_table["entity"].tolist() == alone["entity"].tolist()
+        np.testing.assert_allclose(of_table["score"], alone["score"], atol=1e-5)
+
+
+def test_images_of_the_store_are_used_unless_others_are_given(
+    link, entity_model, store_folder, image_file
+):
+    blind = wake(Predictor.from_folder(entity_model))
+    stored = [
+        Image.fromarray(each.transpose(1, 2, 0)) for each in VisualStore(store_folder).images(2)
+    ]
+    seen = link.predict("e2", "next")
+    pd.testing.assert_frame_equal(blind.predict("e2", "next", images=stored), seen, atol=1e-5)
+    assert not np.allclose(blind.predict("e2", "next")["score"], seen["score"])
+    other = link.predict("e2", "next", images=image_file)
+    assert not np.allclose(other["score"], seen["score"])
+    pd.testing.assert_frame_equal(other, blind.predict("e2", "next", images=image_file), atol=1e-5)
+    without = link.predict("e2", "next", images=[])
+    pd.testing.assert_frame_equal(without, blind.predict("e2", "next"), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [str, lambda path: path, Image.open, lambda path: [path]])
+def test_an_image_is_given_in_any_form(link, image_file, form):
+    answers = link.predict("e1", "next", images=form(image_file))
+    assert not np.allclose(answers["score"], link.predict("e1", "next")["score"])
+    by_role = link.predict("e1", "next", images={"full": image_file})
+    pd.testing.assert_frame_equal(answers, by_role)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "1"])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pixels_are_those_of_the_visual_store(tmp_path, mode, kind):
+    if kind == "jpg" and mode not in ("RGB", "L"):
+        mode = "L"
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    path = tmp_path / f"image.{kind}"
+    image.save(path, exif=Image.Exif())
+    np.testing.assert_array_equal(read_pixels(path, 16), decode_image(path, 16))
+
+
+def test_relations_are_told_in_words(on_posts, image_file):
+    predictor = on_posts("relation_extraction")
+    answer = predictor.predict(words=WORDS, head=(0, 1), tail=(3, 4))
+    assert list(answer.columns) == [
+        "relation", "text", "score", "tokens_truncated", "mentions_truncated"
+    ]  # fmt: skip
+    assert answer["relation"][0] in {"None", "/a/a/likes", "/a/b/of"}
+    assert 0 < answer["score"][0] <= 1
+    for same in (
+        predictor.predict(WORDS, "word0", "word5"),
+        predictor.predict("word0 is next word5", (0, 1), "word5"),
+        predictor.predict(pd.DataFrame({"words": [WORDS], "head": ["word0"], "tail": [(3, 4)]})),
+    ):
+        pd.testing.assert_frame_equal(same.drop(columns="question", errors="ignore"), answer)
+    with_image = predictor.predict(WORDS, "word0", "word5", images=image_file)
+    assert with_image["score"][0] != answer["score"][0]
+
+
+def test_entities_are_listed_with_their_spans(on_posts):
+    predictor = on_posts("entity_recognition", epochs=30, learning_rates={"default": 0.01})
+    words = ["the", "word1", "word2", "is", "next", "word5"]
+    found = predictor.predict(words)
+    assert found.to_dict("list") == {
+        "entity": ["word1 word2", "word5"],
+        "type": ["LOC", "PER"],
+        "text": ["LOC", "PER"],
+        "start": [1, 5],
+        "end": [3, 6],
+    }
+    table = predictor.predict(pd.DataFrame({"text": ["the is", " ".join(words)]}))
+    assert table["question"].tolist() == [1, 1], "a post without entities has no rows"
+    pd.testing.assert_frame_equal(table.drop(columns="question"), found)
+
+
+@pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])
+def test_a_store_of_posts_is_of_no_use(on_posts, task, posts_store):
+    predictor = on_posts(task)
+    with pytest.raises(DataError, match="says nothing of other posts"):
+        Predictor(_Again(predictor), VisualStore(posts_store))
+
+
+class _Again:
+    def __init__(self, predictor):
+        self.parts = predictor._model, predictor._tokenizer, predictor.task
+
+
+def test_a_store_of_another_graph_is_refused(entity_model, tmp_path):
+    other = VisualStoreWriter(tmp_path / "few", {"full": RoleLayout(16, 2)}, 3, "other").finish()
+    with pytest.raises(DataError, match="3 owners, the model 12 entities"):
+        Predictor.from_folder(entity_model, store=other)
+    large = VisualStoreWriter(tmp_path / "large", {"full": RoleLayout(32, 2)}, 12, "other").finish()
+    with pytest.raises(DataError, match="the model takes"):
+        Predictor.from_folder(entity_model, store=large)
+
+
+@pytest.mark.parametrize("where", ["seed_3", "finetuning/seed_12"])
+def test_the_folder_of_a_task_or_of_all_seeds_will_do(entity_model, tmp_path, where):
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).symlink_to(entity_model)
+    assert len(Predictor.from_folder(tmp_path).predict("e0", "next")) == 10
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no complete model folder: task\.json missing"):
+        Predictor.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "message"),
+    [
+        (("nobody", "next"), {}, "question 0: the model knows no entity 'nobody'"),
+        (("e0", "nexxt"), {}, "no relation 'nexxt'. Did you mean 'next'"),
+        (("e0", "next", "left"), {}, "the direction is 'left'"),
+        (("e0", "next", None), {}, "the direction is None"),
+        ((float("nan"), "next"), {}, "no entity 'nan'"),
+        (("e0",), {}, "questions: missing: relation"),
+        ((), {}, "questions: missing: entity, relation"),
+        (("e0", "next", "tail", 3), {}, "4 parts"),
+        (("e0", "next"), {"entity": "e1"}, "entity is given twice"),
+        (("e0", "next"), {"entiti": "e1"}, "no part of a question: entiti"),
+        (([{"entity": "e0", "relation": "next"}],), {}, r"a list of dicts.*pandas\.DataFrame"),
+        ((pd.DataFrame({"entity": ["e0"]}),), {}, "missing: relation"),
+        ((pd.DataFrame({"entity": [], "relation": []}),), {}, "there are none"),
+        (
+            (pd.DataFrame({"entity": ["e0"], "relation": ["next"]}), "next"),
+            {},
+            "beside it",
+        ),
+        ((pd.DataFrame({"entity": ["e0"], "relation": ["next"]}),), {"images": "x"}, "beside it"),
+        (("e0", "next"), {"images": "no/such.png"}, "no/such.png: no such file"),
+        (("e0", "next"), {"images": 5}, "int is no image"),
+        (("e0", "next"), {"images": {"whole": "x"}}, "no images 'whole'. It takes full"),
+        (("e0", "next"), {"images": [Image.new("RGB", (9, 9))] * 3}, "are 3, the model takes 2"),
+    ],
+)
+def test_questions_that_cannot_be_asked_of_a_graph(link, question, options, message):
+    with pytest.raises(DataError, match=message):
+        link.predict(*question, **options)
+
+
+@pytest.mark.parametrize("name", ["top", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "3"])
+def test_numbers_are_checked(link, name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*; it must be a whole number from 1"):
+        link.predict("e0", "next", **{name: value})
+
+
+def test_a_file_that_is_no_image_is_named(link, tmp_path):
+    for name, content in (("empty.png", b""), ("text.jpg", b"no image at all")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            link.predict("e0", "next", images=tmp_path / name)
+
+
+@pytest.fixture
+def mentions(labels):
+    """The reading of questions of relation extraction, which needs no model."""
+    task = task_named("relation_extraction")(labels["relation_extraction"], 32, "markers")
+    return lambda **parts: task.read_questions(pd.DataFrame({k: [v] for k, v in parts.items()}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"head": (0, 5)}, r"head \(0, 5\) is no span of the post's 4 words"),
+        ({"head": (2, 1)}, r"head \(2, 1\) is no span"),
+        ({"head": (-1, 1)}, r"head \(-1, 1\) is no span"),
+        ({"head": (1, 1)}, "is no span"),
+        ({"head": (0, 1, 2)}, "neither a text nor a span"),
+        ({"head": (0, "1")}, "neither a text nor a span"),
+        ({"head": (0, True)}, "neither a text nor a span"),
+        ({"head": None}, "head is None, neither a text nor a span"),
+        ({"tail": float("nan")}, "tail is nan, neither"),
+        ({"head": "nobody"}, "head 'nobody' occurs nowhere"),
+        ({"head": ""}, "head '' occurs nowhere"),
+        ({"words": ["a", "b", "a", "c"], "head": "a", "tail": "b"}, "head 'a' occurs 2 times"),
+        ({"head": (0, 1), "tail": (0, 1)}, "the same mention"),
+        ({"words": "word0 is next word5"}, "words is a text"),
+        ({"words": []}, "the post has no words"),
+        ({"words": ["word0", "", "next", "word5"]}, "'' is no word"),
+        ({"words": ["word0", None]}, "None is no word"),
+        ({"words": float("nan")}, "words is float"),
+        ({"words": {"a": 1}}, "words is dict"),
+        ({"text": "both"}, "both `words` and `text` are given"),
+    ],
+)
+def test_posts_that_cannot_be_asked_about(mentions, parts, message):
+    with pytest.raises(DataError, match=message):
+        mentions(**{"words": WORDS, "head": (0, 1), "tail": (3, 4), **parts})
+
+
+def test_missing_parts_of_a_post_are_named(mentions):
+    with pytest.raises(DataError, match="missing: words, or text"):
+        mentions(head=(0, 1), tail=(1, 2))
+    with pytest.raises(DataError, match="missing: tail"):
+        mentions(words=WORDS, head=(0, 1))
+    with pytest.raises(DataError, match="text is int"):
+        mentions(text=3, head=(0, 1), tail=(1, 2))
+    with pytest.raises(DataError, match="the post has no words"):
+        mentions(text=" ", head=(0, 1), tail=(1, 2))
+
+
+def test_a_text_is_split_as_corpora_are(mentions):
+    text = "RT @ann: O'Neil isn't in New-York, see https://t.co/x?y=1 #fun"
+    read = mentions(text=text, head="O'Neil", tail="New-York")
+    assert read["words"][0] == [
+        "RT", "@ann", ":", "O'Neil", "isn't", "in", "New-York", ",", "see",
+        "https://t.co/x?y=1", "#fun",
+    ]  # fmt: skip
+    assert read[["head_start", "head_end", "tail_start", "tail_end"]].values.tolist() == [
+        [3, 4, 6, 7]
+    ]

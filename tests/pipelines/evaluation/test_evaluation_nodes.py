@@ -1,0 +1,175 @@
+"""The nodes of the stage, from tables to the report, for every task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
+from mkgformer_kedro.pipelines.evaluation.nodes import (
+    nodes,
+    predict_baseline_for,
+    predict_for,
+    report_for,
+)
+from mkgformer_kedro.pipelines.evaluation.parameters import (
+    EvaluationParameters,
+    RankingEvaluationParameters,
+)
+from mkgformer_kedro.training.tasks.registry import TASKS, task_named
+
+SETTINGS = {
+    "title": None,
+    "synthetic": True,
+    "batch_size": 8,
+    "resamples": 100,
+    "examples": 2,
+    "published": [
+        {"name": "Theirs", "metrics": {"f1": 0.8, "hits_at_1": 0.8}, "source": "a paper"}
+    ],
+}
+CURVE = pd.DataFrame({"seed": 5, "step": [1, 2], "loss": [0.5, np.nan], "dev_f1": [np.nan, 0.2]})
+MAIN = {
+    "link_prediction": "both.realistic.inverse_harmonic_mean_rank",
+    "relation_extraction": "f1",
+    "entity_recognition": "f1",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A visual store in which every second of twelve owners has an image."""
+    writer = VisualStoreWriter(
+        tmp_path_factory.mktemp("store"), {"full": RoleLayout(8, 1)}, 12, "t"
+    )
+    pixels = np.full((3, 8, 8), 90, dtype=np.uint8)
+    for owner in range(0, 12, 2):
+        writer.append(owner, {0: (f"{owner}", pixels)}, None)
+    return writer.finish()
+
+
+def graph_tables() -> dict[str, pd.DataFrame]:
+    """Twelve entities in a ring by one relation; the last four triples are test's."""
+    ring = np.arange(12)
+    triples = pd.DataFrame(
+        {
+            "head": ring,
+            "relation": 0,
+            "tail": (ring + 1) % 12,
+            "split": ["train"] * 8 + ["test"] * 4,
+            "leak": [False] * 11 + [True],
+        }
+    )
+    test = triples[triples["split"] == "test"]
+    queries = pd.DataFrame(
+        {
+            "split": "test",
+            "direction": ["tail"] * 4 + ["head"] * 4,
+            "entity": [*test["head"], *test["tail"]],
+            "relation": 0,
+            "answers": [[answer] for answer in [*test["tail"], *test["head"]]],
+            "known": [[answer] for answer in [*test["tail"], *test["head"]]],
+        }
+    )
+    names = [f"entity {i}" for i in range(12)]
+    return {
+        "triples": triples,
+        "entities": pd.DataFrame({"entity": names, "name": names, "text": names}),
+        "relations": pd.DataFrame({"relation": ["next"], "text": ["next to"]}),
+        "queries": queries,
+    }
+
+
+def posts_tables(task: str) -> dict[str, pd.DataFrame]:
+    """Six posts of train and six of test."""
+    posts = pd.DataFrame(
+        {
+            "post": [f"{split}-{i}" for split in ("train", "test") for i in range(6)],
+            "split": ["train"] * 6 + ["test"] * 6,
+            "words": [["Ann", "met", f"Bob{i}"] for i in range(12)],
+            "subset": ["ambiguous", "clear", "misleading"] * 4,
+        }
+    )
+    if task == "relation_extraction":
+        names = ["None", "a", "b"]
+        posts = posts.assign(
+            head_start=0, head_end=1, tail_start=2, tail_end=3, relation=np.int32([0, 1, 2, 1] * 3)
+        )
+    else:
+        names = ["PER", "LOC"]
+        posts = posts.assign(tags=[["B-PER", "O", "B-LOC" if i % 2 else "O"] for i in range(12)])
+    return {"posts": posts, "labels": pd.DataFrame({"label": names, "text": names})}
+
+
+def tables_of(task: str) -> list[pd.DataFrame]:
+    tables = graph_tables() if task == "link_prediction" else posts_tables(task)
+    return [tables[name] for name in task_named(task).tables]
+
+
+def parameters_of(task: str) -> EvaluationParameters:
+    if task == "link_prediction":
+        return RankingEvaluationParameters(**SETTINGS, known_offset=None)
+    return EvaluationParameters(**SETTINGS)
+
+
+def perfect_of(task: str, baseline: pd.DataFrame) -> pd.DataFrame:
+    if task == "link_prediction":
+        return baseline.assign(rank_optimistic=1, rank_pessimistic=1)
+    return baseline.assign(predicted=baseline[{"r": "relation", "e": "tags"}[task[0]]])
+
+
+@pytest.mark.parametrize("task", MAIN)
+def test_tables_become_metrics_groups_figure_and_page(task, store):
+    tables = tables_of(task)
+    baseline = predict_baseline_for(task_named(task))(*tables)
+    perfect = perfect_of(task, baseline)
+    answers = [
+        perfect.assign(expert="model", seed=np.int64(5)),
+        baseline.assign(expert="without_images", seed=np.int64(5)),
+        perfect.assign(expert="another_one", seed=np.int64(5)),
+    ]
+    metrics, drill_down, figure, page = report_for(task_named(task))(
+        pd.concat(answers, ignore_index=True),
+        baseline,
+        store,
+        CURVE,
+        {"data_set": "three & more", "posts": 12},
+        {"with_images": 6},
+        parameters_of(task),
+        "corrected",
+        5,
+        *tables,
+    )
+    key = MAIN[task]
+    assert json.loads(json.dumps(metrics)) == metrics
+    assert metrics["experts"] == ["model", "without_images", "another_one", "baseline"]
+    assert metrics["test"][key] == metrics["test_another_one"][key] == 1.0
+    assert metrics["seeds"] == [5]
+    assert 0 < metrics["test_baseline"][key] < 1
+    assert metrics["test_without_images"] == metrics["test_baseline"]
+    assert set(drill_down["expert"]) == set(metrics["experts"])
+    assert len(figure.axes) == 1
+    assert "on three &amp; more" in page
+    assert "Another one" in page
+    assert "One training run (seed 5)" in page
+    assert "synthetic sample" in page
+    assert "data:image/jpeg;base64," in page
+
+
+@pytest.mark.parametrize("task", MAIN)
+def test_a_task_has_its_own_parameters_and_tables(task):
+    kind = task_named(task)
+    annotated = {make(kind).__annotations__["parameters"] for make in (predict_for, report_for)}
+    assert annotated == {type(parameters_of(task))}
+    stage = nodes(kind)
+    assert [node.name for node in stage] == ["predict", "predict_baseline", "report"]
+    for node in stage:
+        assert set(kind.tables) <= set(node.inputs)
+
+
+def test_every_task_is_tested():
+    assert set(MAIN) <= set(TASKS)
