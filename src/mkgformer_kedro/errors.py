@@ -19,7 +19,7 @@ class Problem:
         what: What is wrong, in one clause.
         remedy: What the reader should do about it.
 
-    A text that is quoted may have any length; ``what`` and ``remedy`` keep their two ends.
+    What is quoted may have any length; the message shows the two ends of a long one.
     """
 
     where: str
@@ -27,13 +27,10 @@ class Problem:
     what: str
     remedy: str
 
-    def __post_init__(self) -> None:
-        for name in ("what", "remedy"):
-            object.__setattr__(self, name, shortened(getattr(self, name), _LONGEST))
-
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
-        return f"{place}: {self.what}. {self.remedy}"
+        what, remedy = (shortened(text, _LONGEST) for text in (self.what, self.remedy))
+        return f"{place}: {what}. {remedy}"
 
 
 class DataError(ValueError):
