@@ -49,8 +49,8 @@ def test_baseline(value, interval, outcome, opening):
 @pytest.mark.parametrize(
     ("value", "interval", "outcome", "opening"),
     [
-        (0.1, (0.05, 0.15), "good", "The mixture is better than every expert alone"),
-        (-0.1, (-0.15, -0.05), "bad", "The mixture is worse than an expert alone"),
+        (0.1, (0.05, 0.15), "good", "The mixture is better than its best expert alone"),
+        (-0.1, (-0.15, -0.05), "bad", "The mixture is worse than its best expert alone"),
         (0.1, (-0.05, 0.15), "open", "The mixture adds nothing that is clear"),
         (0.0004, (0.0001, 0.0006), "open", "The mixture makes hardly any difference"),
     ],
@@ -61,7 +61,7 @@ def test_mixture(value, interval, outcome, opening):
     )
     assert verdict.outcome == outcome
     assert verdict.text.startswith(opening)
-    assert "the best single expert (complex)" in verdict.text
+    assert "of complex, a difference" in verdict.text
 
 
 def test_one_seed_is_said_to_be_one():

@@ -68,7 +68,7 @@ def mixture_verdict(
         difference: The first minus the second.
     """
     figures = (
-        f"{metric} is {scores[0]:.3f} against {scores[1]:.3f} of the best single expert ({best}), "
+        f"{metric} is {scores[0]:.3f} against {scores[1]:.3f} of {best}, "
         f"a difference of {described_difference(difference)}"
     )
     if not difference.is_clear:
@@ -76,8 +76,8 @@ def mixture_verdict(
     if abs(difference.value) < _SHOWN:
         return Verdict(f"The mixture makes hardly any difference: {figures}.", "open")
     if difference.value > 0:
-        return Verdict(f"The mixture is better than every expert alone: {figures}.", "good")
-    return Verdict(f"The mixture is worse than an expert alone: {figures}.", "bad")
+        return Verdict(f"The mixture is better than its best expert alone: {figures}.", "good")
+    return Verdict(f"The mixture is worse than its best expert alone: {figures}.", "bad")
 
 
 def images_verdict(

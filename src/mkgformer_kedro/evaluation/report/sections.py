@@ -251,8 +251,8 @@ def groups_section(layout: Layout, evaluation: Evaluation, labels: Mapping[str, 
     for by, shown in layout.groups.items():
         rows = _group_rows(evaluation, evaluation.groups[by], shown, labels)
         if rows:
-            cut = _GROUPS_SHOWN if shown.largest_first else len(rows)
-            tables.append((shown, rows[:cut], rows[cut:]))
+            first = _GROUPS_SHOWN if shown.largest_first else len(rows)
+            tables.append((shown, rows[:first], rows[first:]))
     return Section.from_template(
         "Where the score comes from",
         "groups.html.j2",
