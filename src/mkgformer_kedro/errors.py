@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SHOWN = 20
+_LONGEST = 600
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Problem:
         line: Line number, counted from 1, or None where there is no line.
         what: What is wrong, in one clause.
         remedy: What the reader should do about it.
+
+    What is quoted may have any length; the message shows the two ends of a long one.
     """
 
     where: str
@@ -26,7 +29,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
-        return f"{place}: {self.what}. {self.remedy}"
+        what, remedy = (shortened(text, _LONGEST) for text in (self.what, self.remedy))
+        return f"{place}: {what}. {remedy}"
 
 
 class DataError(ValueError):
@@ -41,3 +45,11 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most ``longest`` characters: a longer one without its middle."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]} … {text[-end:]}"

@@ -84,7 +84,7 @@ def test_line_ends_and_byte_order_marks_make_no_difference(load, content):
 
 
 _FIELD = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"), min_size=1
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n\r\ufeff"), min_size=1
 ).filter(lambda text: text == text.strip())
 
 

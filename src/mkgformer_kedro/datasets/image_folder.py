@@ -28,10 +28,14 @@ class ImageFolder:
         root: The image folder, or None where the data set is used without images.
         images: One row per file, ordered by ``path``: ``folder`` (name of the owner's folder),
             ``path`` (relative to ``root``, with forward slashes) and ``bytes`` (file size).
+        beside: Number of files beside the owners' folders, which are not listed.
+        deeper: Number of folders inside the owners' folders, in which nothing is listed.
     """
 
     root: Path | None
     images: pd.DataFrame
+    beside: int = 0
+    deeper: int = 0
 
 
 class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
@@ -57,19 +61,26 @@ class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
                 name is not UTF-8.
         """
         rows: list[tuple[str, str, int]] = []
+        beside = deeper = 0
         if self._folder is not None:
             problems: list[Problem] = []
             for folder in _scan(self._folder, problems):
                 if folder.is_dir() and not folder.name.startswith("."):
+                    entries = _scan(Path(folder.path), problems)
                     rows += [
-                        (folder.name, f"{folder.name}/{name}", size)
-                        for name, size in files_of(Path(folder.path), problems)
+                        (folder.name, f"{folder.name}/{file.name}", _size(file))
+                        for file in entries
+                        if _is_listed(file)
                     ]
+                    deeper += sum(entry.is_dir(follow_symlinks=False) for entry in entries)
+                else:
+                    beside += _is_listed(folder)
             if problems:
                 raise DataError(problems)
         images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
         images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        return ImageFolder(self._folder, images.sort_values("path", ignore_index=True))
+        images = images.sort_values("path", ignore_index=True)
+        return ImageFolder(self._folder, images, beside, deeper)
 
     def save(self, data: None) -> NoReturn:
         """Refuse: images are put there by people."""

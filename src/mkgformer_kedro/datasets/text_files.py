@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
+import gzip
 import hashlib
-from collections.abc import Iterable, Iterator
+import io
+import stat
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -11,12 +17,15 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import sha256_of
 from mkgformer_kedro.parameters import Parameters
 
 SPLITS = ("train", "dev", "test")
 HELP = "docs/data.md says where the files come from and where to put them."
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_MOST_UNPACKED = 200  # bytes of a text for each byte of its archive, beyond which it is none
 
 Raw = TypeVar("Raw")
 
@@ -61,37 +70,76 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
         if not self._folder.is_dir():
             raise DataError(Problem(str(self._folder), None, "no such folder", HELP))
         files: dict[str, str] = {}
+        known: list[str] = []
         for role, names in self._files.model_dump(exclude_none=True).items():
             choices = [names] if isinstance(names, str) else names
+            known += choices
             there = [name for name in choices if (self._folder / name).exists()]
             if choices:
                 files[role] = (there or choices)[0]
+        nowhere = [name for name, digest in self._checksums.items() if digest and name not in known]
+        if nowhere:
+            raise DataError([self._checksum_of_none(name, known) for name in nowhere])
         return files
+
+    def _checksum_of_none(self, name: str, known: Sequence[str]) -> Problem:
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean '{near[0]}'?" if near else f"the files are {', '.join(known)}."
+        what = "checksums names this file, but nothing is read from it"
+        return Problem(str(self._folder / name), None, what, f"Correct the name: {meant}")
 
     def _read(self, names: Iterable[str]) -> dict[str, bytes]:
         """The bytes of each file, once every one of them is known to be usable."""
         contents: dict[str, bytes] = {}
         problems: list[Problem] = []
         for name in names:
-            path = self._folder / name
-            try:
-                contents[name] = path.read_bytes()
-            except FileNotFoundError:
-                problems.append(self._missing(name))
-            except OSError as error:
-                what = f"cannot be read ({error.strerror})"
-                problems.append(Problem(str(path), None, what, "Make it a readable file."))
-            else:
+            problem = self._unreadable(name)
+            if problem is None:
+                contents[name] = (self._folder / name).read_bytes()
                 problems += self._unusable(name, contents[name])
+            else:
+                problems.append(problem)
         if problems:
             raise DataError(problems)
         return contents
 
+    def _digests(self, names: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of files that are too large to be held, once every one is known to be usable."""
+        digests: dict[str, str] = {}
+        problems: list[Problem] = []
+        for name in names:
+            path = self._folder / name
+            problem = self._unreadable(name)
+            if problem is None and path.stat().st_size == 0:
+                problem = Problem(str(path), None, "the file is empty", HELP)
+            if problem is None:
+                digests[name] = sha256_of(path)
+                problems += self._differs(name, digests[name])
+            else:
+                problems.append(problem)
+        if problems:
+            raise DataError(problems)
+        return digests
+
+    def _unreadable(self, name: str) -> Problem | None:
+        path = self._folder / name
+        try:
+            require_file(path)
+            with path.open("rb"):
+                return None
+        except FileNotFoundError:
+            return self._missing(name)
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
+            return Problem(str(path), None, what, "Make it a readable file.")
+
     def _unusable(self, name: str, content: bytes) -> list[Problem]:
-        path = str(self._folder / name)
         if not content.strip():
-            return [Problem(path, None, "the file is empty", HELP)]
-        expected, found = self._checksums.get(name), sha256(content)
+            return [Problem(str(self._folder / name), None, "the file is empty", HELP)]
+        return self._differs(name, sha256(content))
+
+    def _differs(self, name: str, found: str) -> list[Problem]:
+        expected, path = self._checksums.get(name), str(self._folder / name)
         if not expected or found == expected:
             return []
         what = f"differs from the published file (SHA-256 {found} instead of {expected})"
@@ -106,6 +154,46 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
         return tuple(name for name in names if self._checksums.get(name))
 
 
+def require_file(path: Path) -> None:
+    """Refuse what would be read for ever: a named pipe, a device, a socket.
+
+    Raises:
+        OSError: There is no such file, or it is one of these.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "a pipe or device, not a file", str(path))
+
+
+def unpacked(where: str, content: bytes) -> bytes | Problem:
+    """What a file holds: of an archive named ``.gz`` what was packed into it.
+
+    Args:
+        where: The file's path.
+        content: Its bytes.
+
+    Returns:
+        The text's bytes, or what is wrong with the archive.
+    """
+    if not where.endswith(".gz"):
+        return content
+    most = _MOST_UNPACKED * len(content)
+    try:
+        text = gzip.GzipFile(fileobj=io.BytesIO(content)).read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        return damaged_archive(where, error)
+    if len(text) > most:
+        what = f"unpacks to more than {_MOST_UNPACKED} times its size, which no text does"
+        return Problem(where, None, what, "Give the file unpacked.")
+    return text
+
+
+def damaged_archive(where: str, error: Exception) -> Problem:
+    """The problem of an archive that cannot be unpacked."""
+    what = f"cannot be unpacked ({str(error).rstrip('.')})"
+    return Problem(where, None, what, "Get the file again: it is damaged or was not fetched whole.")
+
+
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256 of ``content``."""
     return hashlib.sha256(content).hexdigest()
@@ -117,7 +205,7 @@ def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     Lines end with ``\n`` or ``\r\n`` only: texts may hold characters at which ``str.splitlines``
     would cut. A final newline begins no further line.
     """
-    lines = content.removeprefix(_BYTE_ORDER_MARK).split(b"\n")
+    lines = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
     if not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, start=1):
@@ -176,6 +264,9 @@ def read_table(
             problems.append(
                 Problem(where, number, f"empty {empty}", f"Fill in the {empty} or drop the line.")
             )
+        elif "\0" in text:
+            what = "a NUL character, which no text holds"
+            problems.append(Problem(where, number, what, "Take it out or drop the line."))
         else:
             rows.append(fields)
             numbers.append(number)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.image_association import create_pipeline, schemas
 from mkgformer_kedro.pipelines.image_association.link_prediction import (
     report_coverage,
@@ -216,3 +217,51 @@ def test_real_images(
     assert inputs["grounding_pixel_values"].shape == (2, 3, 3, 128, 128)
     assert inputs["detection_pixel_values"].shape == (2, 3, 3, 64, 64)
     assert inputs["image_mask"][:, 0].all()
+
+
+def associate(folder: Path, entities: pd.DataFrame, **changes: object):
+    images = ImageFolderDataset(filepath=str(folder)).load()
+    parameters = ImageAssociationParameters(**stage_parameters(**changes))
+    return store_images(images, entities, RELATIONS, TRIPLES, folder.parent / "work", parameters)
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("a.png", "its 1 files lie beside the folders of entities, none in one"),
+        ("all/n00000001/a.png", "the folders in it hold folders, not images: the images lie one"),
+        (
+            "00000001/a.png",
+            "none of the 1 folders in it stands for an entity (a folder: '00000001'; an entity: "
+            "'00000001')",
+        ),
+        ("n00000001/.hidden", "no image lies in it"),
+    ],
+)
+def test_images_of_which_none_is_an_entitys(tmp_path: Path, path: str, what: str):
+    file = tmp_path / "images" / path
+    file.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(file, "PNG")
+    with pytest.raises(DataError) as raised:
+        associate(tmp_path / "images", ENTITIES)
+    (problem,) = raised.value.problems
+    assert problem.where == str(tmp_path / "images")
+    assert problem.what.startswith(what)
+
+
+def test_images_that_the_graph_links(project: Path):
+    """A link is a path below the image folder, or the name of a file in it."""
+    Image.new("RGB", (50, 50), "yellow").save(project / "images" / "bill.png")
+    links = [["n00000009/a.png"], ["some/where/bill.png", "nowhere.png"], [], []]
+    entities = ENTITIES.assign(image_links=links)
+    images, store = associate(project / "images", entities)
+    found = images[images["status"] == "ok"].groupby("owner")["path"].agg(sorted).to_dict()
+    assert found == {
+        # Its own images have as many pixels; the linked one comes first by order of listing.
+        "00000001": ["n00000001/a.png", "n00000009/a.png"],
+        "00000002": ["bill.png", "n00000002/a.png"],
+    }
+    listing = ImageFolderDataset(filepath=str(project / "images")).load()
+    parameters = ImageAssociationParameters(**stage_parameters())
+    report = report_coverage(listing, entities, TRIPLES, images, store, parameters)
+    assert report["image_links"] == {"count": 3, "without_file": ["nowhere.png"]}

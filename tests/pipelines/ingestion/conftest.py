@@ -16,6 +16,7 @@ _PARAMETERS = {
     "entity_texts": "name_and_description",
     "expected_counts": {},
     "on_unexpected_counts": "stop",
+    "max_split_overlap": None,
     "max_inverse_leak": None,
 }
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rdflib import RDFS, Graph, Literal, Namespace
 
+from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.ingestion import schemas
 from mkgformer_kedro.pipelines.ingestion.link_prediction import (
@@ -19,6 +25,16 @@ from mkgformer_kedro.pipelines.ingestion.link_prediction import (
 )
 
 LIKES, KNOWS = 0, 1
+ROOT = Path(__file__).parents[3]
+CONF, SAMPLE = ROOT / "conf", ROOT / "data/01_raw/wordnet_emoji"
+_ENTITY = Namespace("http://wordnet.example/")
+_RELATION = Namespace("http://wordnet.example/relation/")
+_SCHEMA = Namespace("http://schema.org/")
+_SAMPLE_FILES = {
+    **{split: f"{split}.tsv" for split in ("train", "dev", "test")},
+    "entity_texts": "entity2text.txt",
+    "relation_texts": "relation2text.txt",
+}
 
 
 @pytest.fixture
@@ -223,6 +239,207 @@ def test_leak_gate(raw_graph, parameters, problem_of):
         "50.0% of the test triples have their reverse in train, more than the 40.0% that may"
     )
     index_graph(raw_graph(files), parameters(max_inverse_leak=0.5))
+
+
+def test_leak_gate_says_the_line_that_opens_it(raw_graph, parameters, problem_of):
+    files = {"test.tsv": "03\tknows\t02\n007\tlikes\t04\n04\tlikes\t02"}
+    remedy = problem_of(files, max_inverse_leak=0.0).remedy
+    assert "conf/<data set>/parameters_link_prediction.yml" in remedy
+    line = re.search(r"write (link_prediction: .*\}\})", remedy)[1]
+    allowed = yaml.safe_load(line)["link_prediction"]["ingestion"]
+    assert allowed == {"max_inverse_leak": 0.334}
+    index_graph(raw_graph(files), parameters(**allowed))
+
+
+_TRAIN = "007\tlikes\t02\n02\tlikes\t03\n03\tknows\t04\n02\tknows\t007\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "what"),
+    [
+        ({"test.tsv": _TRAIN}, "test.tsv", "4 of the test triples (100.0%) stand in train, too"),
+        ({"dev.tsv": _TRAIN}, "dev.tsv", "4 of the dev triples (100.0%) stand in train, too"),
+        (
+            {"test.tsv": "007\tknows\t03\n007\tlikes\t04\n"},
+            "test.tsv",
+            "1 of the test triples (50.0%) stand in dev, too",
+        ),
+    ],
+)
+def test_overlap_gate(raw_graph, parameters, problem_of, files, name, what):
+    problem = problem_of(files, max_split_overlap=0.0)
+    assert problem.where.endswith(name)
+    assert problem.what == f"{what}, more than the 0.0% that may"
+    line = re.search(r"write (link_prediction: .*\}\})", problem.remedy)[1]
+    allowed = yaml.safe_load(line)["link_prediction"]["ingestion"]
+    index_graph(raw_graph(files), parameters(**allowed))
+    index_graph(raw_graph(files), parameters(max_split_overlap=None))
+
+
+def test_the_gates_are_closed_as_configured():
+    configured = yaml.safe_load((CONF / "base/parameters_link_prediction.yml").read_text())
+    ingestion = configured["link_prediction"]["ingestion"]
+    assert (ingestion["max_split_overlap"], ingestion["max_inverse_leak"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "known"),
+    [
+        ("entity2text.txt", "entity_texts", "007"),
+        ("relation2text.txt", "relation_texts", "likes"),
+    ],
+)
+def test_texts_of_another_graph(problem_of, name, role, known):
+    problem = problem_of({name: "Q1\tone\nQ2\ttwo\n"})
+    assert problem.where.endswith(name)
+    assert problem.what == (
+        f"the texts of another graph: 0 of 2 ids are known (here: 'Q1'; in the triples: '{known}')"
+    )
+    assert f"as {role} in globals.yml" in problem.remedy
+
+
+def test_texts_of_a_larger_graph_or_of_few_entities_are_its_own(raw_graph, parameters):
+    many = "".join(f"Q{number}\tsomething\n" for number in range(1000))
+    raw = raw_graph({"entity2text.txt": f"{many}007\tBond\n02\tM\n03\tQ\n04\tR\n"})
+    assert index_graph(raw, parameters())[0]["name"].tolist() == ["Bond", "M", "Q", "R"]
+    raw = raw_graph({"entity2text.txt": "02\tM\n"})
+    assert index_graph(raw, parameters())[0]["name"].tolist() == ["007", "M", "03", "04"]
+
+
+def test_ids_of_megabytes_are_not_printed_in_full(problem_of):
+    problem = problem_of({"test.tsv": f"007\tlikes\t{'x' * 10_000_000}\n007\tlikes\t04\n"})
+    assert problem.what.startswith("unknown entity 'xxx")
+    assert problem.what.endswith("xxx'")
+    assert len(str(problem)) < 1_500
+
+
+def test_header_stops_the_run_or_is_quarantined(raw_graph, parameters, problem_of):
+    files = {"test.tsv": "head\trelation\ttail\n007\tlikes\t04\n"}
+    names = {"entities": None, "relations": None}
+    assert problem_of(files, roles=names).line == 1
+    made = index_graph(raw_graph(files, **names), parameters(on_bad_lines="quarantine"))
+    assert "head" not in made[0]["entity"].tolist()
+    assert made[3]["line"].tolist() == [1]
+
+
+def test_graph_without_texts_goes_by_its_ids(raw_graph, parameters):
+    raw = raw_graph(entity_texts=None, relation_texts=None)
+    entities, relations, triples, quarantine = index_graph(raw, parameters())
+    assert entities["name"].tolist() == ["007", "02", "03", "04"]
+    assert relations["text"].tolist() == ["likes", "knows"]
+    queries = group_queries(triples)
+    report = report_ingestion(raw, entities, relations, triples, queries, quarantine, parameters())
+    assert report["entity_texts"] == {"name": {"entities": 4, "file": None}}
+    assert report["entities_without_text"] == 4
+
+
+def test_candidates_of_a_graph_without_texts(raw_graph, parameters):
+    raw = raw_graph({"dev.tsv": "007\tknows\t03"}, entity_texts=None)
+    with pytest.raises(DataError, match=r"name it as entity_texts in globals\.yml"):
+        index_graph(raw, parameters(candidates="entity_texts"))
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """The embedded sample, read from its folder."""
+    return GraphFolderDataset(filepath=str(SAMPLE), files=_SAMPLE_FILES).load()
+
+
+@pytest.fixture(scope="module")
+def as_turtle(sample, tmp_path_factory):
+    """The embedded sample as Turtle, one file a split, written by another library."""
+    folder = tmp_path_factory.mktemp("turtle")
+    described = sample.entity_texts["text"].str.partition(", ")
+    for split in ("train", "dev", "test"):
+        graph = Graph()
+        graph.bind("", _ENTITY)
+        rows = sample.triples[sample.triples["split"] == split]
+        for head, relation, tail in rows[["head", "relation", "tail"]].to_numpy():
+            graph.add((_ENTITY[head], _RELATION[relation], _ENTITY[tail]))
+        if split == "train":
+            for entity, name, text in zip(
+                sample.entity_texts["entity"], described[0], described[2], strict=True
+            ):
+                graph.add((_ENTITY[entity], RDFS.label, Literal(name, lang="en")))
+                graph.add((_ENTITY[entity], _SCHEMA.description, Literal(text)))
+                graph.add((_ENTITY[entity], _RELATION.offset, Literal(int(entity))))
+            for relation, text in sample.relation_texts[["relation", "text"]].to_numpy():
+                graph.add((_RELATION[relation], RDFS.label, Literal(text)))
+        packed = gzip.compress(graph.serialize(encoding="utf-8"))
+        (folder / f"{split}.ttl.gz").write_bytes(packed)
+    return folder
+
+
+def _read_turtle(folder, **files):
+    rdf = yaml.safe_load((CONF / "base/globals.yml").read_text())["link_prediction"]["rdf"]
+    split = {"dev": 0.1, "test": 0.1, "seed": 0}
+    return GraphFolderDataset(
+        filepath=str(folder), layout="rdf", files=files, rdf=rdf, split=split
+    ).load()
+
+
+def _by_name(tables, strip=""):
+    """Triples by id and split, with the name and text of each entity."""
+    entities, relations, triples, _ = tables
+    ids = entities["entity"].str.removeprefix(strip)
+    kinds = relations["relation"].str.removeprefix(str(_RELATION))
+    facts = {
+        (split, ids[head], kinds[relation], ids[tail])
+        for head, relation, tail, split in triples[["head", "relation", "tail", "split"]].to_numpy()
+    }
+    named = dict(zip(ids, zip(entities["name"], entities["text"], strict=True), strict=True))
+    return facts, named, dict(zip(kinds, relations["text"], strict=True))
+
+
+def test_turtle_of_the_sample_gives_the_sample(sample, as_turtle, parameters):
+    files = {split: f"{split}.ttl.gz" for split in ("train", "dev", "test")}
+    raw = _read_turtle(as_turtle, **files)
+    setting = parameters(max_split_overlap=0.0, max_inverse_leak=0.0)
+    tables = index_graph(raw, setting)
+    schemas.entities.validate(tables[0])
+    schemas.triples.validate(tables[2])
+    expected_facts, expected_named, expected_relations = _by_name(index_graph(sample, setting))
+    facts, named, relations = _by_name(tables, str(_ENTITY))
+    assert facts == expected_facts
+    assert relations == {name: expected_relations[name] for name in relations}
+    for entity, (name, text) in named.items():
+        assert name == expected_named[entity][0]
+        # A text file repeats the name before the description; RDF keeps them apart.
+        assert expected_named[entity][1].removeprefix(f"{name}, ") == text
+    assert raw.facts["rdf"]["with_literals"] == len(sample.entity_texts)
+
+
+def test_turtle_of_the_sample_split_here_leaks_nothing(sample, as_turtle, parameters):
+    whole = as_turtle / "whole.ttl.gz"
+    whole.write_bytes(
+        b"".join((as_turtle / f"{split}.ttl.gz").read_bytes() for split in ("train", "dev", "test"))
+    )
+    raw = _read_turtle(as_turtle, graph="whole.ttl.gz")
+    tables = index_graph(raw, parameters(max_split_overlap=0.0, max_inverse_leak=0.0))
+    facts, _, _ = _by_name(tables, str(_ENTITY))
+    expected, _, _ = _by_name(index_graph(sample, parameters()))
+    assert {fact[1:] for fact in facts} == {fact[1:] for fact in expected}
+    report = report_ingestion(raw, *tables[:3], group_queries(tables[2]), tables[3], parameters())
+    assert report["triples_with_unseen_entities"] == {"dev": 0, "test": 0}
+    assert report["inverse_leak"] == {"dev": 0.0, "test": 0.0}
+    assert report["split_by_this_project"] == {"dev": 0.1, "test": 0.1, "seed": 0}
+    assert report["layout"] == "rdf"
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_image_links_are_a_column_of_the_entities(tmp_path, parameters):
+    (tmp_path / "graph.ttl").write_text(
+        "@base <http://a.example/> .\n"
+        + "".join(f"<{h}> <r> <{t}> .\n" for h in range(6) for t in range(h))
+        + '<0> <http://schema.org/image> "a.png", "b.png" .\n'
+    )
+    raw = _read_turtle(tmp_path, graph="graph.ttl")
+    entities = schemas.entities.validate(index_graph(raw, parameters())[0])
+    links = dict(zip(entities["entity"], entities["image_links"], strict=True))
+    assert links.pop("http://a.example/0") == ["a.png", "b.png"]
+    assert set(map(tuple, links.values())) == {()}
+    entities.to_parquet(tmp_path / "entities.parquet")
+    schemas.entities.validate(pd.read_parquet(tmp_path / "entities.parquet"))
 
 
 def test_misspelt_parameter_names_the_near_miss(parameters):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.datasets import image_folder
 from mkgformer_kedro.datasets.image_folder import ImageFolder
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.pipelines.image_association import association, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
@@ -33,7 +35,8 @@ def store_images(
 
     Args:
         raw_images: Listing of the image folder.
-        entities: Table of entities; the row number is the owner index in the store.
+        entities: Table of entities; the row number is the owner index in the store. Images that
+            the graph itself links come before those of the entity's folder.
         relations: Table of relations, to find the one along which images are borrowed.
         triples: Triples; only those of the training split lend images.
         work: Where the store grows; an interrupted run goes on from there.
@@ -43,7 +46,8 @@ def store_images(
         The manifest and the folder of the finished store.
 
     Raises:
-        DataError: The disk is full, or the relation to borrow along is unknown.
+        DataError: The disk is full, no image is an entity's, or the relation to borrow along is
+            unknown.
     """
     ids = entities["entity"].tolist()
     donors = None
@@ -51,6 +55,11 @@ def store_images(
         donors = association.find_donors(triples, relations["relation"].tolist(), parameters.borrow)
     owners = match_owners(raw_images, ids, parameters)
     candidates = raw_images.images.assign(owner=owners)[owners >= 0]
+    linked, _ = linked_images(raw_images.root, entities)
+    candidates = pd.concat([linked, candidates], ignore_index=True)
+    candidates = candidates.drop_duplicates(["owner", "path"], ignore_index=True)
+    if raw_images.root is not None and candidates.empty:
+        raise DataError(_no_image_matches(raw_images, ids, parameters))
     writer, rows = association.store_images(
         raw_images.root,
         candidates,
@@ -75,6 +84,58 @@ def match_owners(
     return listing.images["folder"].map(known).astype("int64").rename("owner")
 
 
+def linked_images(root: Path | None, entities: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The files that the graph's own image links lead to.
+
+    Args:
+        root: The image folder. A link is a path below it, or else the name of a file in it.
+        entities: Table of entities; the column ``image_links`` may be missing.
+
+    Returns:
+        ``owner``, ``folder``, ``path`` and ``bytes`` of each image, and the links without a file.
+    """
+    rows, missing = [], []
+    if root is not None and "image_links" in entities:
+        for owner, links in enumerate(entities["image_links"]):
+            for link in links:
+                paths = (link, PurePosixPath(link).name)
+                path = next((path for path in paths if (root / path).is_file()), None)
+                if path is None:
+                    missing.append(link)
+                else:
+                    size = (root / path).stat().st_size
+                    rows.append((owner, str(PurePosixPath(path).parent), path, size))
+    table = pd.DataFrame(rows, columns=["owner", "folder", "path", "bytes"])
+    kinds = {"owner": "int64", "folder": "str", "path": "str", "bytes": "int64"}
+    return table.astype(kinds), missing
+
+
+def _no_image_matches(
+    raw_images: ImageFolder, entities: Sequence[str], parameters: ImageAssociationParameters
+) -> Problem:
+    """Why images that are there are no entity's."""
+    folders = raw_images.images["folder"].drop_duplicates()
+    if len(folders):
+        what = (
+            f"none of the {len(folders):,} folders in it stands for an entity (a folder: "
+            f"'{folders.iloc[0]}'; an entity: '{entities[0]}')"
+        )
+        remedy = (
+            "Set link_prediction.image_association.owner_pattern (now "
+            f"{parameters.owner_pattern}) and owner_replacement so that a folder's name gives "
+            "the entity's id."
+        )
+    elif raw_images.deeper:
+        what = "the folders in it hold folders, not images: the images lie one level too deep"
+        remedy = "Set `images` in globals.yml to the folder that has one folder per entity."
+    elif raw_images.beside:
+        what = f"its {raw_images.beside:,} files lie beside the folders of entities, none in one"
+        remedy = "Put each image into a folder named for its entity."
+    else:
+        what, remedy = "no image lies in it", image_folder.REMEDY
+    return Problem(str(raw_images.root), None, what, remedy)
+
+
 def report_coverage(
     raw_images: ImageFolder,
     entities: pd.DataFrame,
@@ -87,6 +148,12 @@ def report_coverage(
     owners = match_owners(raw_images, entities["entity"].tolist(), parameters)
     unknown = raw_images.images.loc[owners < 0, "folder"].drop_duplicates().tolist()
     report = reporting.graph_coverage(images, VisualStore(visual_store), triples, unknown)
+    if "image_links" in entities:
+        _, missing = linked_images(raw_images.root, entities)
+        links = int(entities["image_links"].map(len).sum())
+        report["image_links"] = {"count": links, "without_file": sorted(set(missing))}
+        if missing:
+            logger.warning("%d of %d image links lead to no file.", len(missing), links)
     counts = report["owners"]
     logger.info(
         "%d of %d entities have images, %d borrow some.",

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Share of ids in common, of either side, below which texts and triples are of different graphs.
+_OF_THIS_GRAPH = 0.05
+_HOW_TO_ALLOW = (
+    "write link_prediction: {{ingestion: {{{}: {:g}}}}} into "
+    "conf/<data set>/parameters_link_prediction.yml (null: any share)."
+)
+
 # direction -> (column of the known entity, column of the answers)
 _DIRECTIONS = {"tail": ("head", "tail"), "head": ("tail", "head")}
 
@@ -45,7 +52,8 @@ def index_graph(
 
     Raises:
         DataError: There are bad lines and they are not to be quarantined; a split is empty; the
-            counts are not the published ones; more triples leak than may.
+            texts are those of another graph; the counts are not the published ones; more triples
+            are in two splits or leak than may.
     """
     problems = list(raw.problems)
     entity_texts = _texts(raw, "entity_texts", "entity", problems)
@@ -78,8 +86,9 @@ def index_graph(
         "head <tab> relation <tab> tail",
     )
     triples["leak"] = _leaks(triples)
+    _check_texts(raw, entity_ids, relation_ids)
 
-    entities = _describe_entities(entity_ids, entity_texts, long_texts, parameters)
+    entities = _describe_entities(raw, entity_ids, entity_texts, long_texts, parameters)
     relations = pd.DataFrame({"relation": relation_ids})
     relations["text"] = relations["relation"].map(relation_texts).fillna(relations["relation"])
     check_counts(
@@ -87,8 +96,9 @@ def index_graph(
         _counts(entities, relations, triples),
         parameters.expected_counts.published(),
         parameters.on_unexpected_counts,
-        "ingestion",
+        "link_prediction.ingestion",
     )
+    _check_overlap(raw, triples, parameters)
     _check_leak(raw, triples, parameters)
     return entities, relations, triples, quarantine_table(raw.folder, problems)
 
@@ -145,15 +155,14 @@ def report_ingestion(
     counts = _counts(entities, relations, triples)
     published = parameters.expected_counts.published()
     by_split = {split: triples[triples["split"] == split] for split in SPLITS}
-    columns = ["head", "relation", "tail"]
-    facts = {split: pd.MultiIndex.from_frame(by_split[split][columns]) for split in SPLITS}
+    overlap = _triples_in_two_splits(triples)
     seen = {
         split: np.unique(table[["head", "tail"]].to_numpy()) for split, table in by_split.items()
     }
     unseen = {
         split: np.setdiff1d(seen[split], seen["train"]) for split in SPLITS if split != "train"
     }
-    repeated = raw.triples.duplicated(["split", *columns])
+    repeated = raw.triples.duplicated(["split", "head", "relation", "tail"])
     sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
     report = {
         "data_set": raw.folder.name,
@@ -164,7 +173,7 @@ def report_ingestion(
             split: int(count) for split, count in queries["split"].value_counts(sort=False).items()
         },
         "entity_texts": {
-            source: {"entities": int(count), "file": raw.files[sources[source]]}
+            source: {"entities": int(count), "file": raw.files.get(sources[source])}
             for source, count in entities["text_source"].value_counts(sort=False).items()
         },
         "entities_without_text": int((~entities["entity"].isin(raw.entity_texts["entity"])).sum()),
@@ -176,10 +185,7 @@ def report_ingestion(
         "duplicate_triples": {
             split: int(repeated[raw.triples["split"] == split].sum()) for split in SPLITS
         },
-        "triples_in_two_splits": {
-            f"{one}_{other}": int(facts[other].isin(facts[one]).sum())
-            for one, other in (("train", "dev"), ("train", "test"), ("dev", "test"))
-        },
+        "triples_in_two_splits": {f"{one}_{other}": n for (one, other), n in overlap.items()},
         "inverse_leak": {split: float(by_split[split]["leak"].mean()) for split in ("dev", "test")},
         "entities_unseen_in_train": {split: len(ids) for split, ids in unseen.items()},
         "triples_with_unseen_entities": {
@@ -188,6 +194,7 @@ def report_ingestion(
         },
         "quarantined_lines": len(quarantine),
         "files": described_files(raw.digests, raw.verified),
+        **raw.facts,
     }
     logger.info(
         "%(entities)s entities, %(relations)s relations, %(train)s / %(dev)s / %(test)s triples",
@@ -238,7 +245,7 @@ def _unknown_ids(
 ) -> list[Problem]:
     """A problem for each triple that names an entity or relation the graph does not have."""
     home = {
-        column: raw.files["relations" if column == "relation" else parameters.candidates]
+        column: _home(raw, "relations" if column == "relation" else parameters.candidates)
         for column in indices
         if (indices[column] < 0).any()
     }
@@ -258,6 +265,10 @@ def _unknown_ids(
     return problems
 
 
+def _home(raw: RawGraph, role: str) -> str:
+    return raw.files.get(role, f"a file, and name it as {role} in globals.yml")
+
+
 def _leaks(triples: pd.DataFrame) -> np.ndarray:
     from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 
@@ -265,24 +276,33 @@ def _leaks(triples: pd.DataFrame) -> np.ndarray:
 
 
 def _describe_entities(
-    ids: pd.Index, texts: pd.Series, long_texts: pd.Series, parameters: IngestionParameters
+    raw: RawGraph,
+    ids: pd.Index,
+    texts: pd.Series,
+    long_texts: pd.Series,
+    parameters: IngestionParameters,
 ) -> pd.DataFrame:
     """Name and text of each entity: the long text, else the short one, else the name.
 
-    A text that only repeats the name is none.
+    A text that only repeats the name is none. Where the graph links images, the column
+    ``image_links`` lists each entity's.
     """
     entities = pd.DataFrame({"entity": ids})
     short = entities["entity"].map(texts).fillna(entities["entity"])
     long = entities["entity"].map(long_texts)
     name = short
-    if parameters.entity_texts == "name_and_description":
+    if parameters.entity_texts == "name_and_description" and not raw.texts_are_names:
         name = short.str.split(",", n=1).str[0].str.strip()
         name = name.where(name != "", short)
     has_long = long.notna() & (long != name)
     entities["name"] = name
     entities["text"] = long.where(has_long, short)
     entities["text_source"] = np.select([has_long, short != name], ["long", "short"], "name")
-    return entities.astype("str")
+    entities = entities.astype("str")
+    if raw.image_links is not None and len(raw.image_links):
+        links = raw.image_links.groupby("entity", sort=False)["path"].agg(list)
+        entities["image_links"] = [links.get(entity, []) for entity in ids]
+    return entities
 
 
 def _counts(
@@ -296,6 +316,68 @@ def _counts(
     }
 
 
+def _check_texts(raw: RawGraph, entities: pd.Index, relations: pd.Index) -> None:
+    """Stop where texts and triples hardly know one id in common: they are of two graphs."""
+    problems = []
+    for role, ids in (
+        (
+            "entity_texts",
+            entities.union(pd.Index(pd.unique(raw.triples[["head", "tail"]].stack()))),
+        ),
+        ("entity_long_texts", entities),
+        ("relation_texts", relations),
+    ):
+        table = getattr(raw, role)
+        if table is None or table.empty or ids.empty:
+            continue
+        column = table.columns[0]
+        known = table[column].isin(ids)
+        with_text = ids.isin(table[column]).mean()
+        if max(known.mean(), with_text) < _OF_THIS_GRAPH:
+            what = (
+                f"the texts of another graph: {known.sum():,} of {len(table):,} ids are known "
+                f"(here: '{table[column].iat[0]}'; in the triples: '{ids[0]}')"
+            )
+            remedy = f"Name this graph's file as {role} in globals.yml, or null to go without."
+            problems.append(Problem(str(raw.folder / raw.files[role]), None, what, remedy))
+    if problems:
+        raise DataError(problems)
+
+
+def _triples_in_two_splits(triples: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Triples of the later split that are in the earlier one, too."""
+    facts = {
+        split: pd.MultiIndex.from_frame(
+            triples.loc[triples["split"] == split, ["head", "relation", "tail"]]
+        )
+        for split in SPLITS
+    }
+    return {
+        (one, other): int(facts[other].isin(facts[one]).sum())
+        for one, other in (("train", "dev"), ("train", "test"), ("dev", "test"))
+    }
+
+
+def _check_overlap(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParameters) -> None:
+    allowed = parameters.max_split_overlap
+    if allowed is None:
+        return
+    sizes = triples["split"].value_counts()
+    problems = []
+    for (one, other), count in _triples_in_two_splits(triples).items():
+        share = count / sizes[other]
+        if share > allowed:
+            what = (
+                f"{count:,} of the {other} triples ({share:.1%}) stand in {one}, too, more than "
+                f"the {allowed:.1%} that may"
+            )
+            let_pass = _let_pass(share, "split_overlap")
+            remedy = f"Take them out of one split, or let them pass: {let_pass}"
+            problems.append(Problem(str(raw.folder / raw.files[other]), None, what, remedy))
+    if problems:
+        raise DataError(problems)
+
+
 def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParameters) -> None:
     share = triples.loc[triples["split"] == "test", "leak"].mean()
     allowed = parameters.max_inverse_leak
@@ -306,10 +388,16 @@ def _check_leak(raw: RawGraph, triples: pd.DataFrame, parameters: IngestionParam
                 None,
                 f"{share:.1%} of the test triples have their reverse in train, more than the "
                 f"{allowed:.1%} that may",
-                "Split the graph so that no pair of entities is in train and test, or raise "
-                "ingestion.max_inverse_leak (null: any share).",
+                "Split the graph so that no pair of entities is in train and test (give it as one "
+                f"file, files.graph), or let them pass: {_let_pass(share, 'inverse_leak')}",
             )
         )
+
+
+def _let_pass(share: float, what: str) -> str:
+    """The line of YAML that lets a share pass, rounded up so that it does."""
+    enough = min(1.0, np.ceil(share * 1000) / 1000)
+    return _HOW_TO_ALLOW.format(f"max_{what}", enough)
 
 
 def _answer_lists(facts: pd.DataFrame) -> pd.DataFrame:

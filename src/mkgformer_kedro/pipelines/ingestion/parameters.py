@@ -45,6 +45,8 @@ class IngestionParameters(Parameters):
             (separated by the first comma, as in WN18).
         expected_counts: The published counts.
         on_unexpected_counts: ``stop``, or ``report`` and go on.
+        max_split_overlap: Largest share of a split's triples that an earlier split may have, too,
+            before the run stops; None lets any share pass.
         max_inverse_leak: Largest share of test triples whose reverse may be in train before the
             run stops; None lets any share pass.
     """
@@ -54,6 +56,7 @@ class IngestionParameters(Parameters):
     entity_texts: Literal["name", "name_and_description"]
     expected_counts: GraphCounts
     on_unexpected_counts: Literal["stop", "report"]
+    max_split_overlap: float | None = Field(ge=0, le=1)
     max_inverse_leak: float | None = Field(ge=0, le=1)
 
 

@@ -68,6 +68,20 @@ entities = DataFrameSchema(
         "name": Column("str", _TEXT),
         "text": Column("str", _TEXT),
         "text_source": Column("str", Check.isin(["long", "short", "name"])),
+        # Paths of images, where the graph itself links them.
+        "image_links": Column(
+            "object",
+            Check(
+                lambda lists: lists.map(
+                    lambda links: (
+                        isinstance(links, list | np.ndarray)
+                        and all(isinstance(link, str) and link for link in links)
+                    )
+                ),
+                error="each is a list of paths",
+            ),
+            required=False,
+        ),
     },
     strict=True,
 )
