@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,12 @@ def on_config(config: MkDocsConfig) -> None:
 @event_priority(100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Collect the pages of the navigation, what they link to, and the API reference."""
-    place = {"dest_dir": config.site_dir, "use_directory_urls": config.use_directory_urls}
+    place: dict[str, Any] = {
+        "src_dir": str(ROOT),
+        "dest_dir": config.site_dir,
+        "use_directory_urls": config.use_directory_urls,
+        "inclusion": InclusionLevel.INCLUDED,  # names with a dot in front too
+    }
     found = Files([file for file in files if file.src_dir != config.docs_dir])  # the theme's
     waiting = list(_pages(config.nav))
     while waiting:
@@ -57,9 +62,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not full.exists() or found.get_file_from_path(path):
             continue
         if path.endswith((*_PAGES, *_IMAGES)):
-            found.append(File(path, str(ROOT), **place))
+            found.append(File(path, **place))
         else:
-            found.append(Shown(path, str(ROOT), dest_uri=f"{path}.html", **place))
+            found.append(Shown(path, dest_uri=f"{path}.html", **place))
         if path.endswith(".md"):
             waiting += _links(path, full.read_text(encoding="utf-8"))
     for module, page in _modules().items():
