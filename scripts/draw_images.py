@@ -1,10 +1,14 @@
-"""Draw docs/images/dag.png: link prediction as Kedro-Viz shows it, its five stages collapsed.
+"""Take the images of the documentation that a browser draws.
 
-Usage: python scripts/draw_dag.py    (needs the extra `dev` and Chromium)
+    python scripts/draw_images.py dag               # docs/images/dag.png: stages in Kedro-Viz
+    python scripts/draw_images.py report PAGE       # docs/images/report.png: the top of a report
+
+Needs the extra `dev` and Chromium. `scripts/draw_model.py` draws the model.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import http.server
 import json
@@ -18,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
-IMAGE = ROOT / "docs/images/dag.png"
-MARGIN = 24  # pixels around the graph
+IMAGES = ROOT / "docs/images"
+MARGIN = 24  # pixels around the graph and below the table
+WIDTH = 1000  # pixels of a report
 
 _FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
@@ -34,6 +39,19 @@ def find_chromium() -> str | None:
     """Path of Chromium or Chrome, None where neither is installed."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A running Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS.split())
+        try:
+            yield running
+        finally:
+            running.close()
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -53,16 +71,10 @@ def opened(build: Path, scale: float = 1, **settings: object) -> Iterator[Page]:
     Yields:
         The page, when it shows the chart.
     """
-    from playwright.sync_api import sync_playwright
-
     handler = functools.partial(_QuietHandler, directory=build)
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        sync_playwright() as playwright,
-    ):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser() as running:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS.split())
-        page = browser.new_page(viewport={"width": 1300, "height": 1100}, device_scale_factor=scale)
+        page = running.new_page(viewport={"width": 1300, "height": 1100}, device_scale_factor=scale)
         stored = json.dumps(json.dumps({"showFeatureHints": False, "theme": "light", **settings}))
         page.add_init_script(f"localStorage.setItem('KedroViz', {stored})")
         page.goto(f"http://127.0.0.1:{server.server_port}/?pid=link_prediction")
@@ -70,12 +82,11 @@ def opened(build: Path, scale: float = 1, **settings: object) -> Iterator[Page]:
         try:
             yield page
         finally:
-            browser.close()
             server.shutdown()
 
 
-def main() -> None:
-    """Build, open, hide what says nothing of the method, and take the image."""
+def draw_dag(image: Path) -> None:
+    """Draw link prediction as Kedro-Viz shows it: its stages, without what is not the method."""
     subprocess.run([sys.executable, "-m", "kedro", "viz", "build"], cwd=ROOT, check=True)
     nodes = json.loads((ROOT / "build/api/main").read_text())["nodes"]
     work_folders = {node["id"]: True for node in nodes if node["name"].endswith("_work")}
@@ -87,9 +98,8 @@ def main() -> None:
     with opened(ROOT / "build", scale=1.25, **hidden) as page:
         page.wait_for_timeout(2_000)  # the chart glides into its place
         box = page.locator("#pipeline-graph #zoom-wrapper").bounding_box()
-        IMAGE.parent.mkdir(exist_ok=True)
         page.screenshot(
-            path=IMAGE,
+            path=image,
             clip={
                 "x": box["x"] - MARGIN,
                 "y": box["y"] - MARGIN,
@@ -97,6 +107,41 @@ def main() -> None:
                 "height": box["height"] + 2 * MARGIN,
             },
         )
+
+
+def draw_report(report: Path, image: Path) -> None:
+    """Draw the top of a report, its first table included.
+
+    Args:
+        report: The report's `index.html`.
+        image: File to write.
+    """
+    with browser() as running:
+        page = running.new_page(
+            viewport={"width": WIDTH, "height": 800}, device_scale_factor=1.5, color_scheme="light"
+        )
+        page.goto(report.resolve().as_uri())
+        table = page.locator("table").first.bounding_box()
+        height = table["y"] + table["height"] + MARGIN
+        page.screenshot(
+            path=image, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height}
+        )
+
+
+def main() -> None:
+    """Draw what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Take images of the documentation.")
+    commands = parser.add_subparsers(dest="image", required=True)
+    commands.add_parser("dag", help="the stages of link prediction")
+    report = commands.add_parser("report", help="the top of a report")
+    report.add_argument("page", type=Path, help="index.html of the report")
+    arguments = parser.parse_args()
+    IMAGES.mkdir(exist_ok=True)
+    image = IMAGES / f"{arguments.image}.png"
+    if arguments.image == "report":
+        draw_report(arguments.page, image)
+    else:
+        draw_dag(image)
 
 
 if __name__ == "__main__":
