@@ -85,7 +85,7 @@ def on_page_read_source(page: Page, config: MkDocsConfig) -> str | None:
         language = {".yml": "yaml", ".yaml": "yaml", ".py": "python", ".toml": "toml"}
         text = path.read_text(encoding="utf-8").rstrip("\n")
         shown = f"````{language.get(path.suffix, 'text')}\n{text}\n````"
-    return f"# `{page.file.src_uri}`\n\n{shown}\n"
+    return f"---\nhide: [toc]\n---\n# `{page.file.src_uri}`\n\n{shown}\n"
 
 
 def _modules() -> dict[str, str]:
