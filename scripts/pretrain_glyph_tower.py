@@ -4,8 +4,9 @@
     python scripts/pretrain_glyph_tower.py
 
 A small CLIP vision model learns to name radical, components, strokes and corners of some 18,000
-characters, drawn in two fonts. It takes an hour or two on one core. A killed run goes on with the
-same command, and ends with the same weights; so does another run of the same settings and versions.
+characters, drawn in two fonts. It takes less than two hours on one core. A killed run goes on with
+the same command, and ends with the same weights; so does another run of the same settings and
+versions.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[1]
 
+# White is zero: an empty patch says nothing but its place. With CLIP's own values, where white is
+# far from zero, learning takes several times as long to set in.
+MEAN, STD = 1.0, 0.5
+
 UNKNOWN = -100
 LETTERS = 26
 # Labels that the whole glyph shows, with the number of their values.
@@ -61,9 +66,9 @@ class Settings:
         checkpoint_steps: Steps between two checkpoints.
     """
 
-    epochs: int = 24
+    epochs: int = 40
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
     seed: int = 0
@@ -246,20 +251,16 @@ def to_pixel_values(images: np.ndarray, moves: np.ndarray | None = None) -> torc
         moves: `(B, 2, 3)`, an affine map of each image; None: as they are.
 
     Returns:
-        float32 `(B, 3, SIDE, SIDE)`, normalised as CLIP's images are.
+        float32 `(B, 3, SIDE, SIDE)`, normalised.
     """
     import torch
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     ink = 1 - torch.from_numpy(images).float()[:, None] / 255
     if moves is not None:
         theta = torch.from_numpy(moves.astype(np.float32))
         grid = torch.nn.functional.affine_grid(theta, list(ink.shape), align_corners=False)
         ink = torch.nn.functional.grid_sample(ink, grid, align_corners=False)
-    mean, std = (
-        torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-    )
-    return ((1 - ink) - mean) / std
+    return ((1 - ink - MEAN) / STD).expand(-1, 3, -1, -1)
 
 
 def draw_moves(random: np.random.Generator, count: int) -> np.ndarray:
@@ -433,7 +434,10 @@ def write_tower(
         weights = {name: values.half().contiguous() for name, values in tower.state_dict().items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         CLIPImageProcessorPil(
-            size={"height": SIDE, "width": SIDE}, do_center_crop=False
+            size={"height": SIDE, "width": SIDE},
+            do_center_crop=False,
+            image_mean=[MEAN] * 3,
+            image_std=[STD] * 3,
         ).save_pretrained(folder)
         (folder / "characters.txt").write_text("\n".join([*seen.points, ""]), encoding="utf-8")
         template = string.Template((RECIPE / "MODEL_CARD.md.template").read_text(encoding="utf-8"))
