@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 export DO_NOT_TRACK := true
 export KEDRO_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint viz clean
+.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint viz docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -57,6 +58,9 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 viz: $(VENV)/.dev  ## See the DAG in the browser
 	$(BIN)/kedro viz run
 
+docs: $(VENV)/.dev  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
 clean:  ## Remove the results in data/ and the environment; raw files and DVC's cache stay
-	rm -rf $(VENV) .viz build
+	rm -rf $(VENV) .viz build site
 	git clean -qfdX data ':!data/01_raw'

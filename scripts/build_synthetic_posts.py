@@ -23,8 +23,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import replace_folder, sha256_of
@@ -38,37 +41,16 @@ SUBSETS = {"ambiguous": 0.45, "clear": 0.35, "misleading": 0.20}
 # shows none of the readings.
 ONE_IN_THREE = (True, False, False)
 
-# What an image says, and the files of wordnet_emoji that say it, by synset and name. Few files
-# that differ in colour and shape: a small vision tower must learn them from 600 posts.
-IMAGES = {
-    "love": ["n13865904/2764-fe0f_heart", "n13865904/1fa77_pink_heart", "n12620196/1f339_rose"],
-    "offspring": ["n01792042/1f424_baby_chick", "n01792042/1f423_hatching_chick"],
-    "graduation": ["n03787032/1f393_mortar_board", "n06415419/1f4d3_notebook"],
-    "police": [
-        "n10448983/1f46e-1f3fb_cop",
-        "n10448983/1f46e-200d-2640-fe0f_female-police-officer",
-    ],
-    "house": [
-        "n03544360/1f3e0_house",
-        "n03544360/1f3e1_house_with_garden",
-        "n03544360/1f3d8-fe0f_house_buildings",
-    ],
-    "work": ["n03642806/1f4bb_computer", "n03180011/1f5a5-fe0f_desktop_computer"],
-    "ball": [
-        "n02802426/1f3c0_basketball",
-        "n04118538/1f3c9_rugby_football",
-        "n03378765/1f3c8_football",
-    ],
-    "prize": ["n04487996/1f3c6_trophy", "n03444942/1f947_first_place_medal"],
-    "place": ["n08600992/1f3de-fe0f_national_park", "n08524735/1f3d9-fe0f_cityscape"],
-    "film": ["n03037404/1f3ac_clapper", "n03789171/1f3a5_movie_camera"],
-    "person": [
-        "n10287213/1f468-1f3fb_man",
-        "n10787470/1f469-1f3fb_woman",
-        "n10285313/1f466-1f3fb_boy",
-    ],
-    "food": ["n07753592/1f34c_banana", "n07739125/1f34f_green_apple", "n07639069/1f369_doughnut"],
-}  # fmt: skip
+# Word lists: names.yml, images.yml, and the templates of each task.
+WORD_LISTS = Path(__file__).with_name("synthetic_posts")
+
+
+def _read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((WORD_LISTS / f"{name}.yml").read_text(encoding="utf-8"))
+
+
+# What an image says, and the files of wordnet_emoji that say it, by synset and name.
+IMAGES: dict[str, list[str]] = _read("images")
 IRRELEVANT = "food"
 # The same by the image's name: a post names its image so.
 SHOWN = {Path(file).name: shows for shows, files in IMAGES.items() for file in files}
@@ -98,326 +80,9 @@ PAIR_READINGS = (
 # Twitter-2017 know by both names.
 ENTITY_TYPES = {"PER": "person", "LOC": "place", "ORG": "ball", "OTHER": "film"}
 
-# What names and trimmings are made of. The words under name, second and middle make the names of
-# the entity posts, one pool for all types: each would do for a person, a place, a team or a film.
-WORDS = {
-    key: text.split(", ")
-    for key, text in {
-        "first": (
-            "Alex, Robin, Sam, Jamie, Casey, Morgan, Riley, Quinn, Avery, Rowan, Jordan, "
-            "Taylor, Charlie, Frankie, Jules, Kit, Lee, Marley, Noor, Oakley, Parker, Reese, "
-            "Sasha, Skyler, Toby, Uma, Val, Wren, Yael, Zion, Remy, Drew, Ellis, Finley, "
-            "Harley, Indigo"
-        ),
-        "last": (
-            "Abara, Bellweather, Castellan, Dunmore, Eastlake, Fennimore, Grantham, Holloway, "
-            "Ibarra, Jessop, Kowalke, Lindqvist, Montrose, Nakata, Okafor, Pemberton, "
-            "Quigley, Rosario, Santoro, Thackeray, Umberto, Vasquez, Whitlock, Yamane, "
-            "Zeller, Adeyemi, Brandt, Corbin, Delacroix, Engstrom, Farrow, Galloway, Hendry, "
-            "Iverson, Juarez, Keating"
-        ),
-        "particle": "van, de, O., J., St.",
-        "town": (
-            "Ashford, Brookhaven, Calder, Dunwick, Elmira, Fairport, Glenrock, Havenbury, "
-            "Inverloch, Kelso, Larkspur, Millbrook, Northam, Oakdale, Pinecrest, Redwater, "
-            "Saltash, Thornbury, Upton, Westerly"
-        ),
-        "region": (
-            "Norvania, Estmark, West Calloway, Lower Saxby, Tarrland, the Green Isles, "
-            "Ostrava Province, Kingsland, Bay of Lorne, Southmoor County"
-        ),
-        "club": (
-            "Rovers, United, Wanderers, Falcons, City FC, Red Bulls, Athletic Club, Youth "
-            "Orchestra, Debate Society, Rowing Club"
-        ),
-        "office": (
-            "Nortex, Brightline Labs, Helio Foods, Quanta, Blue Harbor Bank, Pixelforge, "
-            "Vantis, Open Door Trust, Kite Airlines, Mapleworks"
-        ),
-        "work": (
-            "The Long Tide, Paper Moons, Night Ferry, Silverline, Back to Ember, The Last "
-            "Orchard, Halfway, Kings of Nowhere, Glass Road, Small Hours Live"
-        ),
-        "award": (
-            "Golden Quill, Silver Lantern Prize, Player of the Year, Best Newcomer, Orchid "
-            "Medal, Order of the Swan, Fan Choice Award, Young Maker Prize, Rookie Cup, "
-            "Northern Star"
-        ),
-        "name": (
-            "Marlow, Ashby, Kestrel, Halden, Corvane, Orrin, Selby, Langford, Tindale, "
-            "Mercer, Draven, Lorne, Astor, Brisco, Camden, Darrow, Everly, Farren, Garrick, "
-            "Hollis, Irvine, Jarrow, Kirby, Linden, Madera, Nelson, Orton, Paxton, Quincy, "
-            "Ramsey, Sterling, Trenton, Vernon, Warrick, Yarrow, Zamora"
-        ),
-        "second": (
-            "Vale, Cross, Ridge, Stone, Banks, Fields, Rivers, Wells, Brook, Hart, Marsh, "
-            "Knight, Wolfe, Hale, Frost, Lake, Poole, Woods, Winters, West, North, Heath, "
-            "Lane, Green, Hill, Ford, Bell, Rowe, Park, Day, Ray, Moon, Star, Storm, King, "
-            "Bishop"
-        ),
-        "middle": "Royal, Little, Grand, Old, Silver, Blue",
-        "user": (
-            "jen_writes, dailyshots, mkay88, thatguytom, localvibes, noonnews, PhotoHour, "
-            "sundaycrew, itsmebea, rae_of_sun, oldtownfm, wanderwall, theloop24, bigfan01, "
-            "quietstorm"
-        ),
-        "tag": (
-            "TBT, mood, weekend, goodtimes, MondayMotivation, latergram, nofilter, OnThisDay, "
-            "latest, nowplaying, wow, finally, share, photooftheday, vibes"
-        ),
-        "day": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday",
-        "number": "2, 3, 5, 7, 10, 12, 20, 25, 30, 40",
-    }.items()
-}
-
-# How a name is put together. Which form a name takes is dealt to every reading equally often.
-FORMS = {
-    "per": ("{first} {last}", "{first} {last}", "{first}", "{last}", "{first} {particle} {last}"),
-    "loc": ("{town}", "{town}", "Port {town}", "New {town}"),
-    "country": ("{region}",),
-    "org": ("{town} {club}", "{office}"),
-    "any": ("{name} {second}", "{name} {second}", "{name}", "{name}", "{name} {middle} {second}"),
-}  # fmt: skip
-
-TRIMMINGS = {
-    "opening": ("", "", "", "RT @{user} :", "RT @{user} :", "@{user}", "@{user} @{user}", "so"),
-    "closing": (
-        "", "", "", "!", ". . .", "# {tag}", "# {tag} # {tag}", "http://url", "via @{user}",
-    ),
-}  # fmt: skip
 # What a key of a template may become.
-PIECES: dict[str, Sequence[str]] = {**WORDS, **FORMS, **TRIMMINGS}
-
-# Templates are words between blanks. {h:per} and {t:per} are the head and the tail mention with a
-# name of that form, `<h ... h>` marks a mention that holds more than a name. Either may come first.
-AMBIGUOUS_PAIRS = (
-    "{h:per} and {t:per} , you know the story",
-    "{h:per} & {t:per} . no caption needed",
-    "this is about {h:per} and {t:per}",
-    "{h:per} and {t:per} , it is what it looks like",
-    "everyone keeps asking about {h:per} and {t:per}",
-    "look who we saw : {h:per} and {t:per}",
-    "{t:per} and {h:per} again",
-    "so it is true about {h:per} and {t:per}",
-    "guess what links {h:per} and {t:per}",
-    "{h:per} x {t:per}",
-    "{h:per} , {t:per} . the picture says it all",
-    "about last {day} : {h:per} and {t:per}",
-    "here is how {h:per} knows {t:per}",
-    "what {h:per} is to {t:per} , in one picture",
-    "ask {t:per} about {h:per}",
-    "did you know about {h:per} and {t:per} ?",
-    "{h:per} and {t:per} , {number} years now",
-    "one word for {h:per} and {t:per} ?",
-    "never thought I would see {h:per} and {t:per} like this",
-    "{h:per} to {t:per} : here we are",
-    "a picture of {h:per} and {t:per} for those who doubted it",
-    "that is {t:per} , and with {h:per} , see for yourself",
-    "now we all know what {h:per} and {t:per} are",
-    "{number} things about {h:per} and {t:per}",
-)
-CLEAR_PAIRS = {
-    "None": (
-        "{h:per} talks about tax reform while {t:loc} gets ready for rain",
-        "traffic is bad near {h:loc} , and in other news {t:per} has a cold",
-        "{h:office} shares fall , meanwhile {t:work} tops the charts",
-        "weather for {h:loc} : sunny . score update from {t:club} at noon",
-        "{h:per} has never met {t:per} , stop the rumours",
-        "unrelated , but {h:award} voting opens and {t:office} is hiring",
-        "news in brief : {h:per} buys a boat , {t:office} recalls toys",
-        "I mixed up {h:per} with a song , and then missed the bus to {t:loc}",
-        "{t:per} is a stranger to {h:per} , says the lawyer",
-        "first topic {h:country} , second topic {t:work} , then lunch",
-    ),
-    "/per/per/parent": (
-        "{h:per} welcomes baby {t:per} , a proud parent today",
-        "happy birthday to {t:per} from mum {h:per}",
-        "{h:per} drops off daughter {t:per} at nursery",
-        "proud dad {h:per} watches son {t:per} take first steps",
-        "little {t:per} was born on {day} , says new father {h:per}",
-        "{t:per} thanks mother {h:per} for a happy childhood",
-    ),
-    "/per/per/couple": (
-        "{h:per} and {t:per} got married last {day}",
-        "congratulations to newlyweds {h:per} and {t:per}",
-        "{h:per} proposed to {t:per} and the answer was yes",
-        "wedding bells for {t:per} and {h:per}",
-        "{h:per} kisses husband {t:per} on their honeymoon",
-        "{h:per} and wife {t:per} celebrate {number} years of marriage",
-    ),
-    "/per/per/neighbor": (
-        "{h:per} lives next door to {t:per}",
-        "{h:per} shares a garden fence with neighbour {t:per}",
-        "new on our street : {h:per} moved in beside {t:per}",
-        "neighbours {h:per} and {t:per} argue over a hedge",
-        "{t:per} waters the plants for {h:per} from the flat above",
-        "only a wall between the homes of {h:per} and {t:per}",
-    ),
-    "/per/per/peer": (
-        "{h:per} and co-worker {t:per} present the quarterly numbers",
-        "{h:per} shares a desk at the office with colleague {t:per}",
-        "colleagues {h:per} and {t:per} ship the new release on {day}",
-        "{t:per} joins {h:per} on the same engineering team",
-        "{h:per} hired {t:per} as a business partner",
-        "late meeting at work for co-workers {t:per} and {h:per}",
-    ),
-    "/per/per/charges": (
-        "{h:per} sues {t:per} in court on {day}",
-        "{h:per} accuses {t:per} of fraud , police say",
-        "{t:per} arrested after complaint filed by {h:per}",
-        "prosecutor {h:per} charges {t:per} with theft",
-        "{h:per} takes {t:per} to court over stolen funds",
-        "detective {h:per} presses charges against {t:per}",
-    ),
-    "/per/per/alumi": (
-        "{h:per} and {t:per} graduated in the same class",
-        "class reunion with old schoolmates {h:per} and {t:per}",
-        "{h:per} was in college with {t:per}",
-        "former classmates {h:per} and {t:per} return to campus",
-        "{t:per} and {h:per} got their degrees on the same day",
-        "{h:per} met fellow student {t:per} at university",
-    ),
-    "/per/org/member_of": (
-        "{h:per} signs a contract with {t:org}",
-        "{h:per} scores for {t:org} on {day}",
-        "{t:org} captain {h:per} is back from injury",
-        "welcome to the squad , {h:per} ! signed {t:org}",
-        "{h:per} joins {t:org} as a new member",
-        "coach {h:per} leaves <t {town} {club} t> after {number} seasons",
-    ),
-    "/per/loc/place_of_residence": (
-        "{h:per} lives in {t:loc} now",
-        "{h:per} moved to {t:loc} last year",
-        "{t:loc} resident {h:per} opens the gate to visitors",
-        "at home in {t:loc} : {h:per}",
-        "{h:per} bought an apartment in {t:loc}",
-        "{h:per} has lived in {t:country} for {number} years",
-    ),
-    "/org/loc/locate_at": (
-        "<h University of {t:loc} h> opens its doors on {day}",
-        "{h:office} moves its headquarters to {t:loc}",
-        "{h:office} opens an office in {t:loc}",
-        "the main plant of {h:office} is located in {t:loc}",
-        "<h {t:loc} General Hospital h> is looking for nurses",
-        "visit the {h:office} store in {t:loc}",
-    ),
-    "/loc/loc/contain": (
-        "sunset over {t:loc} , {h:country}",
-        "{t:loc} is a small town in {h:country}",
-        "{h:country} : floods reach the city of {t:loc}",
-        "road trip through {h:country} , first stop {t:loc}",
-        "<t Lake {town} t> , the deepest lake in {h:country}",
-        "greetings from {t:loc} in the north of {h:country}",
-    ),
-    "/per/misc/present_in": (
-        "{h:per} stars in {t:work}",
-        "{h:per} plays the lead role in the movie {t:work}",
-        "first trailer of {t:work} with {h:per}",
-        "{h:per} appears in an episode of {t:work}",
-        "{t:work} cast : {h:per} and many more on screen",
-        "{h:per} on the set of {t:work}",
-    ),
-    "/per/misc/awarded": (
-        "{h:per} wins the {t:award}",
-        "the {t:award} goes to {h:per}",
-        "{h:per} receives the {t:award} on {day}",
-        "and the winner of the {t:award} is {h:per}",
-        "{h:per} takes home the {t:award} trophy",
-        "{h:per} honoured with the {t:award}",
-    ),
-}
-
-# {PER}, {LOC}, {ORG}, {OTHER} are mentions of that type, {?} one whose type the image decides.
-# Two of these in one post have the same type.
-AMBIGUOUS_ENTITIES = (
-    "{?} , you know what I mean",
-    "can not stop thinking about {?}",
-    "so this is {?}",
-    "{?} again . no caption needed",
-    "one word : {?}",
-    "everyone keeps talking about {?}",
-    "look at this , {?}",
-    "finally {?}",
-    "my favourite this year : {?}",
-    "say what you want about {?} , I love it all",
-    "{number} reasons why I miss {?}",
-    "nothing beats {?} on a {day}",
-    "{?} or {?} ?",
-    "first {?} and now {?}",
-    "{?} then , {?} now",
-    "did you see {?} ?",
-    "{?} , as promised",
-    "never heard of {?} until today",
-    "this is what {?} looks like",
-    "we need to talk about {?}",
-    "thinking of {?} and of {?} too",
-    "a big day for {?}",
-    "hello {?}",
-    "remember {?} ? here you go",
-)
-CLEAR_ENTITIES = {
-    "PER": (
-        "happy birthday to my best friend {PER}",
-        "Dr. {PER} answers your questions on {day}",
-        "my neighbour {PER} baked bread for us",
-        "actress {PER} said she was tired",
-        "interview with singer {PER} about his childhood",
-        "Mr. {PER} and his wife {PER} adopted a puppy",
-        "President {PER} met Senator {PER} on {day}",
-        "Prof. {PER} , born and raised in the town of {LOC}",
-        "striker {PER} signs for the {ORG} team",
-        "author {PER} reads from the novel {OTHER}",
-    ),
-    "LOC": (
-        "heavy rain in the city of {LOC}",
-        "road closed between the towns of {LOC} and {LOC}",
-        "we hiked from the village of {LOC} to <LOC Mount {any} LOC>",
-        "the population of {LOC} county grew by {number} percent",
-        "flights to <LOC {any} Airport LOC> are delayed",
-        "swimming in <LOC Lake {any} LOC> this {day}",
-        "the mayor of {LOC} , Mr. {PER} , opened the bridge",
-        "tourists visit the old town of {LOC} in summer",
-        "power cut on <LOC {any} Street LOC> in downtown {LOC}",
-        "the {ORG} team travels to the city of {LOC}",
-    ),
-    "ORG": (
-        "the {ORG} squad won {number} games in a row",
-        "<ORG {any} FC ORG> beat <ORG {any} United ORG> on {day}",
-        "the {ORG} team lost in overtime",
-        "shares of <ORG {any} Inc ORG> fell by {number} percent",
-        "coach of the {ORG} team resigns , says captain {PER}",
-        "fans of the {ORG} squad filled the bus",
-        "<ORG {any} Bank ORG> hires {number} new clerks",
-        "<ORG {any} University ORG> named Prof. {PER} as dean",
-        "the {ORG} players trained in the city of {LOC}",
-        "midfielder {PER} leaves the {ORG} squad",
-    ),
-    "OTHER": (
-        "reading the novel {OTHER} for the second time",
-        "the movie {OTHER} is out on {day}",
-        "season {number} of the series {OTHER} starts soon",
-        "new album {OTHER} by singer {PER}",
-        "director {PER} talks about the film {OTHER}",
-        "I cried at the end of the film {OTHER}",
-        "playing the video game {OTHER} all night",
-        "tickets for <OTHER {any} Festival OTHER> are sold out",
-        "the novel {OTHER} became the movie {OTHER}",
-        "the soundtrack of the series {OTHER} was recorded in the city of {LOC}",
-    ),
-    "": (
-        "good morning everyone , coffee first",
-        "I really need a holiday , is it {day} yet ?",
-        "can someone fix the wifi , {number} minutes and still nothing",
-        "my cat is asleep on the keyboard again",
-        "ran {number} miles before breakfast and now I regret it",
-        "who else forgot their umbrella this {day} ?",
-        "making soup for {number} people , wish me luck",
-        "new shoes , sore feet , happy heart",
-        "the bus was {number} minutes late and I was early",
-        "nobody told me that it was {day} already",
-        "just one more episode and then I will sleep",
-        "found {number} coins in an old coat",
-    ),
+PIECES: dict[str, list[str]] = {
+    key: pieces for kind in _read("names").values() for key, pieces in kind.items()
 }
 
 Item = TypeVar("Item")
@@ -480,8 +145,7 @@ class Task:
         name: Name of the sample's folder.
         title: The task's name for people.
         readings: Labels that the text of an ambiguous post fits.
-        ambiguous: Templates of ambiguous posts.
-        clear: Templates of the other posts by label.
+        templates: File of the templates: of ambiguous posts, and of the other posts by label.
         weights: How often a label is dealt to these.
         shows: What the image shows that agrees with a label, a key of IMAGES.
         lines: A post and its image's name in the task's format.
@@ -494,8 +158,7 @@ class Task:
     name: str
     title: str
     readings: Sequence[str]
-    ambiguous: Sequence[str]
-    clear: Mapping[str, Sequence[str]]
+    templates: str
     weights: Mapping[str, int]
     shows: Mapping[str, str]
     lines: Callable[[Post, str], list[str]]
@@ -504,13 +167,23 @@ class Task:
     files: str
     others: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def ambiguous(self) -> list[str]:
+        """Templates of ambiguous posts."""
+        return _read(self.templates)["ambiguous"].splitlines()
+
+    @cached_property
+    def clear(self) -> dict[str, list[str]]:
+        """Templates of the other posts by label."""
+        clear = _read(self.templates)["clear"]
+        return {label: templates.splitlines() for label, templates in clear.items()}
+
 
 RELATION_EXTRACTION = Task(
     name="synthetic_relation_extraction",
     title="relation extraction",
     readings=PAIR_READINGS,
-    ambiguous=AMBIGUOUS_PAIRS,
-    clear=CLEAR_PAIRS,
+    templates="relation_extraction",
     weights={relation: 2 if relation == "None" else 1 for relation in RELATIONS},
     shows=RELATIONS,
     lines=relation_lines,
@@ -532,8 +205,7 @@ ENTITY_RECOGNITION = Task(
     name="synthetic_entity_recognition",
     title="entity recognition",
     readings=tuple(ENTITY_TYPES),
-    ambiguous=AMBIGUOUS_ENTITIES,
-    clear=CLEAR_ENTITIES,
+    templates="entity_recognition",
     weights={**dict.fromkeys(ENTITY_TYPES, 3), "": 2},
     shows={**ENTITY_TYPES, "": IRRELEVANT},
     lines=entity_lines,

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.whole_run
 
-SCRIPT = Path(__file__).parents[1] / "scripts/draw_dag.py"
+SCRIPT = Path(__file__).parents[1] / "scripts/draw_images.py"
 STAGES = [
     "ingestion",
     "image_association",
@@ -48,7 +48,7 @@ PLOTS = [f"{task}.{name}" for task in TASKS for name in ("contact_sheet", "plot"
 
 
 @pytest.fixture(scope="module")
-def draw_dag():
+def draw_images():
     specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
@@ -74,8 +74,8 @@ def names(page, selector=".pipeline-node__text"):
     return {text.rpartition(".")[2] for text in page.locator(selector).all_text_contents()}
 
 
-def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
-    with draw_dag.opened(build) as page:
+def test_stages_are_collapsed_and_stand_in_layers(draw_images, build):
+    with draw_images.opened(build) as page:
         assert set(STAGES) <= names(page)
         assert {"raw_graph", "visual_store", "models", "metrics"} <= names(page)
         assert "index_graph" not in names(page)
@@ -84,8 +84,8 @@ def test_stages_are_collapsed_and_stand_in_layers(draw_dag, build):
         assert {"raw", "intermediate", "feature", "models", "reporting"} <= layers
 
 
-def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_dag, build):
-    with draw_dag.opened(build, expandAllPipelines=True) as page:
+def test_an_expanded_pipeline_shows_nodes_and_their_datasets(draw_images, build):
+    with draw_images.opened(build, expandAllPipelines=True) as page:
         page.locator("text=index_graph").first.wait_for()
         shown = names(page)
         assert {"index_graph", "store_images", "finetune_link_prediction"} <= shown
@@ -106,8 +106,8 @@ def test_tables_metrics_and_plots_have_previews(build, kind, datasets):
         assert details["preview"], name
 
 
-def test_a_clicked_table_and_plot_are_shown(draw_dag, build):
-    with draw_dag.opened(build) as page:
+def test_a_clicked_table_and_plot_are_shown(draw_images, build):
+    with draw_images.opened(build) as page:
         # An event, since the toolbars may lie over a node where a pointer would click.
         page.locator(".pipeline-node", has_text="training_curve").dispatch_event("click")
         page.locator(".preview-table", has_text="learning_rate").wait_for()
