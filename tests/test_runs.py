@@ -14,9 +14,8 @@ CI = "sample_ci"
 
 
 def weights_of(project):
-    return (
-        project.folder / f"data/06_models/{CI}/link_prediction/finetuning/model.safetensors"
-    ).read_bytes()
+    models = project.folder / f"data/06_models/{CI}/link_prediction/finetuning"
+    return (models / "seed_42/model.safetensors").read_bytes()
 
 
 def last_line(output):

@@ -41,25 +41,6 @@ WORDS = (
     *("The", "red", "bird", "is", "a", "kind", "of", "animal", "Berlin", "lies", "in", "Germany"),
     *(".", ",", "said", "Ann's", "friend", "Bob"),
 )
-    "The",
-    "red",
-    "bird",
-    "is",
-    "a",
-    "kind",
-    "of",
-    "animal",
-    ".",
-    "Berlin",
-    "lies",
-    "in",
-    "Germany",
-    ",",
-    "said",
-    "Ann's",
-    "friend",
-    "Bob",
-]
 
 _ASCII = [chr(code) for code in range(33, 127)]
 _ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")

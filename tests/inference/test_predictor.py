@@ -8,8 +8,6 @@ from PIL import Image
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference import Predictor
-from mkgformer_kedro.inference.images import read_pixels
-from mkgformer_kedro.pipelines.image_association.decoding import decode_image
 from mkgformer_kedro.training.finetuning import finetune
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.registry import task_named
@@ -121,22 +119,6 @@ def test_an_image_is_given_in_any_form(link, image_file, form):
     pd.testing.assert_frame_equal(answers, by_role)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "1"])
-@pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_pixels_are_those_of_the_visual_store(tmp_path, mode, kind):
-    if kind == "jpg" and mode not in ("RGB", "L"):
-        mode = "L"
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 4), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    if mode == "I;16":
-        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    else:
-        image = image.convert(mode)
-    path = tmp_path / f"image.{kind}"
-    image.save(path, exif=Image.Exif())
-    np.testing.assert_array_equal(read_pixels(path, 16), decode_image(path, 16))
-
-
 def test_relations_are_told_in_words(on_posts, image_file):
     predictor = on_posts("relation_extraction")
     answer = predictor.predict(words=WORDS, head=(0, 1), tail=(3, 4))
@@ -226,10 +208,18 @@ def test_a_folder_without_a_model_is_named(tmp_path):
             "beside it",
         ),
         ((pd.DataFrame({"entity": ["e0"], "relation": ["next"]}),), {"images": "x"}, "beside it"),
-        (("e0", "next"), {"images": "no/such.png"}, "no/such.png: no such file"),
-        (("e0", "next"), {"images": 5}, "int is no image"),
-        (("e0", "next"), {"images": {"whole": "x"}}, "no images 'whole'. It takes full"),
-        (("e0", "next"), {"images": [Image.new("RGB", (9, 9))] * 3}, "are 3, the model takes 2"),
+        (("e0", "next"), {"images": "no/such.png"}, "no/such.png: there is no such image file"),
+        (("e0", "next"), {"images": 5}, "5 is no image"),
+        (
+            ("e0", "next"),
+            {"images": {"whole": "x"}},
+            "Images of whole are given, but the model has slots for full",
+        ),
+        (
+            ("e0", "next"),
+            {"images": [Image.new("RGB", (9, 9))] * 3},
+            "has 3 images for the 2 slots",
+        ),
     ],
 )
 def test_questions_that_cannot_be_asked_of_a_graph(link, question, options, message):

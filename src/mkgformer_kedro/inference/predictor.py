@@ -12,7 +12,7 @@ import pandas as pd
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.inference.experts import LoadedModel
-from mkgformer_kedro.inference.images import GivenImages, is_nothing, layouts_of
+from mkgformer_kedro.inference.images import GivenImages, is_nothing
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.model_folder import TASK_FILE
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
@@ -31,8 +31,10 @@ class Predictor:
     """
 
     def __init__(self, model: LoadedModel, store: VisualStore | None = None) -> None:
+        from mkgformer_kedro.modeling import MKGformerProcessor
+
         self._model, self._tokenizer, self.task = model.parts
-        self._layouts = layouts_of(self._model.config)
+        self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
         self._store = store
         if store is not None:
             self._check_store(store)
@@ -138,12 +140,12 @@ class Predictor:
         asked = self.task.read_questions(numbered)
         items = self.task.encode(asked, self._tokenizer, self._model.config)
         given = list(numbered["images"]) if "images" in numbered else [None] * len(numbered)
-        images = GivenImages(self._layouts, given, numbered.index, self._store)
+        images = GivenImages(self._processor, given, numbered.index, self._store)
         own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
         owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
         items = replace(items, owners=owners)
         parts = [
-            self.task.answers(self._model, outputs, items, rows, asked.iloc[rows], top)
+            self.task.reply(self._model, outputs, items, rows, asked.iloc[rows], top)
             for rows, outputs in ask(
                 self._model,
                 Collator(items, images),
@@ -159,7 +161,8 @@ class Predictor:
     def _check_store(self, store: VisualStore) -> None:
         problem = None
         layouts = {role: (each.size, each.count) for role, each in store.roles.items()}
-        wanted = {role: (each.size, each.count) for role, each in self._layouts.items()}
+        sizes, counts = self._processor.image_sizes, self._processor.image_counts
+        wanted = {role: (sizes[role], counts[role]) for role in self._processor.image_roles}
         if self.task.owner != "entity":
             problem = "a store of posts says nothing of other posts", "Give their images."
         elif len(store) != len(self.task.entities):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MKGformerOutput,
         MKGformerPreTrainedModel,
     )
+    from .processing_mkgformer import MKGformerProcessor
     from .reference_checkpoint import load_reference_checkpoint
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MKGformerModelOutput",
     "MKGformerOutput",
     "MKGformerPreTrainedModel",
+    "MKGformerProcessor",
     "load_reference_checkpoint",
 ]
 
@@ -38,6 +40,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The modeling module holds every class, the configuration included.
-    module = "reference_checkpoint" if name == "load_reference_checkpoint" else "modeling_mkgformer"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    # Model and processor register themselves with the Auto classes, the configuration included.
+    modules = [
+        import_module(f"{__name__}.{module}")
+        for module in ("modeling_mkgformer", "processing_mkgformer")
+    ]
+    if name == "load_reference_checkpoint":
+        modules = [import_module(f"{__name__}.reference_checkpoint")]
+    return next(getattr(module, name) for module in modules if name in module.__all__)

@@ -371,7 +371,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         prefix_key = key if prefix_key is None else prefix_key
         prefix_value = value if prefix_value is None else prefix_value
         visible_key = _select(prefix_key, rows)
-        weights = None
+        weights: tuple[Tensor, ...] | None = None
         if recording is not None:
             weights = (
                 family.weights(text_layer, query, key, recording.text_attention),
@@ -729,7 +729,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 text_states = self._run_text_layer(layer, text_states, attention, recording)
         text_states = self.text_family.final(self.text_model, text_states)
 
-        recorded = {}
+        recorded: dict[str, Any] = {}
         if recording is not None:
             recorded = {
                 name: tuple(getattr(recording, name)) or None
@@ -852,7 +852,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> Tensor:
         """Attention weights `(G, heads, V, V)` of a visual layer that is not fused."""
         config = eager_config(self.vision_model.config)
-        mask = create_bidirectional_mask(config, states, visual_mask)
+        mask = cast(Tensor | None, create_bidirectional_mask(config, states, visual_mask))
         query, key, _ = self.vision_family.query_key_value(layer, states)
         return attention_weights(query, key, mask, self.vision_family.num_heads(layer))
 

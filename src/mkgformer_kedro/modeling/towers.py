@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -674,7 +675,7 @@ def load_text_tower(source: Any, pooler: bool = False) -> LoadedTower:
     family = _family(TEXT_FAMILIES, config, "text", source)
     # Loads a bare tower as well as one below a head; what may be missing is decided below.
     model, missing = _from_pretrained(family.pretraining_class, source, config)
-    base = model.base_model
+    base = cast(Any, model.base_model)
     if not pooler and family.has_pooler:
         base.pooler = None
     prefix = f"{model.base_model_prefix}."
@@ -725,6 +726,10 @@ def _from_pretrained(
         model, report = model_class.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **kwargs
         )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {source} are truncated or damaged: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(f"The weights of {source} do not fit its config.json: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
     return model, set(report["missing_keys"])

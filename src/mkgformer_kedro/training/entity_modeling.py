@@ -26,7 +26,12 @@ from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
 from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
-from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
+from mkgformer_kedro.training.towers import (
+    build_model,
+    check_length,
+    check_vocabulary,
+    load_tokenizer,
+)
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     discard_checkpoints,
@@ -79,6 +84,7 @@ def model_entities(
         store,
         mask_token_id=tokenizer.mask_token_id,
     )
+    check_length(model, parameters.max_length)
     add_graph_tokens(model, tokenizer, len(entities), len(relations))
     task = LinkPrediction(entities, relations, parameters.prompt, parameters.max_length)
     prompts = task.prompt_builder(tokenizer, model.config)

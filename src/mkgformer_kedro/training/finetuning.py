@@ -20,7 +20,12 @@ from mkgformer_kedro.training.model_folder import load_model, save_model
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters, Preset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import task_named
-from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
+from mkgformer_kedro.training.towers import (
+    build_model,
+    check_length,
+    check_vocabulary,
+    load_tokenizer,
+)
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
     discard_checkpoints,
@@ -121,6 +126,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     store = VisualStore(Path(job["visual_store"]))
     set_seed(job["seed"])
     model, tokenizer, task = _begin(job, kind, paths, parameters, store)
+    check_length(model, parameters.max_length)
     if parameters.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
@@ -188,8 +194,8 @@ def _begin(
         store,
         **task.configuration(parameters),
     )
+    check_vocabulary(model, tokenizer)
     if kind.new_tokens:
-        check_vocabulary(model, tokenizer)
         tokenizer.add_special_tokens({"extra_special_tokens": list(kind.new_tokens)})
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return model, tokenizer, task

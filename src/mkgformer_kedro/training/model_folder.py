@@ -1,6 +1,7 @@
 """A model folder: all that is needed to ask a trained model, in one place, for any task.
 
-It holds what ``save_pretrained`` writes for model and tokenizer, ``task.json`` (the task's name and
+It holds what ``save_pretrained`` writes for model and processor (the tokenizer and the sizes of
+images), ``task.json`` (the task's name and
 its settings), and each of the task's tables as ``<name>.parquet``.
 """
 
@@ -37,9 +38,11 @@ def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, tas
         tokenizer: Its tokenizer.
         task: The task as the model was trained for it.
     """
+    from mkgformer_kedro.modeling import MKGformerProcessor
+
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    MKGformerProcessor.of(model.config, tokenizer).save_pretrained(folder)
     settings = {each.name: getattr(task, each.name) for each in fields(task)}
     for name in task.kept_tables:
         settings.pop(name).to_parquet(folder / f"{name}.parquet", index=False)

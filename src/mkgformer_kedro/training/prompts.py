@@ -12,6 +12,7 @@ import numpy as np
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.tokenization import token_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ class PromptBuilder:
         entity_token_start: Token number of entity 0; the others follow.
         relation_token_start: Token number of relation 0; the others follow.
         form: Which prompts are built.
-        max_length: Longest prompt in tokens; descriptions are cut to fit.
+        max_length: Longest prompt in tokens; descriptions are truncated to fit.
         pad_to_max_length: Pad every batch to ``max_length`` instead of to its longest prompt, for
             a model that attends to padding.
 
@@ -76,14 +77,7 @@ class PromptBuilder:
         }
 
         def tokens(texts: Sequence[str]) -> list[list[int]]:
-            encoded = tokenizer(
-                list(texts),
-                add_special_tokens=False,
-                truncation=True,
-                max_length=max_length,
-                return_attention_mask=False,
-            )
-            return encoded["input_ids"]
+            return token_numbers(tokenizer, list(texts), max_length)
 
         self._texts = Ragged.from_rows(tokens(entity_texts))
         self._relations = Ragged.from_rows(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import sha256_of
+from mkgformer_kedro.training.tokenization import check_special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,6 +22,14 @@ if TYPE_CHECKING:
     from mkgformer_kedro.training.parameters import ModelParameters, Preset
 
 logger = logging.getLogger(__name__)
+
+# A name on the model hub: at most one folder, and nothing that only a path has.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+_PUT_FILES = (
+    "Put the tower's files (config.json, model.safetensors, and those of its tokenizer or image "
+    "processor) into a folder, and name that folder in `model`."
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +70,17 @@ def resolve_tower(name: str) -> str:
         A folder's path, or ``name`` for the hub.
 
     Raises:
-        DataError: The package's weights are not the original's.
+        DataError: The folder does not exist or holds no model, or the package's weights are not the
+            original's.
     """
-    if Path(name).is_dir():
-        return name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            what = "the folder holds no model: config.json is missing"
+            raise DataError(Problem(name, None, what, _PUT_FILES))
+        return str(path)
+    if not _HUB_NAME.fullmatch(name):
+        raise DataError(Problem(name, None, "there is no such folder", _PUT_FILES))
     packaged = PACKAGED_TOWERS.get(name)
     spec = importlib.util.find_spec(packaged.package) if packaged else None
     if packaged is None or spec is None or spec.origin is None:
@@ -83,10 +102,29 @@ def resolve_tower(name: str) -> str:
 
 
 def load_tokenizer(parameters: ModelParameters) -> PreTrainedTokenizerBase:
-    """The text tower's tokenizer."""
+    """The text tower's tokenizer.
+
+    Raises:
+        DataError: There is none, or it lacks a special token.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve_tower(parameters.text_tower))
+    with _naming(parameters.text_tower):
+        tokenizer = AutoTokenizer.from_pretrained(resolve_tower(parameters.text_tower))
+    check_special_tokens(tokenizer, parameters.text_tower)
+    return tokenizer
+
+
+@contextmanager
+def _naming(tower: str) -> Iterator[None]:
+    """Say which tower cannot be loaded, and where its files can be put."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        what = "the tower cannot be loaded"
+        if not Path(tower).is_dir() and isinstance(error, OSError):
+            what = "the tower cannot be had from the model hub"
+        raise DataError(Problem(tower, None, f"{what}: {error}", _PUT_FILES)) from error
 
 
 def build_model(
@@ -108,40 +146,81 @@ def build_model(
     Raises:
         DataError: Towers, configuration and visual store do not fit together.
     """
-    from transformers import CLIPVisionConfig
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    text, vision = parameters.text_tower, parameters.vision_tower
+    for tower in filter(None, (text, vision)):
+        source = resolve_tower(tower)
+        with _naming(tower):
+            AutoConfig.from_pretrained(source)
     try:
-        if unknown := set(parameters.vision_config) - set(CLIPVisionConfig.__dataclass_fields__):
-            raise ValueError(f"CLIPVisionConfig has no {', '.join(sorted(unknown))}")
         return model_class.from_text_vision_pretrained(
-            resolve_tower(parameters.text_tower),
-            parameters.vision_tower and resolve_tower(parameters.vision_tower),
-            vision_config=None if parameters.vision_tower else parameters.vision_config,
+            resolve_tower(text),
+            vision and resolve_tower(vision),
+            vision_config=None if vision else _vision_config(parameters.vision_config),
             preset=preset,
             attn_implementation=parameters.attention,
             image_sizes={role: layout.size for role, layout in store.roles.items()},
             image_counts={role: layout.count for role, layout in store.roles.items()},
             **{**overrides, **parameters.config},
         )
-    except DataError:
-        raise
     except (ValueError, OSError) as error:
         what = f"no model can be made of these towers and images: {error}"
         remedy = "Correct `model`, or the slots of image_association."
         raise DataError(Problem("parameters.yml", None, what, remedy)) from error
 
 
+def _vision_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a tower that is learned from scratch; a CLIP's unless ``model_type`` is another.
+
+    Raises:
+        ValueError: The family is not supported, or has no such field.
+    """
+    from transformers import CONFIG_MAPPING
+
+    from mkgformer_kedro.modeling.towers import VISION_FAMILIES
+
+    model_type = values.get("model_type", "clip_vision_model")
+    if model_type not in VISION_FAMILIES:
+        raise ValueError(
+            f"model.vision_config has the model_type {model_type}. "
+            f"It must be one of {', '.join(VISION_FAMILIES)}"
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    if unknown := set(values) - set(config_class.__dataclass_fields__) - {"model_type"}:
+        raise ValueError(f"{config_class.__name__} has no {', '.join(sorted(unknown))}")
+    return {**values, "model_type": model_type}
+
+
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """See to it that new tokens get the same numbers in model and tokenizer.
+
+    Rows of embeddings that no token has (some towers are padded to a round number) are removed.
 
     Raises:
         ValueError: The text tower's vocabulary is not its tokenizer's.
     """
-    vocab_size = model.config.text_config.vocab_size
-    if len(tokenizer) != vocab_size:
+    vocab_size, tokens = model.config.text_config.vocab_size, len(tokenizer)
+    if tokens > vocab_size or max(tokenizer.get_vocab().values()) >= tokens:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size} embeddings. "
+            f"The tokenizer has {tokens} tokens, the text tower {vocab_size} embeddings. "
             "Use a text tower whose vocabulary is that of its tokenizer."
         )
+    if tokens < vocab_size:
+        logger.info("%d embeddings that no token has are removed", vocab_size - tokens)
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+
+
+def check_length(model: Any, max_length: int) -> None:
+    """See to it that the text tower can read texts that long.
+
+    Raises:
+        DataError: It cannot.
+    """
+    longest = model.config.max_text_length
+    if max_length > longest:
+        what = f"max_length is {max_length}, but the text tower reads at most {longest} tokens"
+        remedy = f"Set max_length to {longest} or less."
+        raise DataError(Problem("parameters.yml", None, what, remedy))

@@ -18,6 +18,7 @@ from mkgformer_kedro import progress
 from mkgformer_kedro.datasets.image_folder import ImageFolder, ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore, VisualStoreWriter, slot_roles
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.modeling.images import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association import association
 from mkgformer_kedro.pipelines.image_association.association import (
     Candidate,
@@ -29,7 +30,6 @@ from mkgformer_kedro.pipelines.image_association.association import (
     loan_rows,
     store_images,
 )
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,
@@ -281,7 +281,7 @@ from pathlib import Path
 from mkgformer_kedro.datasets import visual_store
 from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.pipelines.image_association.association import store_images
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
+from mkgformer_kedro.modeling.images import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.link_prediction import match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from mkgformer_kedro.modeling.images import decode_image
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Header,
     Status,
-    decode_image,
     inspect_image,
 )
 

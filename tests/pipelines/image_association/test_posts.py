@@ -9,10 +9,10 @@ from PIL import Image
 from mkgformer_kedro.datasets.post_images import PostImagesDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.modeling.images import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association import posts as stage
 from mkgformer_kedro.pipelines.image_association import schemas
 from mkgformer_kedro.pipelines.image_association.crops import phrases_of
-from mkgformer_kedro.pipelines.image_association.decoding import fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.training import detection
 

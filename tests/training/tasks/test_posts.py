@@ -252,21 +252,21 @@ def marked(tokenizer, labels, words, head, tail, max_length=32):
     encoded = task.encode_posts(post, tokenizer, None)
     batch = encoded.batch(np.array([0]))
     tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
-    assert tokens[batch["head_index"][0]] == "<s>"
-    assert tokens[batch["tail_index"][0]] == "<o>"
+    assert tokens[batch["head_index"][0]] == "[HEAD]"
+    assert tokens[batch["tail_index"][0]] == "[TAIL]"
     return " ".join(tokens)
 
 
 @pytest.mark.parametrize(
     ("head", "tail", "expected"),
     [
-        ((0, 1), (2, 4), "<s> word1 </s> is <o> word2 word3 </o> next"),
-        ((2, 4), (0, 1), "<o> word1 </o> is <s> word2 word3 </s> next"),
-        ((2, 3), (2, 4), "word1 is <o> <s> word2 </s> word3 </o> next"),
-        ((2, 4), (3, 4), "word1 is <s> word2 <o> word3 </o> </s> next"),
-        ((0, 5), (2, 4), "<s> word1 is <o> word2 word3 </o> next </s>"),
-        ((0, 3), (2, 4), "<s> word1 is <o> word2 </s> word3 </o> next"),
-        ((0, 2), (2, 4), "<s> word1 is </s> <o> word2 word3 </o> next"),
+        ((0, 1), (2, 4), "[HEAD] word1 [/HEAD] is [TAIL] word2 word3 [/TAIL] next"),
+        ((2, 4), (0, 1), "[TAIL] word1 [/TAIL] is [HEAD] word2 word3 [/HEAD] next"),
+        ((2, 3), (2, 4), "word1 is [TAIL] [HEAD] word2 [/HEAD] word3 [/TAIL] next"),
+        ((2, 4), (3, 4), "word1 is [HEAD] word2 [TAIL] word3 [/TAIL] [/HEAD] next"),
+        ((0, 5), (2, 4), "[HEAD] word1 is [TAIL] word2 word3 [/TAIL] next [/HEAD]"),
+        ((0, 3), (2, 4), "[HEAD] word1 is [TAIL] word2 [/HEAD] word3 [/TAIL] next"),
+        ((0, 2), (2, 4), "[HEAD] word1 is [/HEAD] [TAIL] word2 word3 [/TAIL] next"),
     ],
 )
 def test_mentions_stand_between_markers(tokenizer, labels, head, tail, expected):
@@ -278,7 +278,7 @@ def test_markers_survive_truncation_and_what_is_near_the_mentions_does(tokenizer
     words = " ".join(["the"] * 9 + ["word1", "is", "of", "next", "word2"] + ["description"] * 9)
     with caplog.at_level("INFO"):
         text = marked(tokenizer, labels, words, (9, 10), (13, 14), max_length=13)
-    expected = "the the <s> word1 </s> is next <o> word2 </o> description"
+    expected = "the the [HEAD] word1 [/HEAD] is next [TAIL] word2 [/TAIL] description"
     assert text == f"[CLS] {expected} [SEP]"
     assert "1 of 1 posts are longer than 13 tokens" in caplog.text
 
@@ -286,12 +286,12 @@ def test_markers_survive_truncation_and_what_is_near_the_mentions_does(tokenizer
 def test_mentions_far_apart_keep_their_own_surroundings(tokenizer, labels):
     words = " ".join(["word1", *["the"] * 20, "word2"])
     text = marked(tokenizer, labels, words, (0, 1), (21, 22), max_length=12)
-    assert text == "[CLS] <s> word1 </s> the the the the <o> word2 </o> [SEP]"
+    assert text == "[CLS] [HEAD] word1 [/HEAD] the the the the [TAIL] word2 [/TAIL] [SEP]"
 
 
 def test_words_that_look_like_special_tokens_are_none(tokenizer, labels):
-    text = marked(tokenizer, labels, "<s> [MASK] word1 word2", (2, 3), (3, 4))
-    assert text.split().count("<s>") == 1
+    text = marked(tokenizer, labels, "[HEAD] [MASK] word1 word2", (2, 3), (3, 4))
+    assert text.split().count("[HEAD]") == 1
     assert "[MASK]" not in text
 
 

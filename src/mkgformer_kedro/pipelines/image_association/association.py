@@ -22,14 +22,11 @@ from numpy.typing import NDArray
 
 from mkgformer_kedro.datasets.visual_store import VisualStoreWriter
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.modeling.images import Box, decode_image, fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.decoding import (
     BROKEN,
-    Box,
     Status,
-    decode_image,
-    fit_square,
     inspect_image,
-    read_image,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import (
     Borrowing,

@@ -13,12 +13,11 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.post_images import CropMap, PostImages, read_crop_map
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.modeling.images import Box, read_image
 from mkgformer_kedro.pipelines.image_association.association import BOX
 from mkgformer_kedro.pipelines.image_association.decoding import (
-    Box,
     Status,
     inspect_image,
-    read_image,
 )
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.progress import Progress

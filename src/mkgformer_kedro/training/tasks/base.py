@@ -191,7 +191,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def answers(
+    def reply(
         self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame, top: int
     ) -> pd.DataFrame:
         """Put what the model says of a block of questions into words.

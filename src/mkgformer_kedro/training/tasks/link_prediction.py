@@ -257,7 +257,7 @@ class LinkPrediction(Task):
                 raise wrong(index, f"the direction is {direction!r}", remedy)
         return read
 
-    def answers(
+    def reply(
         self,
         model: Any,
         outputs: Any,

@@ -15,6 +15,7 @@ from mkgformer_kedro.training.parameters import FinetuningParameters
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.questions import read_words
+from mkgformer_kedro.training.tokenization import token_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -37,16 +38,10 @@ class WordPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, posts: pd.DataFrame) -> None:
         words = sorted({word for row in posts["words"] for word in row})
-        encoded = tokenizer(
-            words,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a word that looks like one, such as <s>, is none
-            return_attention_mask=False,
-        )
         # A word may consist of characters that the tokenizer drops, such as a zero-width space.
         self._pieces = {
             word: ids or [tokenizer.unk_token_id]
-            for word, ids in zip(words, encoded["input_ids"] if words else [], strict=True)
+            for word, ids in zip(words, token_numbers(tokenizer, words), strict=True)
         }
 
     def __getitem__(self, word: str) -> list[int]:
@@ -185,7 +180,7 @@ class PostsTask(Task):
         """
         return pd.DataFrame({"words": read_words(table)})
 
-    def answers(
+    def reply(
         self,
         model: Any,
         outputs: Any,

@@ -1,7 +1,7 @@
 """Relation extraction: which relation do the two mentions of a post stand in?
 
-The mentions stand between markers, ``<s> head </s> ... <o> tail </o>``, as the authors' code has
-them (section 3 of arXiv:2205.02357).
+The mentions stand between markers, ``[HEAD] head [/HEAD] ... [TAIL] tail [/TAIL]`` (section 3 of
+arXiv:2205.02357).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MARKERS = ("<s>", "</s>", "<o>", "</o>")
+# The authors' code calls them <s>, </s>, <o> and </o>, two of which are RoBERTa's own.
+MARKERS = ("[HEAD]", "[/HEAD]", "[TAIL]", "[/TAIL]")
 
 
 class RelationExtractionParameters(PostsParameters):
