@@ -2,10 +2,10 @@
 
 Usage: python scripts/write_configuration.py <environment> <task>
 
-``data/08_reporting/<dataset>/<task>/configuration.json`` holds the values that the environment, those
-that it extends and the base come to: the shared parameters, those of each stage of the task, and,
-as ``raw``, where its raw files lie. A DVC stage depends on the values that it takes, wherever
-in ``conf/`` they are written.
+``data/08_reporting/<dataset>/<task>/configuration.json`` holds the values that the environment,
+those that it extends and the base come to: the shared parameters, those of each stage of the
+task, and, as ``raw``, where its raw files lie. A DVC stage depends on the values that it takes,
+wherever in ``conf/`` they are written.
 """
 
 import json

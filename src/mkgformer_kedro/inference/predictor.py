@@ -47,7 +47,7 @@ class Predictor:
 
         Args:
             path: Model folder, or a folder with one model folder per seed (the lowest is taken),
-                such as ``data/06_models/<data set>/<task>``.
+                such as ``data/06_models/<data set>/<task>/finetuning``.
             store: Folder of the graph's visual store, for link prediction; None: no images but
                 those that are given.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
