@@ -224,9 +224,13 @@ class MKGformerConfig(PreTrainedConfig):
             }
         raise ValueError(f"Unknown preset {name!r}. Use 'corrected' or 'faithful'.")
 
-    def check_preset(self, name: str) -> None:
-        """Raise a ValueError if these towers are not those of a preset."""
-        towers = (self.text_config.model_type, self.vision_config.model_type)
+    @staticmethod
+    def check_preset(name: str, text_config: Any, vision_config: Any) -> None:
+        """Raise a ValueError if towers are not those of a preset."""
+        towers = tuple(
+            config.get("model_type", default) if isinstance(config, Mapping) else config.model_type
+            for config, default in zip((text_config, vision_config), _FAITHFUL_TOWERS, strict=True)
+        )
         if name == "faithful" and towers != _FAITHFUL_TOWERS:
             raise ValueError(
                 "The preset 'faithful' is what the authors' code computes, which joins "

@@ -558,13 +558,15 @@ class MKGformerPreTrainedModel(PreTrainedModel):
 
         text_tower = load_text_tower(text, overrides.get("text_pooler", False))
         vision_tower = None if vision is None else load_vision_tower(vision)
+        if vision_tower is not None:
+            vision_config = vision_tower.config
         settings = {} if vision_tower is None else vision_tower.image_settings
+        MKGformerConfig.check_preset(preset, text_tower.config, vision_config)
         config = MKGformerConfig(
             text_config=text_tower.config,
-            vision_config=vision_config if vision_tower is None else vision_tower.config,
+            vision_config=vision_config,
             **{**settings, **MKGformerConfig.preset(preset, cls.task), **overrides},
         )
-        config.check_preset(preset)
         model = cls._from_config(config, attn_implementation=attn_implementation)
         base = cast(MKGformerModel, model.base_model)
         base.text_model.load_state_dict(text_tower.state)
