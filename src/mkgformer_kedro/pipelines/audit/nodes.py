@@ -13,9 +13,10 @@ import pandas as pd
 from mkgformer_kedro.datasets.graph_folder import RawGraph
 from mkgformer_kedro.datasets.image_folder import ImageFolder
 from mkgformer_kedro.datasets.text_files import SPLITS
+from mkgformer_kedro.modeling.images import read_image
 from mkgformer_kedro.pipelines.audit.parameters import AuditParameters
 from mkgformer_kedro.pipelines.image_association.association import pillow_for_threads
-from mkgformer_kedro.pipelines.image_association.decoding import Status, inspect_image, read_image
+from mkgformer_kedro.pipelines.image_association.decoding import Status, inspect_image
 from mkgformer_kedro.pipelines.image_association.link_prediction import linked_images, match_owners
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.pipelines.ingestion.checks import described_files
