@@ -2,12 +2,12 @@
 
 import pandas as pd
 import pytest
-from mkgformer_kedro.training.posts import WordPieces
-from mkgformer_kedro.training.relation_extraction import MARKERS
 from transformers import AutoTokenizer
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.training.prompts import PromptBuilder
+from mkgformer_kedro.training.tasks.posts import WordPieces
+from mkgformer_kedro.training.tasks.relation_extraction import MARKERS
 from mkgformer_kedro.training.tokenization import (
     check_special_tokens,
     leading_space,
