@@ -38,8 +38,8 @@ from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
+from mkgformer_kedro.modeling.images import decode_image
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
-from mkgformer_kedro.pipelines.image_association.decoding import decode_image
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
 from mkgformer_kedro.training.model_folder import load_model
