@@ -107,6 +107,7 @@ def make_mixture(triples, table_expert):
     weights = Weights(
         standard=np.array([False, True]),
         spread=np.ones(2),
+        alone=np.array([1.0, 1.0]),
         whole=np.array([1.0, 0.1]),
         direction=np.tile([1.0, 0.1], (2, 1)),
         relation=np.tile([1.0, 0.1], (RELATIONS, 2, 1)),

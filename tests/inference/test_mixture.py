@@ -177,10 +177,11 @@ def test_the_prior_draws_relations_to_their_direction_and_these_to_the_whole(
     assert tight[1] < 0.02
 
 
-def test_a_silent_expert_is_left_out_and_the_others_grow():
+def test_a_silent_expert_is_left_out_and_the_others_are_raised():
     weights = Weights(
         standard=np.zeros(3, dtype=bool),
         spread=np.ones(3),
+        alone=np.array([2.0, 4.0, 0.5]),
         whole=np.array([1.0, 2.0, 0.0]),
         direction=np.tile([1.0, 2.0, 0.0], (2, 1)),
         relation=np.tile([1.0, 2.0, 0.0], (4, 2, 1)),
@@ -192,7 +193,8 @@ def test_a_silent_expert_is_left_out_and_the_others_grow():
         dtype=bool,
     )
     found = weights.of(queries, answers)
-    expected = [[1, 2, 0], [3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 2, 0]]
+    # Half of what it has alone is raised to all of it.
+    expected = [[1, 2, 0], [2, 0, 0], [0, 4, 0], [0, 0, 0.5], [1, 2, 0]]
     assert found == pytest.approx(np.array(expected, dtype=float), abs=1e-5)
     assert found[0].tolist() == [1, 2, 0]
 
@@ -441,10 +443,12 @@ def test_log_odds_are_finite_and_exact(log_probability):
     st.lists(st.floats(0, 5), min_size=3, max_size=3),
     st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6),
 )
-def test_weights_keep_their_sum_whoever_is_silent(given_weights, answers):
+def test_weights_of_those_who_answer_sum_to_one_at_least(given_weights, answers):
+    alone = np.array([0.1, 1.0, 3.0])
     weights = Weights(
         np.zeros(3, dtype=bool),
         np.ones(3),
+        alone,
         np.array(given_weights),
         np.tile(given_weights, (2, 1)),
         np.tile(given_weights, (1, 2, 1)),
@@ -452,11 +456,13 @@ def test_weights_keep_their_sum_whoever_is_silent(given_weights, answers):
     )
     queries = pd.DataFrame({"direction": ["tail"] * len(answers), "relation": [0] * len(answers)})
     found = weights.of(queries, np.array(answers))
-    assert found.sum(axis=1) == pytest.approx(np.full(len(answers), sum(given_weights)))
-    assert (found >= 0).all()
-    for row, speaks in zip(found, answers, strict=True):
-        if any(speaks):
-            assert (row[~np.array(speaks)] == 0).all()
+    for row, speaks in zip(found, np.array(answers), strict=True):
+        if speaks.all() or not speaks.any():
+            assert row == pytest.approx(given_weights)
+        else:
+            assert (row[~speaks] == 0).all()
+            assert (row / alone).sum() > 1 - 1e-9
+            assert (row >= np.where(speaks, given_weights, 0)).all()
 
 
 def test_parameters_are_checked(parameters):

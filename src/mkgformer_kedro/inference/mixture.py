@@ -16,9 +16,9 @@ dev queries picks ``lambda`` and fits the calibration, a third one sets conforma
 answer of test is looked at.
 
 An expert that has less than a hundredth of the largest weight everywhere is not asked again, unless
-it alone answers some query.
-An expert that does not answer a query is left out of it, and the weights of the others grow to the
-same sum. A mixture of one expert gives that expert's scores as they are.
+it alone answers some query. An expert that does not answer a query is left out of it, and the
+weights of the others are raised until they sum to one at least, each measured by the weight that
+the expert has best alone. A mixture of one expert gives that expert's scores as they are.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Weights:
         standard: Whether an expert's scores are divided by the standard deviation of the query's,
             ``(m,)`` bool.
         spread: What they are divided by where not, ``(m,)``.
+        alone: The weight that an expert has best where it alone is asked, ``(m,)``.
         whole: Weights of the whole, ``(m,)``.
         direction: Weights by direction, ``(2, m)``.
         relation: Weights by relation and direction, ``(relations, 2, m)``.
@@ -85,6 +86,7 @@ class Weights:
 
     standard: np.ndarray
     spread: np.ndarray
+    alone: np.ndarray
     whole: np.ndarray
     direction: np.ndarray
     relation: np.ndarray
@@ -101,7 +103,8 @@ class Weights:
             ``(n, m)``, zero for experts that do not answer; where none does, as if all did.
         """
         raw = self.relation[queries["relation"].to_numpy(), _direction_numbers(queries)]
-        return _without_the_silent(torch.from_numpy(raw), torch.from_numpy(answers)).numpy()
+        given = (torch.from_numpy(values) for values in (raw, answers, self.alone))
+        return _without_the_silent(*given).numpy()
 
     def only(self, experts: np.ndarray) -> Weights:
         """The weights of some experts, ``(m,)`` bool."""
@@ -116,14 +119,17 @@ class Weights:
         return torch.log_softmax(scores / spread, dim=1)
 
 
-def _without_the_silent(weights: Tensor, answers: Tensor) -> Tensor:
-    """Leave out the experts that do not answer, ``(n, m)``; the sum stays."""
+def _without_the_silent(weights: Tensor, answers: Tensor, alone: Tensor) -> Tensor:
+    """Leave out the experts that do not answer, ``(n, m)``.
+
+    The weights of the others are raised until they sum to one at least, each measured by what the
+    expert has best alone.
+    """
     answers = torch.where(answers.any(dim=1, keepdim=True), answers, True)
-    total = weights.sum(dim=1, keepdim=True)
     # An expert whose weight is zero still speaks where it alone is left.
-    left = (weights + _LEAST_WEIGHT) * answers
-    renormalised = left * (total / left.sum(dim=1, keepdim=True))
-    return torch.where(answers.all(dim=1, keepdim=True), weights, renormalised)
+    left = (weights + _LEAST_WEIGHT * alone) * answers
+    raised = left / (left / alone).sum(dim=1, keepdim=True).clamp_max(1)
+    return torch.where(answers.all(dim=1, keepdim=True), weights, raised)
 
 
 @dataclass(frozen=True)
@@ -480,7 +486,7 @@ def fit_mixture(
         _standardize(fitting, judging, number, spread, parameters.standardization)
         for number in range(len(experts))
     ]
-    losses, standard = (np.array(values) for values in zip(*chosen_rules, strict=True))
+    losses, standard, alone = (np.array(values) for values in zip(*chosen_rules, strict=True))
     fitting, judging = (cells.standardised(standard, spread) for cells in (fitting, judging))
 
     count = np.zeros((relations, 2), dtype=int)
@@ -503,6 +509,7 @@ def fit_mixture(
             strength,
             standard,
             spread,
+            alone,
         )
         loss = judging.loss(weights.of(dev[part == 1], cells.speaks[part == 1]))
         if best is None or loss < min(tried.values()):
@@ -817,8 +824,8 @@ def _fit_scale(cells: _Cells, weights: Tensor) -> float:
 
 def _standardize(
     fitting: _Cells, judging: _Cells, expert: int, spread: np.ndarray, rule: str | None
-) -> tuple[float, bool]:
-    """The loss of the expert alone, and whether to divide by the spread of each query."""
+) -> tuple[float, bool, float]:
+    """The loss of an expert alone, whether to divide by each query's spread, and its weight."""
     mine = np.arange(len(spread)) == expert
     fitting, judging = (_where_it_speaks(cells.only(mine)) for cells in (fitting, judging))
     found = []
@@ -826,7 +833,7 @@ def _standardize(
         by = np.array([standard]), spread[mine]
         fitted, judged = (cells.standardised(*by) for cells in (fitting, judging))
         scale = _fit_scale(fitted, torch.ones(len(fitted.scores), 1))
-        found.append((judged.loss(np.full((len(judged.scores), 1), scale)), standard))
+        found.append((judged.loss(np.full((len(judged.scores), 1), scale)), standard, scale))
     return min(found)
 
 
@@ -853,10 +860,11 @@ def _fit_weights(
     strength: float,
     standard: np.ndarray,
     spread: np.ndarray,
+    alone: np.ndarray,
 ) -> Weights:
     """Weights under a prior of the given strength; infinite: the whole's for all."""
     experts = cells.scores.shape[2]
-    speaks = torch.from_numpy(cells.speaks)
+    speaks, best_alone = torch.from_numpy(cells.speaks), torch.from_numpy(alone)
     places = np.argwhere(own) if np.isfinite(strength) else np.empty((0, 2), dtype=int)
     number = np.full(own.shape, -1)
     number[tuple(places.T)] = np.arange(len(places))
@@ -868,7 +876,7 @@ def _fit_weights(
 
     def objective(values: Tensor) -> Tensor:
         table = values.view(levels, experts)
-        loss = cells.losses(_without_the_silent(table[row], speaks)).double().sum()
+        loss = cells.losses(_without_the_silent(table[row], speaks, best_alone)).double().sum()
         # Of experts that say the same, the smallest weights.
         loss = loss + _RIDGE * (table[0] ** 2).sum()
         if levels == 1:
@@ -880,7 +888,7 @@ def _fit_weights(
     by_relation = np.repeat(by_direction[None], len(own), axis=0)
     by_relation[tuple(places.T)] = table[3:] if levels > 1 else table[:0]
     has_own = own if np.isfinite(strength) else np.zeros_like(own)
-    return Weights(standard, spread, table[0], by_direction, by_relation, has_own)
+    return Weights(standard, spread, alone, table[0], by_direction, by_relation, has_own)
 
 
 def _calibrate(
