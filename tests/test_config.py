@@ -14,7 +14,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro_telemetry import plugin as telemetry
 
-from mkgformer_kedro.hooks import CATALOG_PARAMETERS
+from mkgformer_kedro.hooks.input import CATALOG_PARAMETERS
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 

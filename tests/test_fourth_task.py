@@ -16,7 +16,7 @@ from kedro.runner import SequentialRunner
 from PIL import Image
 
 from mkgformer_kedro.datasets.post_images import PostImagesDataset
-from mkgformer_kedro.hooks import score_table
+from mkgformer_kedro.hooks.scores import score_table
 from mkgformer_kedro.inference import Predictor
 from mkgformer_kedro.pipelines import evaluation, finetuning, image_association, ingestion
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters

@@ -26,7 +26,7 @@ def doctor(environment: str) -> None:
     from kedro.utils import find_kedro_project
 
     from mkgformer_kedro.doctor import examine
-    from mkgformer_kedro.hooks import show_plainly
+    from mkgformer_kedro.hooks.input import show_plainly
 
     sys.excepthook = show_plainly
     project = find_kedro_project(Path.cwd())

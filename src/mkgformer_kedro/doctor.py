@@ -11,7 +11,7 @@ from kedro.io import CatalogProtocol
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.lineage import Claims, artefact, place_of, raw_identity, relative
+from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of, raw_identity, relative
 
 State = Literal["fine", "missing", "stale", "damaged", "unknown origin", "under way", "orphaned"]
 

@@ -1,10 +1,11 @@
 """Kedro's project settings: what every run does, and how environments are merged."""
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader
-from mkgformer_kedro.hooks import BadInputHooks, ScoreSummaryHooks
-from mkgformer_kedro.interruption import InterruptionHooks
-from mkgformer_kedro.lineage import LineageHooks
-from mkgformer_kedro.locks import LockHooks
+from mkgformer_kedro.hooks.input import BadInputHooks
+from mkgformer_kedro.hooks.interruption import InterruptionHooks
+from mkgformer_kedro.hooks.lineage import LineageHooks
+from mkgformer_kedro.hooks.locks import LockHooks
+from mkgformer_kedro.hooks.scores import ScoreSummaryHooks
 
 HOOKS = (InterruptionHooks(), BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
 

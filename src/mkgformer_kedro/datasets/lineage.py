@@ -2,8 +2,8 @@
 
 Every table and every folder that a stage leaves has an *identity*, a hash of its content, and
 remembers the identities of what it was made from. So whoever reads several of them can see that
-they belong together (:mod:`mkgformer_kedro.lineage`), whatever was run, killed, copied or edited
-in between.
+they belong together (:mod:`mkgformer_kedro.hooks.lineage`), whatever was run, killed, copied or
+edited in between.
 
 * A Parquet file remembers in its key-value metadata; its identity is the hash of its column data,
   which that metadata is no part of.

@@ -23,7 +23,6 @@ the expert has best alone. A mixture of one expert gives that expert's scores as
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -44,7 +43,7 @@ from mkgformer_kedro.evaluation.calibration import (
     conformal_thresholds,
     risk_coverage,
 )
-from mkgformer_kedro.files import sha256_of, written_atomically
+from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.inference.parameters import MixtureParameters
 from mkgformer_kedro.progress import Progress
 
@@ -397,7 +396,7 @@ def folder_digest(folder: Path) -> str:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return fingerprint(listing)
 
 
 def job_folder(
@@ -412,9 +411,8 @@ def job_folder(
         *settings: What else the answers depend on, plain values.
     """
     who = [[expert.name, expert.seed, _digest(expert)] for expert in experts]
-    name = hashlib.sha256(json.dumps([who, *settings], default=str).encode())
-    name.update(pd.util.hash_pandas_object(asked).to_numpy().tobytes())
-    folder = work_folder / name.hexdigest()[:16]
+    content = pd.util.hash_pandas_object(asked).to_numpy().tolist()
+    folder = work_folder / fingerprint(who, settings, content)[:16]
     for other in work_folder.iterdir() if work_folder.is_dir() else ():
         if other != folder and other.is_dir():
             shutil.rmtree(other)

@@ -12,7 +12,6 @@ multiplied with (or measured against) the matrix of all entities. The numbers ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import fingerprint
 
 KIND = "structure"
 _DESCRIPTION = "expert.json"
@@ -288,8 +288,7 @@ def as_real(values: Tensor) -> Tensor:
 
 def graph_digest(entities: pd.DataFrame, relations: pd.DataFrame) -> str:
     """Name a graph by the ids of its entities and relations, in their order (SHA-256)."""
-    ids = json.dumps([entities["entity"].tolist(), relations["relation"].tolist()])
-    return hashlib.sha256(ids.encode()).hexdigest()
+    return fingerprint(entities["entity"].tolist(), relations["relation"].tolist())
 
 
 @dataclass(frozen=True)

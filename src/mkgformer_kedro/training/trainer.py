@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -27,7 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import sha256_of, written_atomically
+from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.parameters import OptimizationParameters
 
@@ -310,14 +309,12 @@ def training_arguments(
     return arguments
 
 
-def train_to_end(
-    trainer: StageTrainer, fingerprint: str, patience: int | None = None
-) -> pd.DataFrame:
+def train_to_end(trainer: StageTrainer, job_name: str, patience: int | None = None) -> pd.DataFrame:
     """Train, going on from the newest complete checkpoint of the same job where there is one.
 
     Args:
         trainer: Ready to train; its output folder holds the checkpoints.
-        fingerprint: Names the job; checkpoints of another job are thrown away.
+        job_name: Checkpoints of a job of another name are thrown away.
         patience: Stop after this many evaluations without a better dev score.
 
     Returns:
@@ -326,7 +323,7 @@ def train_to_end(
     folder = Path(trainer.args.output_dir)
     with trainer.args.main_process_first(desc="choosing the checkpoint"):
         if trainer.is_world_process_zero():
-            _discard_unusable(folder, fingerprint)
+            _discard_unusable(folder, job_name)
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
     checkpoint = _newest_checkpoint(folder)
@@ -362,16 +359,14 @@ def training_curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
 
 def fingerprint_of(settings: dict[str, Any], files: Sequence[Path] = ()) -> str:
     """Name a job by its settings and the content of its input files."""
-    digests = {path.name: sha256_of(path) for path in sorted(files)}
-    text = json.dumps([settings, digests], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint(settings, [[path.name, sha256_of(path)] for path in sorted(files)])
 
 
-def _discard_unusable(folder: Path, fingerprint: str) -> None:
+def _discard_unusable(folder: Path, job_name: str) -> None:
     """Remove checkpoints of another job, and those that a killed run left unfinished."""
     job = folder / _JOB
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(job.read_text())["fingerprint"] == fingerprint:
+        if json.loads(job.read_text())["fingerprint"] == job_name:
             for checkpoint in folder.glob("checkpoint-*"):
                 if not (checkpoint / _COMPLETE).exists():
                     shutil.rmtree(checkpoint)
@@ -380,7 +375,7 @@ def _discard_unusable(folder: Path, fingerprint: str) -> None:
         logger.info("Data or settings differ from the interrupted run: starting over.")
     shutil.rmtree(folder, ignore_errors=True)
     with written_atomically(job) as temporary:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint}))
+        temporary.write_text(json.dumps({"fingerprint": job_name}))
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

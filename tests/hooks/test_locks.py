@@ -14,7 +14,7 @@ import pytest
 from kedro.pipeline import Node, Pipeline
 
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.locks import LockHooks
+from mkgformer_kedro.hooks.locks import LockHooks
 
 PIPELINE = Pipeline(
     [

@@ -15,7 +15,7 @@ from kedro.runner import SequentialRunner
 from mkgformer_kedro.datasets.folder import FolderDataset
 from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.lineage import LineageHooks
+from mkgformer_kedro.hooks.lineage import LineageHooks
 
 NODES = {"read": "ingestion.read", "store": "association.store", "answer": "answer"}
 

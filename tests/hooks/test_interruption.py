@@ -13,7 +13,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.interruption import InterruptionHooks
+from mkgformer_kedro.hooks.interruption import InterruptionHooks
 
 InterruptionHooks().after_context_created()
 with written_atomically(Path(sys.argv[1])) as temporary:

@@ -1,4 +1,4 @@
-"""What is added to every run: bad input ends it with a message, an evaluation with its scores."""
+"""Bad input ends a run with a message, before anything is done."""
 
 from __future__ import annotations
 
@@ -18,64 +18,10 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
-from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
-
-
-class ScoreSummaryHooks:
-    """Ends a run that evaluated with a short table of scores and where the results lie."""
-
-    @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Print a table for every task that was evaluated."""
-        made = pipeline.all_outputs()
-        for name, task in TASKS.items():
-            if {f"{name}.metrics", f"{name}.report"} <= made:
-                print("\n" + score_table(task, catalog.load(f"{name}.metrics")))
-                report = Path(catalog[f"{name}.report"]._filepath)
-                if report.is_relative_to(Path.cwd()):
-                    report = report.relative_to(Path.cwd())
-                print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
-
-
-def score_table(task: type[Task], metrics: dict[str, Any]) -> str:
-    """Scores of every expert on the test set, and of the model on parts of it, as text.
-
-    Args:
-        task: Says which scores.
-        metrics: What ``metrics.json`` holds: ``experts`` in order, the scores of the first as
-            ``test``, those of another as ``test_<expert>``, and those on parts of the test set
-            as ``test_by_<kind>``, by part and expert (all, or the score that picks models).
-    """
-    first, *others = metrics["experts"]
-    rows = {first: metrics["test"]} | {expert: metrics[f"test_{expert}"] for expert in others}
-    for key, parts in metrics.items():
-        for part, by_expert in parts.items() if key.startswith("test_by_") else ():
-            for expert in (first, WITHOUT_IMAGES):
-                if expert in by_expert:
-                    found = by_expert[expert]
-                    found = found if isinstance(found, dict) else {task.dev_metric: found}
-                    rows[f"{expert}, {part}"] = found
-    labels = [row.replace("_", " ") for row in rows]
-    width = max(map(len, labels))
-    lines = [
-        f"Test scores ({task.scored})",
-        " " * width + "".join(f"{column:>11}" for column in task.columns),
-    ]
-    for label, scores in zip(labels, rows.values(), strict=True):
-        values = (scores.get(key) for key in task.columns.values())
-        lines.append(label.ljust(width) + "".join(map(_cell, values)))
-    return "\n".join(lines)
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return " " * 11
-    return f"{value:11.3f}" if abs(value) <= 1 else f"{value:11.1f}"
 
 
 class BadInputHooks:

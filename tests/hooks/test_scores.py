@@ -1,6 +1,6 @@
 """What a run ends with."""
 
-from mkgformer_kedro.hooks import score_table
+from mkgformer_kedro.hooks.scores import score_table
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 RANKS = {
