@@ -34,8 +34,8 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) -e ".[dev]"
 	@touch $@
 
-demo: $(VENV)/.run  ## Link prediction on the embedded sample, from raw files to scores
-	$(BIN)/kedro run --pipelines link_prediction
+demo: $(VENV)/.run  ## Link prediction and completion on the embedded sample, from raw files
+	$(BIN)/kedro run --pipelines link_prediction,completion
 
 demo-relations: $(VENV)/.run  ## Relation extraction on the synthetic sample
 	$(BIN)/kedro run --pipelines relation_extraction

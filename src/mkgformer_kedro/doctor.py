@@ -11,7 +11,8 @@ from kedro.io import CatalogProtocol
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of, raw_identity, relative
+from mkgformer_kedro.files import relative
+from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of, raw_identity
 
 State = Literal["fine", "missing", "stale", "damaged", "unknown origin", "under way", "orphaned"]
 
@@ -59,14 +60,14 @@ def examine(
             findings[name] = Finding(problem.where, "stale", f"{problem.what}. {problem.remedy}")
     owned = [place for name in names if (place := place_of(catalog, name)) is not None]
     orphans = [
-        Finding(relative(path), "orphaned", "No stage makes or reads this: delete it.")
+        Finding(str(relative(path)), "orphaned", "No stage makes or reads this: delete it.")
         for path in _unowned(Path.cwd() / "data", dataset, owned)
     ]
     return sorted([*findings.values(), *orphans], key=lambda finding: finding.place)
 
 
 def _examine_one(catalog: CatalogProtocol, name: str, place: Path, claims: Claims) -> Finding:
-    where = relative(place)
+    where = str(relative(place))
     dataset = catalog.get(name)
     if isinstance(dataset, WorkFolderDataset):
         begun = place.is_dir() and any(place.iterdir())

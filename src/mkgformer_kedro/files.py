@@ -133,3 +133,8 @@ def is_utf8(text: str) -> bool:
     Python literals can write them.
     """
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def relative(path: Path) -> Path:
+    """A path as seen from the working folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,6 +1,8 @@
 """What a run ends with."""
 
-from mkgformer_kedro.hooks.scores import score_table
+import pandas as pd
+
+from mkgformer_kedro.hooks.scores import completions_table, score_table
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 RANKS = {
@@ -44,3 +46,24 @@ def test_subsets_show_the_score_that_picks_models():
         "model, clear                                     0.900",
         "without images, clear                            0.800",
     ]
+
+
+def test_completions_are_told_in_words_the_most_probable_first():
+    completions = pd.DataFrame(
+        {
+            "head": ["b", "a", "a"],
+            "relation": ["r", "r", "s"],
+            "tail": ["a", "b", "b"],
+            "probability": [0.25, 0.5, 0.9],
+            "status": ["new", "new", "test"],
+        }
+    )
+    entities = pd.DataFrame({"entity": ["a", "b"], "name": ["Ann", "Bob"]})
+    relations = pd.DataFrame({"relation": ["r", "s"], "text": ["knows", "is married to"]})
+    assert completions_table(completions, entities, relations).splitlines() == [
+        "2 links that the graph lacks; the most probable:",
+        "  0.50  Ann | knows | Bob",
+        "  0.25  Bob | knows | Ann",
+    ]
+    nothing = completions_table(completions.head(0), entities, relations)
+    assert nothing == "0 links that the graph lacks; the most probable:"

@@ -19,7 +19,7 @@ from kedro.pipeline.node import Node
 
 from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint
+from mkgformer_kedro.files import fingerprint, relative
 
 
 class LineageHooks:
@@ -136,7 +136,7 @@ class Claims:
 
     def _named(self, name: str) -> str:
         place = place_of(self.catalog, name)
-        return name if place is None else relative(place)
+        return name if place is None else str(relative(place))
 
     def _remedy(self, origin: Origin) -> str:
         pipeline = origin.made_by.partition(".")[0]
@@ -152,8 +152,3 @@ def place_of(catalog: CatalogProtocol, name: str) -> Path | None:
     dataset = catalog.get(name)
     place = getattr(dataset, "_filepath", None) or getattr(dataset, "_folder", None)
     return None if place is None else Path(str(place))
-
-
-def relative(path: Path) -> str:
-    """A path as seen from the working folder, where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

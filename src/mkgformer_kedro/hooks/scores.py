@@ -5,29 +5,59 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
+from mkgformer_kedro.files import relative
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import TASKS
 
+_COMPLETIONS_SHOWN = 10
+_COMPLETION_TABLES = ("completions", "entities", "relations")
+
 
 class ScoreSummaryHooks:
-    """Ends a run that evaluated with a short table of scores and where the results lie."""
+    """Ends a run with what it found, in short, and where the rest lies."""
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Print a table for every task that was evaluated."""
+        """Print scores of every task that was evaluated, and the best completions of a graph."""
         made = pipeline.all_outputs()
         for name, task in TASKS.items():
             if {f"{name}.metrics", f"{name}.report"} <= made:
                 print("\n" + score_table(task, catalog.load(f"{name}.metrics")))
-                report = Path(catalog[f"{name}.report"]._filepath)
-                if report.is_relative_to(Path.cwd()):
-                    report = report.relative_to(Path.cwd())
+                report = relative(Path(catalog[f"{name}.report"]._filepath))
                 print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
+            if {f"{name}.completions", f"{name}.completion_page"} <= made:
+                tables = (catalog.load(f"{name}.{each}") for each in _COMPLETION_TABLES)
+                print("\n" + completions_table(*tables))
+                page = relative(Path(catalog[f"{name}.completion_page"]._filepath))
+                print(f"All of them, to review: {page}")
+
+
+def completions_table(
+    completions: pd.DataFrame, entities: pd.DataFrame, relations: pd.DataFrame
+) -> str:
+    """The most probable triples that no split holds, in words.
+
+    Args:
+        completions: Table ``completions``, in any order.
+        entities: Table ``entities``, for their names.
+        relations: Table ``relations``, for their texts.
+    """
+    new = completions[completions["status"] == "new"]
+    best = new.sort_values("probability", ascending=False, kind="stable").head(_COMPLETIONS_SHOWN)
+    names = entities.set_index("entity")["name"]
+    texts = relations.set_index("relation")["text"]
+    lines = [f"{len(new)} links that the graph lacks; the most probable:"]
+    lines += [
+        f"{row.probability:6.2f}  {names[row.head]} | {texts[row.relation]} | {names[row.tail]}"
+        for row in best.itertuples()
+    ]
+    return "\n".join(lines)
 
 
 def score_table(task: type[Task], metrics: dict[str, Any]) -> str:
