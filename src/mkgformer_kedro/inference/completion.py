@@ -235,14 +235,14 @@ def propose(
         calibrated probability), ``in_set``, and ``score_<expert>`` (log-softmax; NaN where the
         expert does not answer), in the order of the questions, best first.
     """
-    from mkgformer_kedro.inference.mixture import folder_digest, job_folder
+    from mkgformer_kedro.inference.mixture import job_folder
 
     train = triples.loc[triples["split"] == "train", TRIPLE].reset_index(drop=True)
     folder = job_folder(
         work_folder,
         mixture.experts,
         questions,
-        None if mixture.folder is None else folder_digest(mixture.folder),
+        mixture.digest,
         pd.util.hash_pandas_object(train).sum().item(),
         parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
     )

@@ -289,6 +289,13 @@ class Mixture:
             "scale": self.calibration.scale,
             "facts": self.facts,
         }
+        with written_atomically(folder / _ARRAYS) as temporary:
+            save_file(self._arrays(), temporary)
+        with written_atomically(folder / _DESCRIPTION) as temporary:
+            temporary.write_text(json.dumps(description, indent=2) + "\n")
+        return folder
+
+    def _arrays(self) -> dict[str, np.ndarray]:
         groups = {
             "weights": vars(self.weights),
             "calibrator": self.calibration.calibrator.arrays(),
@@ -297,16 +304,19 @@ class Mixture:
                 "own": self.calibration.own,
             },
         }
-        arrays = {
+        return {
             f"{group}.{name}": np.ascontiguousarray(value)
             for group, values in groups.items()
             for name, value in values.items()
         }
-        with written_atomically(folder / _ARRAYS) as temporary:
-            save_file(arrays, temporary)
-        with written_atomically(folder / _DESCRIPTION) as temporary:
-            temporary.write_text(json.dumps(description, indent=2) + "\n")
-        return folder
+
+    @property
+    def digest(self) -> str:
+        """Names weights and calibration (SHA-256)."""
+        name = hashlib.sha256(repr(self.calibration.scale).encode())
+        for key, value in sorted(self._arrays().items()):
+            name.update(key.encode() + value.tobytes())
+        return name.hexdigest()
 
     @classmethod
     def load(cls, folder: Path, experts: Sequence[Expert], relations: int) -> Self:
