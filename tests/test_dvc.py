@@ -15,6 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
+from mkgformer_kedro.inference.experts import EXPERT_KINDS
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,9 @@ NAMESPACES = {
     "model_entities": "entity_modeling",
     "model_structure": "structure_modeling",
     "finetune": "finetuning",
+    "mix": "mixture",
     "evaluate": "evaluation",
+    "complete": "completion",
 }
 DATA_SETS = {
     name: item
@@ -33,11 +36,14 @@ DATA_SETS = {
     for name, item in group.get("data_sets", {}).items()
 }
 WINGS = {item["task"]: item["wing"] for item in DATA_SETS.values()}
+# The module of the nodes of each stage of a task; completion is a run by itself.
+MODULES = {task: dict(each.stages) for task, each in TASKS.items()}
+MODULES["link_prediction"]["completion"] = "mkgformer_kedro.pipelines.completion.pipeline"
 CASES = [
     (stage, data_set)
     for stage, namespace in NAMESPACES.items()
     for data_set, item in DATA_SETS.items()
-    if namespace in TASKS[item["task"]].stages
+    if namespace in MODULES[item["task"]]
 ]
 # How runs are put together, errors are worded, files are named and progress is shown is no part of
 # any result.
@@ -72,7 +78,8 @@ def catalogs():
 
 def kedro_stage(stage, data_set):
     task = task_of(data_set)
-    return pipelines[task].filter(node_namespaces=[f"{task}.{NAMESPACES[stage]}"])
+    run = pipelines["completion" if stage == "complete" else task]
+    return run.filter(node_namespaces=[f"{task}.{NAMESPACES[stage]}"])
 
 
 def paths_of(catalog, names):
@@ -124,7 +131,7 @@ def code_of(stage, task):
     """Files that a stage of a task runs: those that the module of its nodes imports, and so on."""
     registry, runs = PACKAGE / "training/tasks/registry.py", [*PACKAGE.glob("pipelines/*/*.py")]
     skipped = OF_EVALUATION if stage != "evaluate" else set()
-    found, new = set(), set(files_of(TASKS[task].stages[NAMESPACES[stage]]))
+    found, new = set(), set(files_of(MODULES[task][NAMESPACES[stage]]))
     while new:
         found |= new
         following = set()
@@ -133,6 +140,9 @@ def code_of(stage, task):
                 following |= {PACKAGE / f"training/tasks/{task}.py"}
             elif path not in runs or path.name != "__init__.py":
                 following |= imported_files(path, skipped)
+        if PACKAGE / "inference/experts.py" in new and TASKS[task].experts:
+            # Kinds of experts are named, and imported when a folder of theirs is read.
+            following |= {f for kind in EXPERT_KINDS.values() for f in files_of(kind.split(":")[0])}
         new = following - found
     found -= NO_RESULT_DEPENDS_ON
     found |= {data for path in found for data in path.parent.glob("templates/*")}
@@ -145,11 +155,12 @@ def test_stage_runs_its_namespace_in_its_environment(dvc_stages, stage, data_set
     last = cmd[-1] if isinstance(cmd, list) else cmd
     task, env = task_of(data_set), DATA_SETS[data_set]["env"]
     namespace = f"{task}.{NAMESPACES[stage]}"
-    assert last == f"kedro run --pipelines {task} --namespaces {namespace} --env {env}"
+    run = "completion" if stage == "complete" else task
+    assert last == f"kedro run --pipelines {run} --namespaces {namespace} --env {env}"
 
 
 def test_every_stage_of_a_task_is_a_stage_of_dvc():
-    assert {name for task in TASKS.values() for name in task.stages} == set(NAMESPACES.values())
+    assert {name for stages in MODULES.values() for name in stages} == set(NAMESPACES.values())
 
 
 @pytest.mark.parametrize(("stage", "data_set"), CASES)
@@ -184,7 +195,7 @@ def test_deps_are_the_code_that_the_stage_runs(dvc_stages, stage, data_set):
     run = code_of(stage, task)
     assert {file for file in run if not is_covered(file, declared)} == set()
     for other in TASKS if stage not in LONG else ():
-        if namespace in TASKS[other].stages and WINGS[other] != WINGS[task]:
+        if namespace in MODULES[other] and WINGS[other] != WINGS[task]:
             own = {f"{other}.py", f"{WINGS[other]}.py", WINGS[other]}
             run |= {path for path in code_of(stage, other) if not own & {*path.split("/")}}
     assert {path for path in declared if not any(is_covered(file, {path}) for file in run)} == set()
