@@ -170,6 +170,7 @@ def finished_project(
     project.run(*WHOLE_RUN)
     on_posts = "relation_extraction,entity_recognition"
     project.run("kedro", "run", "--pipelines", on_posts, "--env", "ci")
+    project.run("kedro", "run", "--pipelines", "completion,audit", "--env", "ci")
     return project
 
 

@@ -33,6 +33,8 @@ def test_a_run_leaves_scores_predictions_and_a_report(finished_project):
     assert rows_by_expert(project, "link_prediction") == {
         "model": 40,
         "without_images": 40,
+        "complex": 40,
+        "mixture": 40,
         "baseline": 40,
     }
     assert not list(project.folder.glob("data/**/*.tmp")), "half-written files are left behind"

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 RUN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.hooks.interruption import InterruptionHooks
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 InterruptionHooks().after_context_created()
 with written_atomically(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")

@@ -392,8 +392,19 @@ def test_a_mixture_of_another_graph_is_refused(folder):
 
 def test_an_empty_dev_split_is_an_error(world, experts, parameters, tmp_path):
     none = replace(world, queries=split(world.queries, "test"))
-    with pytest.raises(DataError, match="0 queries are too few"):
+    with pytest.raises(DataError, match="there are no queries to fit a mixture on"):
         fit(experts, none, tmp_path, parameters)
+
+
+def test_a_tiny_dev_split_fits_and_judges(world, experts, parameters, tmp_path, caplog):
+    few = pd.concat(
+        [split(world.queries, "dev").head(4), split(world.queries, "test")], ignore_index=True
+    )
+    mixture = fit(experts, replace(world, queries=few), tmp_path, parameters)
+    assert "4 dev queries are too few to split" in caplog.text
+    asked = split(world.queries, "test")
+    (scores,) = (s for _, s in mixture.scores(asked, batch_size=len(asked)))
+    assert scores.isfinite().all()
 
 
 def test_an_expert_of_another_graph_is_an_error(world, experts, parameters, tmp_path):

@@ -1,11 +1,13 @@
 """One table holds the answers of all experts; what has no images is asked once."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.inference.experts import ModelPostsExpert
+from mkgformer_kedro.inference.experts import LoadedModel, ModelPostsExpert
 from mkgformer_kedro.inference.predictions import predict_posts
 
 
@@ -13,7 +15,7 @@ class Recorded(ModelPostsExpert):
     """Predicts the post's number, and remembers which posts it was asked about."""
 
     def __init__(self, store, seed, with_images):
-        super().__init__(None, store, seed, with_images=with_images)
+        super().__init__(LoadedModel(Path("nowhere")), store, seed, with_images=with_images)
         self.asked = []
 
     def predict(self, posts, *, batch_size):

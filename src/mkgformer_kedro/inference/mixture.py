@@ -23,6 +23,7 @@ the expert has best alone. A mixture of one expert gives that expert's scores as
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -58,6 +59,7 @@ DIRECTIONS = ("tail", "head")
 
 _SHRINKAGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, np.inf)
 _PARTS = {"fit": 0.5, "judge": 0.25, "conform": 0.25}
+_LEAST_TO_SPLIT = 2 * len(_PARTS)
 _QUERY = ["direction", "entity", "relation"]
 _CELLS = 1 << 22
 _LEAST_WEIGHT = 1e-6
@@ -455,24 +457,24 @@ def fit_mixture(
         seed: Seed of the split of dev and of the sampled candidates.
 
     Raises:
-        DataError: There are too few dev queries, or an expert's answers cannot be used.
+        DataError: There are no dev queries, or an expert's answers cannot be used.
     """
     dev = queries[queries["split"] == "dev"].reset_index(drop=True)
-    if len(dev) < len(_PARTS) * 2:
-        raise DataError(
-            Problem(
-                "dev split",
-                None,
-                f"{len(dev)} queries are too few to fit a mixture and to judge the fit",
-                "Give the graph a dev split (see docs/own_data.md).",
-            )
-        )
+    if dev.empty:
+        what = "there are no queries to fit a mixture on and to judge the fit by"
+        remedy = "Give the graph a dev split (see docs/own_data.md)."
+        raise DataError(Problem("dev split", None, what, remedy))
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(dev))[: parameters.fit_queries]
-    ends = np.round(np.cumsum([0, *_PARTS.values()]) * len(chosen)).astype(int)
-    part = np.empty(len(chosen), dtype=int)
-    for number in range(len(_PARTS)):
-        part[ends[number] : ends[number + 1]] = number
+    if len(dev) < _LEAST_TO_SPLIT:
+        logger.warning(
+            "%d dev queries are too few to split: what fits the mixture judges it too", len(dev)
+        )
+        chosen = np.tile(np.arange(len(dev)), len(_PARTS))
+        part = np.repeat(np.arange(len(_PARTS)), len(dev))
+    else:
+        chosen = rng.permutation(len(dev))[: parameters.fit_queries]
+        ends = np.round(np.cumsum([0, *_PARTS.values()]) * len(chosen)).astype(int)
+        part = np.repeat(np.arange(len(_PARTS)), np.diff(ends))
     order = np.argsort(dev["entity"].to_numpy()[chosen], kind="stable")
     dev, part = dev.iloc[chosen[order]].reset_index(drop=True), part[order]
 

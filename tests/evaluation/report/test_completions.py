@@ -12,7 +12,7 @@ import pytest
 
 from mkgformer_kedro.evaluation.report.completions import render_completions
 
-SCRIPT = Path(__file__).parents[3] / "scripts/draw_dag.py"
+SCRIPT = Path(__file__).parents[3] / "scripts/draw_images.py"
 TRIPLE = ["head", "relation", "tail"]
 
 

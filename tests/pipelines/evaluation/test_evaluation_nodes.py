@@ -33,6 +33,16 @@ SETTINGS = {
     ],
 }
 CURVE = pd.DataFrame({"seed": 5, "step": [1, 2], "loss": [0.5, np.nan], "dev_f1": [np.nan, 0.2]})
+REPORTS = {
+    "calibration_report": {
+        "weights": {
+            "whole": {"model": 0.5, "another_one": 1.5},
+            "direction": {side: {"model": 0.5, "another_one": 1.5} for side in ("head", "tail")},
+            "relation": [],
+        },
+        "test": None,
+    }
+}
 MAIN = {
     "link_prediction": "both.realistic.inverse_harmonic_mean_rank",
     "relation_extraction": "f1",
@@ -143,6 +153,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, store):
         "corrected",
         5,
         *tables,
+        *(REPORTS[name] for name in task_named(task).reports),
     )
     key = MAIN[task]
     assert json.loads(json.dumps(metrics)) == metrics

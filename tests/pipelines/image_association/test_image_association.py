@@ -117,7 +117,7 @@ def test_stage_writes_manifest_store_report_and_contact_sheet(project: Path):
     with Image.open(io.BytesIO(files_below(project)[f"{REPORTING}/contact_sheet.png"])) as sheet:
         assert sheet.width > 1000
     assert set(files_below(project)) == {
-        "02_intermediate/sample/link_prediction/images.parquet",
+        "02_intermediate/sample/link_prediction/image_association/images.parquet",
         "04_feature/sample/link_prediction/visual_store/full.u8",
         "04_feature/sample/link_prediction/visual_store/lineage.json",
         "04_feature/sample/link_prediction/visual_store/slots.npy",

@@ -79,10 +79,10 @@ def test_stage_runs_as_configured(write_graph, catalog, tmp_path):
         str(file.relative_to(tmp_path / "data")) for file in (tmp_path / "data").rglob("*.*")
     }
     assert written == {
-        "02_intermediate/sample/link_prediction/entities.parquet",
-        "02_intermediate/sample/link_prediction/relations.parquet",
-        "02_intermediate/sample/link_prediction/triples.parquet",
-        "05_model_input/sample/link_prediction/queries.parquet",
+        "02_intermediate/sample/link_prediction/ingestion/entities.parquet",
+        "02_intermediate/sample/link_prediction/ingestion/relations.parquet",
+        "02_intermediate/sample/link_prediction/ingestion/triples.parquet",
+        "02_intermediate/sample/link_prediction/ingestion/queries.parquet",
         "08_reporting/sample/link_prediction/ingestion/quarantine.csv",
         "08_reporting/sample/link_prediction/ingestion/report.json",
     }
@@ -188,8 +188,8 @@ def test_stage_on_posts_runs_as_configured(task, catalog, write_pairs, write_tag
     made = catalog("base", folder, task, max_split_overlap=None)
     SequentialRunner().run(create_pipeline(task), made)
     assert {str(path.relative_to(tmp_path / "data")) for path in tmp_path.rglob("data/**/*.*")} == {
-        f"02_intermediate/sample/{task}/posts.parquet",
-        f"02_intermediate/sample/{task}/labels.parquet",
+        f"02_intermediate/sample/{task}/ingestion/posts.parquet",
+        f"02_intermediate/sample/{task}/ingestion/labels.parquet",
         f"08_reporting/sample/{task}/ingestion/quarantine.csv",
         f"08_reporting/sample/{task}/ingestion/report.json",
     }
