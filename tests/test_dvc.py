@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,11 @@ def stages_of(data_set, first="configure"):
     return [f"{stage}@{data_set}" for stage in has[has.index(first) :]]
 
 
+def last_stages(data_set):
+    """The stages that nothing follows."""
+    return [s for s in stages_of(data_set) if s.startswith(("evaluate@", "complete@"))]
+
+
 def stages_run(output):
     return re.findall(r"Running stage '(.+?)'", output)
 
@@ -254,7 +260,7 @@ def first_repro(tmp_path_factory, copy_project):
     project.run("git", "init", "--quiet")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "As copied")
-    outputs = {task: project.run("dvc", "repro", f"evaluate@{CI[task]}") for task in TASKS}
+    outputs = {task: project.run("dvc", "repro", *last_stages(CI[task])) for task in TASKS}
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Built")
     project.run("git", "tag", "built")
@@ -270,7 +276,7 @@ def project(first_repro):
 @pytest.mark.parametrize("task", TASKS)
 def test_repro_builds_a_data_set_from_raw_files_to_metrics(first_repro, task):
     project, outputs = first_repro
-    assert stages_run(outputs[task]) == stages_of(CI[task])
+    assert sorted(stages_run(outputs[task])) == sorted(stages_of(CI[task]))
     reporting = project.folder / f"data/08_reporting/sample_ci/{task}"
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert 0 <= metrics["test"][TASKS[task].dev_metric] <= 1
@@ -304,7 +310,7 @@ def test_an_edit_to_a_task_leaves_the_others_up_to_date(project, task):
 @pytest.mark.whole_run
 def test_second_repro_does_nothing(project):
     assert list((project.folder / "src").rglob("__pycache__")), "byte code must not count"
-    output = project.run("dvc", "repro", *(f"evaluate@{data_set}" for data_set in CI.values()))
+    output = project.run("dvc", "repro", *chain(*map(last_stages, CI.values())))
     assert stages_run(output) == []
     assert "Data and pipelines are up to date." in output
 
@@ -335,8 +341,9 @@ def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project, ta
 def test_a_changed_finetuning_parameter_runs_finetuning_and_what_follows(project):
     file = "conf/ci/parameters_link_prediction.yml"
     project.replace(file, "max_steps: 4", "max_steps: 2")
-    output = project.run("dvc", "repro", f"evaluate@{GRAPH}")
-    assert stages_run(output) == [f"configure@{GRAPH}", *stages_of(GRAPH, "finetune")]
+    output = project.run("dvc", "repro", *last_stages(GRAPH))
+    expected = [f"configure@{GRAPH}", *stages_of(GRAPH, "finetune")]
+    assert sorted(stages_run(output)) == sorted(expected)
     output = project.run("dvc", "repro", f"evaluate@{CI['entity_recognition']}")
     assert stages_run(output) == [f"configure@{CI['entity_recognition']}"]
     project.run("git", "commit", "--quiet", "--all", "--message", "Fewer steps")
@@ -363,7 +370,8 @@ def test_a_clone_that_pulls_rebuilds_nothing(project):
 def test_plain_repro_builds_what_it_can_and_names_what_it_cannot(project):
     output = project.run("dvc", "repro", fails=True)
     sample, _, rest = output.partition("Running stage 'ingest@fb15k_237_img'")
-    assert all(f"Stage '{stage}' didn't change" in sample for stage in stages_of(GRAPH))
+    evaluated = [stage for stage in stages_of(GRAPH) if not stage.startswith("complete@")]
+    assert all(f"Stage '{stage}' didn't change" in sample for stage in evaluated)
     for name in ("fb15k_237_img", "wn18_img", "mnre", "twitter_2017"):
         assert f"data/01_raw/{name}" in rest
     assert "docs/data.md" in rest
