@@ -96,6 +96,17 @@ class EncodedQueries:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+# How the literature spells structural experts, which are named as PyKEEN names them.
+_AS_PUBLISHED = {
+    "complex": "ComplEx",
+    "distmult": "DistMult",
+    "rescal": "RESCAL",
+    "rotate": "RotatE",
+    "transe": "TransE",
+    "tucker": "TuckER",
+}
+
+
 @dataclass(frozen=True)
 class LinkPrediction(Task):
     """The task, what the model's entity and relation tokens stand for, and its prompts.
@@ -237,8 +248,9 @@ class LinkPrediction(Task):
     ) -> RankingEvaluation:
         """Ranks of all experts."""
         from mkgformer_kedro.evaluation.ranking import evaluate
+        from mkgformer_kedro.evaluation.ranking.evaluation import NAMES
 
-        return evaluate(predictions, tables, **options)
+        return evaluate(predictions, tables, names={**NAMES, **_AS_PUBLISHED}, **options)
 
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
         """Queries by the ids of ``entity`` and ``relation``; the direction is ``tail`` by default.
