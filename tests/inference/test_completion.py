@@ -501,9 +501,16 @@ def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     assert counts == sorted(counts, reverse=True)
 
 
-def test_without_a_dev_triple_nothing_is_known_of_probabilities(joined):
-    with pytest.raises(DataError, match="no dev triple is among the proposals"):
-        calibrate_proposals(joined[joined["split"] != "dev"], RELATIONS, seed=0)
+@pytest.mark.parametrize("proposals", [None, 3, 0])
+def test_without_a_dev_triple_probabilities_are_small(joined, caplog, proposals):
+    rest = joined[joined["split"] != "dev"].head(len(joined) if proposals is None else proposals)
+    calibrator = calibrate_proposals(rest, RELATIONS, seed=0)
+    assert "No dev triple is among" in caplog.text
+    columns = ("log_odds", "found_by", "relation")
+    said = calibrator.probabilities(*(joined[column].to_numpy() for column in columns))
+    assert np.isfinite(said).all()
+    if proposals is None:
+        assert said[joined["split"] != "dev"].mean() < 0.05
 
 
 @pytest.fixture

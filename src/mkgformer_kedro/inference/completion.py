@@ -390,23 +390,20 @@ def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Cali
     anybody wrote down: the probability of a proposal is smaller than among questions that are known
     to have an answer.
 
+    Where no proposal is a dev triple, all that can be said of the probabilities is that they are
+    small.
+
     Args:
         joined: Of :func:`join_directions`; test triples are left out.
         relations: Number of relations.
         seed: Seed of the folds.
-
-    Raises:
-        DataError: No proposal is a dev triple.
     """
     dev = joined[joined["split"] != "test"]
     if not (dev["split"] == "dev").any():
-        raise DataError(
-            Problem(
-                "completion",
-                None,
-                "no dev triple is among the proposals, so that their probabilities stay unknown",
-                "Ask more questions or raise completion.per_question; the graph needs a dev split.",
-            )
+        logger.warning(
+            "No dev triple is among the %d proposals: their probabilities are small, and no more "
+            "is known of them. Ask more questions, or raise completion.per_question",
+            len(dev),
         )
     return Calibrator.fit(
         dev["log_odds"].to_numpy(np.float64),
