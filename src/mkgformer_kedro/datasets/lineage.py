@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class Lineage:
     origin: Origin | None
 
 
-class Artefact:
+class Artefact(ABC):
     """Mixin of datasets that keep lineage.
 
     Attributes:
@@ -67,6 +68,7 @@ class Artefact:
 
     origin: Origin | None = None
 
+    @abstractmethod
     def lineage(self, *, thorough: bool = False) -> Lineage | None:
         """Identity and origin of what lies there; None where they are not known.
 
@@ -76,7 +78,6 @@ class Artefact:
         Raises:
             DataError: What lies there is damaged.
         """
-        raise NotImplementedError
 
 
 def parquet_lineage(path: Path) -> Lineage:
