@@ -93,6 +93,6 @@ def test_what_nobody_owns_is_orphaned(catalog: DataCatalog) -> None:
 def test_interrupted_work_is_said(catalog: DataCatalog) -> None:
     (Path("data/04_feature/mine/task/.work/store") / "journal").touch()
     found = examine(catalog, NAMES, "", "mine")
-    assert [f.place for f in found if f.state == "under way"] == [
+    assert [f.place for f in found if f.state == "work"] == [
         "data/04_feature/mine/task/.work/store"
     ]

@@ -14,7 +14,10 @@ from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import relative
 from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of, raw_identity
 
-State = Literal["fine", "missing", "stale", "damaged", "unknown origin", "under way", "orphaned"]
+# Files of git and DVC.
+_OF_OTHERS = {".gitkeep", ".gitignore", "configuration.json"}
+
+State = Literal["fine", "missing", "stale", "damaged", "unknown origin", "work", "orphaned"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Finding:
     Attributes:
         place: Where it lies.
         state: ``fine``; ``missing`` (not made yet); ``stale`` (what it was made from has changed);
-            ``damaged``; ``unknown origin`` (not made by a stage, taken as it is); ``under way``
-            (an interrupted run goes on from there); ``orphaned`` (no stage knows it).
+            ``damaged``; ``unknown origin`` (not made by a stage, taken as it is); ``work`` (an
+            interrupted run goes on from there); ``orphaned`` (no stage knows it).
         what: What is the matter and what to do, empty where all is well.
     """
 
@@ -71,8 +74,8 @@ def _examine_one(catalog: CatalogProtocol, name: str, place: Path, claims: Claim
     dataset = catalog.get(name)
     if isinstance(dataset, WorkFolderDataset):
         begun = place.is_dir() and any(place.iterdir())
-        what = "An interrupted run of the same settings goes on from here."
-        return Finding(where, "under way", what) if begun else Finding(where, "missing")
+        what = "An interrupted run goes on from here; a finished one needs it no more."
+        return Finding(where, "work", what) if begun else Finding(where, "missing")
     if not place.exists():
         return Finding(where, "missing")
     try:
@@ -104,7 +107,7 @@ def _unowned(data: Path, dataset: str, owned: list[Path]) -> list[Path]:
     waiting = [path for path in data.glob(f"0[2-8]_*/{dataset}") if path.is_dir()]
     while waiting:
         for path in sorted(waiting.pop().iterdir()):
-            if path in absolute or path.name == ".gitkeep":
+            if path in absolute or path.name in _OF_OTHERS:
                 continue
             if path in parents:
                 waiting.append(path)

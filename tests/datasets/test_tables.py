@@ -60,6 +60,10 @@ def test_figure_is_saved_whole(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]
     assert dataset.preview()
+    assert dataset.load().format == "PNG"
+    (tmp_path / "plot.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="cannot identify image file"):
+        dataset.load()
 
 
 def test_disk_full_leaves_the_old_file(tmp_path, table, monkeypatch):
