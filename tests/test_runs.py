@@ -116,6 +116,9 @@ def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
         ("link_prediction: null", "key of globals.yml 'link_prediction' is no group"),
         ("extends: wn18_imgg", "strange/globals.yml: extends 'wn18_imgg', and there is no such"),
         ("dataset: ../elsewhere", "dataset in globals.yml must be the name of one folder"),
+        ("wait_for_lock: soon", "wait_for_lock in globals.yml is 'soon'; it must be seconds"),
+        ("wait_for_lock: .inf", "wait_for_lock in globals.yml is inf; it must be seconds"),
+        ("wait_for_lock: true", "wait_for_lock in globals.yml is True; it must be seconds"),
     ],
 )
 def test_globals_are_checked_too(own_data, line, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -57,6 +58,9 @@ class BadInputHooks:
         problems += _unknown_within(loader["globals"], names, "key of globals.yml")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"]["dataset"])):
             problems.append("dataset in globals.yml must be the name of one folder")
+        wait = loader["globals"]["wait_for_lock"]
+        if type(wait) not in (int, float) or not 0 <= wait < math.inf:
+            problems.append(f"wait_for_lock in globals.yml is {wait!r}; it must be seconds, from 0")
         if problems:
             raise ParameterValidationError("\n".join(problems))
 

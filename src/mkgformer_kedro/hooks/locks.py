@@ -30,7 +30,7 @@ class LockHooks:
         self._held = ExitStack()
         self._folder = Path()
         self._dataset = ""
-        self._patience = 0.0
+        self._patience: float = 0
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -38,7 +38,7 @@ class LockHooks:
         known = context.config_loader["globals"]
         self._folder = Path(context.project_path) / "data" / ".locks"
         self._dataset = str(known["dataset"])
-        self._patience = float(known["wait_for_lock"])
+        self._patience = known["wait_for_lock"]
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
