@@ -96,16 +96,28 @@ class OptimizationParameters(PresetParameters):
         return rates
 
 
-class EntityModelingParameters(OptimizationParameters):
+class AdamParameters(Parameters):
+    """How the authors fit the embeddings of entities."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, lt=math.inf)
+
+
+class EntityModelingParameters(PresetParameters):
     """Stage 1: learn one embedding per entity from its description and images."""
 
     preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "corrected": {"prompt": "paper", "initialization": "text"},
-        "faithful": {"prompt": "authors", "initialization": "normal"},
+        "corrected": {"prompt": "paper", "initialization": "text", "solver": "lbfgs"},
+        "faithful": {"prompt": "authors", "initialization": "normal", "solver": "adam"},
     }
 
+    max_length: int = Field(ge=16)
     prompt: Literal["paper", "authors"] | None
     initialization: Literal["text", "normal"] | None
+    solver: Literal["lbfgs", "adam"] | None
+    ridge: float = Field(gt=0, lt=math.inf)
+    adam: AdamParameters
     encoding_batch_size: int = Field(ge=1)
 
 
