@@ -140,7 +140,8 @@ class Predictor:
         asked = self.task.read_questions(numbered)
         items = self.task.encode(asked, self._tokenizer, self._model.config)
         given = list(numbered["images"]) if "images" in numbered else [None] * len(numbered)
-        images = GivenImages(self._processor, given, numbered.index, self._store)
+        names = [f"question {number}" for number in numbered.index]
+        images = GivenImages(self._processor, given, names, self._store)
         own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
         owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
         items = replace(items, owners=owners)
