@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -31,7 +31,6 @@ _SET_ELSEWHERE = {
     "vision_config": "model.vision_config",
     "num_entities": "the graph",
     "num_relations": "the graph",
-    "entity_token_start": "the graph",
 }
 
 
@@ -80,20 +79,20 @@ class OptimizationParameters(PresetParameters):
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(ge=1)
     learning_rates: dict[str, float]
-    weight_decay: float = Field(ge=0)
+    weight_decay: dict[str, float]
     warmup_ratio: float = Field(ge=0, lt=1)
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
 
-    @field_validator("learning_rates")
+    @field_validator("learning_rates", "weight_decay")
     @classmethod
-    def _has_default(cls, rates: dict[str, float]) -> dict[str, float]:
-        if "default" not in rates:
-            raise ValueError("learning_rates needs the key 'default'")
-        if not all(0 <= rate < math.inf for rate in rates.values()):
-            raise ValueError("learning_rates must be numbers that are not negative")
-        return rates
+    def _has_default(cls, values: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        if "default" not in values:
+            raise ValueError(f"{info.field_name} needs the key 'default'")
+        if not all(0 <= value < math.inf for value in values.values()):
+            raise ValueError(f"{info.field_name} must be numbers that are not negative")
+        return values
 
 
 class EntityModelingParameters(OptimizationParameters):
