@@ -39,7 +39,7 @@ _FINETUNING = {
     "batch_size": 4,
     "gradient_accumulation": 1,
     "learning_rates": {"default": 0.003, "fusion": 0.01},
-    "weight_decay": 0.01,
+    "weight_decay": {"default": 0.01},
     "warmup_ratio": 0.1,
     "max_length": 16,
     "log_every": 2,

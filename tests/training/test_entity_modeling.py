@@ -1,6 +1,5 @@
 """Stage 1 fits entity embeddings and nothing else."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,7 +7,6 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training import entity_modeling
 from mkgformer_kedro.training.entity_modeling import (
-    add_graph_tokens,
     descend,
     encode_descriptions,
     initialize_graph_tokens,
@@ -38,7 +36,7 @@ def built(model_parameters, store_folder, tables):
         store,
         mask_token_id=tokenizer.mask_token_id,
     )
-    add_graph_tokens(model, tokenizer, 12, 2)
+    model.add_graph_tokens(12, 2)
     task = LinkPrediction(tables["entities"], tables["relations"], "paper", 16)
     return model.eval(), tokenizer, task.prompt_builder(tokenizer, model.config), store
 
@@ -49,25 +47,14 @@ def test_images_are_those_of_the_store(built):
     assert model.config.image_counts == {"full": 2}
 
 
-def test_new_tokens_are_one_token_each(built):
-    model, tokenizer, _, _ = built
-    for i in (0, 11):
-        assert tokenizer(f"[ENTITY_{i}]", add_special_tokens=False)["input_ids"] == [
-            model.config.entity_token_start + i
-        ]
-    assert tokenizer("[RELATION_1]", add_special_tokens=False)["input_ids"] == [
-        model.config.relation_token_start + 1
-    ]
-
-
 def test_a_new_embedding_is_the_mean_of_its_words(built):
     model, tokenizer, prompts, _ = built
     initialize_graph_tokens(model, prompts, "text")
-    weight = model.get_input_embeddings().weight
+    words, graph = model.get_input_embeddings().weight, model.mkgformer.graph_embeddings
     word = tokenizer.convert_tokens_to_ids("word3")
-    torch.testing.assert_close(weight[model.config.entity_token_start + 3], weight[word])
+    torch.testing.assert_close(graph.entities.weight[3], words[word])
     relation = tokenizer.convert_tokens_to_ids("mirror")
-    torch.testing.assert_close(weight[model.config.relation_token_start + 1], weight[relation])
+    torch.testing.assert_close(graph.relations.weight[1], words[relation])
 
 
 def test_states_do_not_depend_on_the_batch(built):
@@ -170,11 +157,7 @@ def test_only_entity_embeddings_change(
         for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
         if not torch.equal(old, new)
     }
-    assert len(changed) == 1
-    assert "word_embeddings" in changed.pop()
-    start = after.config.entity_token_start
-    moved = (before.get_input_embeddings().weight != after.get_input_embeddings().weight).any(dim=1)
-    assert np.flatnonzero(moved.numpy()).tolist() == list(range(start, start + 12))
+    assert changed == {"mkgformer.graph_embeddings.entities.weight"}
 
 
 def test_the_preset_picks_the_solver(entity_modeling_values):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AddedToken, set_seed
+from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
@@ -37,8 +37,6 @@ from mkgformer_kedro.training.towers import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from mkgformer_kedro.training.prompts import PromptBuilder
 
 logger = logging.getLogger(__name__)
@@ -60,13 +58,13 @@ def model_entities(
     preset: Preset,
     seed: int,
 ) -> tuple[Path, pd.DataFrame]:
-    """Build the model, give it a token per entity and relation, and fit the entity embeddings.
+    """Build the model, give it an embedding per entity and relation, and fit the entities'.
 
     Args:
         entities: Table ``entities``.
         relations: Table ``relations``.
         store_folder: Visual store.
-        work_folder: Private folder for checkpoints; the finished model folder is made inside it.
+        work_folder: Private folder, inside which the finished model folder is made.
         model_parameters: Towers and fusion.
         parameters: Settings of this stage.
         preset: Decides the fields that the parameters leave open.
@@ -87,7 +85,8 @@ def model_entities(
         mask_token_id=tokenizer.mask_token_id,
     )
     check_length(model, parameters.max_length)
-    add_graph_tokens(model, tokenizer, len(entities), len(relations))
+    check_vocabulary(model, tokenizer)
+    model.add_graph_tokens(len(entities), len(relations))
     task = LinkPrediction(entities, relations, parameters.prompt, parameters.max_length)
     prompts = task.prompt_builder(tokenizer, model.config)
 
@@ -96,8 +95,7 @@ def model_entities(
     initialize_graph_tokens(model, prompts, parameters.initialization)
     states = encode_descriptions(model, prompts, store, parameters.encoding_batch_size)
 
-    start, count = model.config.entity_token_start, len(entities)
-    embeddings = model.get_input_embeddings().weight[start : start + count].detach()
+    embeddings = model.mkgformer.graph_embeddings.entities.weight.detach()
     fitted, curve = (
         solve(embeddings, states, parameters.ridge)
         if parameters.solver == "lbfgs"
@@ -108,53 +106,34 @@ def model_entities(
     return save_model(work_folder / "model", model, tokenizer, task), curve
 
 
-def add_graph_tokens(
-    model: MKGformerForLinkPrediction,
-    tokenizer: PreTrainedTokenizerBase,
-    num_entities: int,
-    num_relations: int,
-) -> None:
-    """Append one token per entity, then one per relation, to tokenizer and model.
-
-    Raises:
-        ValueError: The text tower's vocabulary is not its tokenizer's.
-    """
-    check_vocabulary(model, tokenizer)
-    names = [f"[ENTITY_{i}]" for i in range(num_entities)]
-    names += [f"[RELATION_{i}]" for i in range(num_relations)]
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
-    model.add_graph_tokens(num_entities, num_relations)
-
-
 @torch.no_grad()
 def initialize_graph_tokens(
     model: MKGformerForLinkPrediction, prompts: PromptBuilder, initialization: str
 ) -> None:
-    """Set the embeddings of new tokens.
+    """Set the embeddings of entities and relations.
 
     Args:
-        model: Model whose word embeddings are changed in place.
+        model: Model whose embeddings are changed in place.
         prompts: Knows the word pieces of every text.
         initialization: ``text``: the mean of the word pieces of the entity's description (a
             relation's: of its text). ``normal``: random, as the model initialises embeddings.
     """
     if initialization == "normal":
         return
-    config = model.config
-    embeddings = model.get_input_embeddings().weight
-    for start, count, tokens_of in (
-        (config.entity_token_start, config.num_entities, prompts.text_tokens),
-        (config.relation_token_start, config.num_relations, prompts.relation_tokens),
+    words, graph = model.get_input_embeddings().weight, model.mkgformer.graph_embeddings
+    for table, tokens_of in (
+        (graph.entities, prompts.text_tokens),
+        (graph.relations, prompts.relation_tokens),
     ):
-        tokens = [tokens_of(i) for i in range(count)]
+        tokens = [tokens_of(i) for i in range(table.num_embeddings)]
         offsets = np.cumsum([0] + [len(row) for row in tokens[:-1]])
         means = torch.nn.functional.embedding_bag(
-            torch.from_numpy(np.concatenate(tokens)).to(embeddings.device),
-            embeddings,
-            torch.from_numpy(offsets).to(embeddings.device),
+            torch.from_numpy(np.concatenate(tokens)).to(words.device),
+            words,
+            torch.from_numpy(offsets).to(words.device),
             mode="mean",
         )
-        embeddings[start : start + count] = means
+        table.weight.copy_(means)
 
 
 @torch.no_grad()

@@ -147,6 +147,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         ),
         batch_sampler=sampler,
         learning_rates=parameters.learning_rates,
+        weight_decay=parameters.weight_decay,
+        lookup_tables=model.lookup_tables(),
         train_dataset=np.arange(len(table)),
         eval_dataset=task.dev_rows(np.flatnonzero(~in_train), parameters, job["seed"]),
         data_collator=Collator(items, store),
