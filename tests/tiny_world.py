@@ -47,6 +47,7 @@ _FINETUNING = {
     "patience": None,
     "seeds": None,
     "dev_queries": None,
+    "entity_encoder": None,
     "dev_batch_size": 3,
     "prompt": None,
     "item": None,

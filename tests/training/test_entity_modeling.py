@@ -6,9 +6,9 @@ import torch
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training import entity_modeling
+from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.entity_modeling import (
     descend,
-    encode_descriptions,
     initialize_graph_tokens,
     model_entities,
     solve,

@@ -117,6 +117,9 @@ class MKGformerConfig(PreTrainedConfig):
             those of the vocabulary.
         num_relations (`int`, *optional*, defaults to 0):
             Number of relations, likewise; their ids follow those of the entities.
+        entity_encoder (`bool`, *optional*, defaults to `False`):
+            Whether the model makes embeddings of new entities from their descriptions, see
+            [`MKGformerForLinkPrediction.embed_entities`].
         mask_token_id (`int`, *optional*):
             Token id of `[MASK]`.
         loss (`str`, *optional*, defaults to `"binary_cross_entropy"`):
@@ -160,6 +163,7 @@ class MKGformerConfig(PreTrainedConfig):
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     num_entities: int = 0
     num_relations: int = 0
+    entity_encoder: bool = False
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0

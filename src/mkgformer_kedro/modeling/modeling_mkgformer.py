@@ -249,10 +249,19 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
         module.register_buffer(name, value)
 
 
-def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Score classes in float32, whatever the model computes in."""
     with torch.autocast(states.device.type, enabled=False):
-        return nn.functional.linear(states.float(), weight.float(), bias.float())
+        bias = None if bias is None else bias.float()
+        return nn.functional.linear(states.float(), weight.float(), bias)
+
+
+def _entity_encoder(config: MKGformerConfig) -> nn.Linear:
+    """A linear map of states, which is fitted, not trained."""
+    width = config.text_config.hidden_size
+    encoder = nn.Linear(width, width)
+    _keep_untrained(encoder, "weight", "bias")
+    return encoder
 
 
 def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -471,6 +480,8 @@ class MKGformerGraphEmbeddings(nn.Module):
         width = config.text_config.hidden_size
         self.entities = nn.Embedding(config.num_entities, width)
         self.relations = nn.Embedding(config.num_relations, width)
+        # Entities that came after training, each time some. They count as the last entities.
+        self.added = nn.ModuleList()
 
     def forward(self, input_ids: Tensor, words: nn.Embedding) -> Tensor:
         """Look token ids up, words and those of the graph.
@@ -484,7 +495,7 @@ class MKGformerGraphEmbeddings(nn.Module):
         """
         states = words(input_ids.clamp(max=words.num_embeddings - 1))
         rows = input_ids - words.num_embeddings
-        for table in (self.entities, self.relations):
+        for table in (self.entities, *self.added, self.relations):
             if table.num_embeddings:
                 found = table(rows.clamp(0, table.num_embeddings - 1))
                 states = torch.where((rows >= 0)[..., None], found, states)
@@ -1105,6 +1116,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = text_family(config.text_config).head(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
+        self.entity_encoder = _entity_encoder(config) if config.entity_encoder else None
         self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
@@ -1131,6 +1143,47 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         embeddings = MKGformerGraphEmbeddings(self.config).to(self.device, self.dtype)
         self.mkgformer.graph_embeddings = embeddings.apply(self._init_weights)
         self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def set_entity_encoder(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the model the map from states to embeddings that [`embed_entities`] takes.
+
+        Args:
+            weight: `(d, d)`, multiplied with a state from the left.
+            bias: `(d,)`.
+        """
+        self.config.entity_encoder = True
+        encoder = _entity_encoder(self.config)
+        encoder.load_state_dict({"weight": weight, "bias": bias})
+        self.entity_encoder = encoder.to(self.device, self.dtype)
+
+    def embed_entities(self, states: Tensor) -> Tensor:
+        """Make embeddings of entities from the states `(M, d)` at the masks of descriptions.
+
+        Raises:
+            ValueError: The model has no encoder of entities.
+        """
+        if self.entity_encoder is None:
+            raise ValueError("The model has no encoder of entities. Call set_entity_encoder first.")
+        return self.entity_encoder(states)
+
+    def add_entities(self, embeddings: Tensor) -> None:
+        """Add entities behind the others of a trained model, in memory.
+
+        Scores of the others stay the same to the last bit, since those of the new ones are a
+        product of their own. Token ids of relations move up.
+
+        Args:
+            embeddings: `(M, d)`, one for each new entity.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        graph = self.mkgformer.graph_embeddings
+        if graph is None:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        table = nn.Embedding.from_pretrained(embeddings.to(graph.entities.weight))
+        graph.added.append(table)
+        self.config.num_entities += len(embeddings)
 
     def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
         """Transformed state at the mask, which is compared with the entities' embeddings.
@@ -1166,7 +1219,11 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         if embeddings is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
-        return _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        if not embeddings.added:
+            return scores
+        added = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in embeddings.added]
+        return torch.cat([scores, *added], dim=1)
 
     @can_return_tuple
     def forward(

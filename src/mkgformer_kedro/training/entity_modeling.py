@@ -20,7 +20,7 @@ from transformers import set_seed
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.training.batches import image_inputs, on_device
+from mkgformer_kedro.training.entity_encoder import encode_descriptions, fit_entity_encoder
 from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.parameters import (
     AdamParameters,
@@ -103,6 +103,7 @@ def model_entities(
     )
     logger.info("Entity embeddings fitted: the loss is %.3f", curve["loss"].iloc[-1])
     embeddings.copy_(fitted)
+    fit_entity_encoder(model, states, np.ones(len(entities), dtype=bool))
     return save_model(work_folder / "model", model, tokenizer, task), curve
 
 
@@ -134,28 +135,6 @@ def initialize_graph_tokens(
             mode="mean",
         )
         table.weight.copy_(means)
-
-
-@torch.no_grad()
-def encode_descriptions(
-    model: MKGformerForLinkPrediction,
-    prompts: PromptBuilder,
-    store: VisualStore,
-    batch_size: int,
-) -> torch.Tensor:
-    """State at the mask of each entity's description, ``(entities, hidden)``."""
-    order = np.argsort(prompts.description_lengths(), kind="stable")
-    width = model.config.text_config.hidden_size
-    states = torch.empty(len(order), width, device=model.device)
-    with Progress("Encoding descriptions", len(order), "entities") as progress:
-        for start in range(0, len(order), batch_size):
-            entity = order[start : start + batch_size]
-            text = prompts.descriptions(entity)
-            inputs = {name: torch.from_numpy(array) for name, array in text.items()}
-            inputs |= image_inputs(store, entity)
-            states[entity] = model.encode_mask(**on_device(inputs, model.device)).float()
-            progress.advance(len(entity))
-    return states
 
 
 def solve(

@@ -31,6 +31,7 @@ _SET_ELSEWHERE = {
     "vision_config": "model.vision_config",
     "num_entities": "the graph",
     "num_relations": "the graph",
+    "entity_encoder": "the graph",
 }
 
 
