@@ -121,6 +121,20 @@ class Task(ABC):
         """Numbers of the dev items that pick the model, of all dev items' numbers ``rows``."""
         return rows
 
+    def finish(  # noqa: B027
+        self, model: Any, items: Any, rows: np.ndarray, images: Any, parameters: Any, seed: int
+    ) -> None:
+        """Complete the picked model, in place, before it is saved.
+
+        Args:
+            model: The model, in evaluation mode.
+            items: All items.
+            rows: ``(n,)`` numbers of the train items.
+            images: Images of the items' owners.
+            parameters: Parameters of fine-tuning.
+            seed: Seed of everything random.
+        """
+
     @abstractmethod
     def decode(
         self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame
