@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Parameters, typed
 
 Preset = Literal["corrected", "faithful"]
 
@@ -65,11 +65,22 @@ class ModelParameters(Parameters):
             raise ValueError(f"set elsewhere: {places}")
         return config
 
+    @property
+    def least_memory(self) -> int:
+        """Bytes of a tower from scratch while it learns: weights, gradients, two moments."""
+        width, layers, inner = (
+            max(self.vision_config.get(name, 0), 0)
+            if isinstance(self.vision_config.get(name, 0), int)
+            else 0
+            for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
+        )
+        return 16 * layers * width * (4 * width + 2 * inner)
+
 
 class LaunchParameters(Parameters):
     """How many training processes run on this machine."""
 
-    processes: int = Field(ge=1)
+    processes: int = Field(ge=1, le=1024)
 
 
 class AdamParameters(Parameters):
@@ -103,7 +114,7 @@ class FinetuningParameters(PresetParameters):
     A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
     """
 
-    epochs: float = Field(gt=0)
+    epochs: float = Field(gt=0, le=1e6)
     max_steps: int | None = Field(ge=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(ge=1)
@@ -118,7 +129,7 @@ class FinetuningParameters(PresetParameters):
     gradient_checkpointing: bool
     patience: int | None = Field(ge=1)
     dev_batch_size: int = Field(ge=1)
-    loader_workers: int = Field(ge=0)
+    loader_workers: int = Field(ge=0, le=1024)
     launch: LaunchParameters
 
     @field_validator("learning_rates", "weight_decay")
@@ -158,6 +169,11 @@ class StructureModelSettings(Parameters):
     dev_batch_size: int = Field(ge=1)
     checkpoint_seconds: float = Field(ge=0)
 
+    @property
+    def least_memory(self) -> int:
+        """Bytes of one entity and one relation while they are learned."""
+        return 32 * self.dimension
+
 
 class StructureModelingParameters(StructureModelSettings):
     """Structural experts: which models, and how they learn."""
@@ -194,7 +210,8 @@ class StructureModelingParameters(StructureModelSettings):
                 where the model measures distances.
         """
         common = self.model_dump(include=set(StructureModelSettings.model_fields))
-        settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
+        values = common | self.by_model.get(name, {})
+        settings = typed(StructureModelSettings, values, f"by_model.{name}")
         if settings.epochs % settings.epochs_per_evaluation:
             raise ValueError(
                 f"epochs ({settings.epochs}) is no multiple of epochs_per_evaluation "

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from mkgformer_kedro.parameters import Parameters
 
+_BYTES_PER_SAMPLE = 64
+
 
 class PublishedResult(Parameters):
     """A published result that the report shows beside ours."""
@@ -26,6 +28,11 @@ class EvaluationParameters(Parameters):
     resamples: int = Field(ge=100)
     examples: int = Field(ge=0)
     published: list[PublishedResult]
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of the bootstrap samples of one score of one row."""
+        return self.resamples * _BYTES_PER_SAMPLE
 
 
 class RankingEvaluationParameters(EvaluationParameters):
