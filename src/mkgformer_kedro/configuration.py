@@ -8,17 +8,34 @@ from typing import Any
 
 import yaml
 from kedro.config import OmegaConfigLoader
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mkgformer_kedro.errors import DataError, Problem
+
+RUNTIME_GLOBALS = ("dataset", "wait_for_lock")
+"""What ``--params`` can say in the place of ``globals.yml``."""
 
 
 class ExtendingConfigLoader(OmegaConfigLoader):
     """Kedro's loader, for environments whose ``globals.yml`` may say ``extends: <environment>``.
 
     The files of an environment lie over those of the environment that it extends, as these lie
-    over those of the base environment.
+    over those of the base environment. ``--params dataset=...`` and ``--params wait_for_lock=...``
+    take the place of what ``globals.yml`` says, and ``${environment:}`` is the environment's name.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        environment = self.env or self.default_run_env
+        OmegaConf.register_new_resolver("environment", lambda: environment, replace=True)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The configuration of that kind, see Kedro's loader."""
+        found = super().__getitem__(key)
+        if key == "globals":
+            given = self.runtime_params or {}
+            found |= {name: given[name] for name in RUNTIME_GLOBALS if name in given}
+        return found
 
     def _read_dir_configs(
         self, conf_path: str, *args: Any, **kwargs: Any

@@ -18,11 +18,13 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
+from mkgformer_kedro.configuration import RUNTIME_GLOBALS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
+_FOLDER = r"[\w.-]*\w[\w.-]*"
 
 
 class BadInputHooks:
@@ -43,7 +45,7 @@ class BadInputHooks:
         for path in sorted(folder.glob("parameters*.yml")):
             base |= yaml.safe_load(path.read_text()) or {}
         parameters = loader["parameters"]
-        known = base | dict.fromkeys(CATALOG_PARAMETERS)
+        known = base | dict.fromkeys((*CATALOG_PARAMETERS, *RUNTIME_GLOBALS))
         stages = {stage: f"{task}.{stage}" for task in reversed(TASKS) for stage in base[task]}
         problems = _unknown(parameters, known, "parameter", elsewhere=stages)
         for task in TASKS:
@@ -56,7 +58,8 @@ class BadInputHooks:
             problems.append(f"preset is {preset!r}; it must be 'corrected' or 'faithful'")
         names = yaml.safe_load((folder / "globals.yml").read_text())
         problems += _unknown_within(loader["globals"], names, "key of globals.yml")
-        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"]["dataset"])):
+        # A cell of a study works in a folder inside that of the study.
+        if not re.fullmatch(rf"({_FOLDER}-study/)?{_FOLDER}", str(loader["globals"]["dataset"])):
             problems.append("dataset in globals.yml must be the name of one folder")
         wait = loader["globals"]["wait_for_lock"]
         if type(wait) not in (int, float) or not 0 <= wait < math.inf:
@@ -83,13 +86,20 @@ def show_plainly(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """Print an uncaught exception: of bad input the message alone, of all else the traceback."""
+    if (cause := bad_input_behind(error)) is not None:
+        print(f"\n{cause}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def bad_input_behind(error: BaseException) -> BaseException | None:
+    """What says plainly what is wrong with the input, if that is why something failed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DataError | ParameterValidationError | DatasetError):
-            print(f"\n{cause}", file=sys.stderr)
-            return
+            return cause
         cause = cause.__cause__ or cause.__context__
-    sys.__excepthook__(kind, error, traceback)
+    return None
 
 
 def _unknown(
