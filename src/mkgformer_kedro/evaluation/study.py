@@ -14,6 +14,12 @@ import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import BASELINE, REFERENCE, WITHOUT_IMAGES, Evaluation
 
+_FIRST = ("at", "cell", "seeds", "items")
+_OF_METRIC = (
+    *("deviation", "low", "high", "difference", "difference_low", "difference_high"),
+    *("without_images", "by_images", "by_images_low", "by_images_high", "baseline"),
+)
+
 Evaluate = Callable[[pd.DataFrame, str], Evaluation]
 """Scores experts: of a predictions table and the name of the reference."""
 
@@ -99,7 +105,9 @@ def study_table(points: Iterable[Point], metrics: Mapping[str, str]) -> pd.DataF
         (paired); ``without_images`` (the same model), ``by_images``: what images add to it, with
         ``by_images_low`` and ``by_images_high``; ``baseline``; ``failed``: why seeds failed.
     """
-    return pd.DataFrame([_row(point, cell, metrics) for point in points for cell in point.cells])
+    rows = [_row(point, cell, metrics) for point in points for cell in point.cells]
+    columns = [*_FIRST, *metrics, *_OF_METRIC, "failed"]
+    return pd.DataFrame(rows, columns=columns).astype({"items": "Int64"})
 
 
 def _row(point: Point, cell: Cell, metrics: Mapping[str, str]) -> dict[str, Any]:
@@ -112,9 +120,9 @@ def _row(point: Point, cell: Cell, metrics: Mapping[str, str]) -> dict[str, Any]
         if point.together is not None and cell.name in point.together.differences:
             difference = point.together.differences[cell.name]
             row |= {
-                "difference": -difference.value,
-                "difference_low": -difference.interval.high,
-                "difference_high": -difference.interval.low,
+                "difference": 0.0 - difference.value,
+                "difference_low": 0.0 - difference.interval.high,
+                "difference_high": 0.0 - difference.interval.low,
             }
         row["without_images"] = alone.scores[WITHOUT_IMAGES].metrics[key]
         by_images = alone.differences[WITHOUT_IMAGES]

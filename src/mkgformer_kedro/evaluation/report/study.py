@@ -173,24 +173,18 @@ def _images_section(layout: Layout, points: Sequence[Point], reference: str) -> 
 
 
 def _cells_section(points: Sequence[Point]) -> Section:
-    rows, failures = {}, {}
-    for point in points:
-        for cell in point.cells:
-            name = _named(cell.name) + (f" at {point.label}" if point.label else "")
-            done = 0 if cell.predictions is None else len(point.alone[cell.name].seeds)
-            rows[name] = (
-                ", ".join(f"{path}: {value}" for path, value in cell.overrides.items()) or "–",
-                "–" if cell.items is None else cell.items,
-                done,
-            )
-            failures |= {(name, seed): why for seed, why in cell.failures.items()}
-    columns = ["What differs", "Learned from", "Seeds"]
-    tables = {"Every cell": pd.DataFrame.from_dict(rows, orient="index", columns=columns)}
-    if failures:
-        index = [name for name, _ in failures]
-        what = {"Seed": [seed for _, seed in failures], "Why": list(failures.values())}
-        tables["What failed"] = pd.DataFrame(what, index=index)
-    return Section.of("Cells", tables=tables)
+    rows = [
+        {
+            "name": _named(cell.name) + (f" at {point.label}" if point.label else ""),
+            "differs": [f"{path}: {value}" for path, value in cell.overrides.items()],
+            "learned_from": cell.items,
+            "seeds": 0 if cell.predictions is None else len(point.alone[cell.name].seeds),
+            "failed": [f"seed {seed}: {why}" for seed, why in cell.failures.items()],
+        }
+        for point in points
+        for cell in point.cells
+    ]
+    return Section.from_template("Cells", "study_cells.html.j2", {"rows": rows})
 
 
 def _named(name: str) -> str:

@@ -88,7 +88,7 @@ def plan_grid(
         DataError: A cell names a parameter that no stage takes, or a value that is none for it.
     """
     grid = study.grids[study.grid]
-    raw = identities_of_raw_data(workplace.catalog(values), study.task)
+    raw = identities_of_raw_data(workplace.own, study.task)
     cells = []
     for label, at in _points(grid).items():
         for name, overrides in grid.cells.items():
@@ -136,7 +136,7 @@ def report_study(
     folder.mkdir(parents=True, exist_ok=True)
     table = study_table(points, task.columns)
     table.to_csv(folder / "table.csv", index=False)
-    logger.info("%s\n%s", study.grid, _summary(table, next(iter(task.columns))))
+    logger.info("%s\n%s", study.grid, _summary(table, task))
     drill_down = [
         point.together.drill_down.assign(at=point.label) for point in points if point.together
     ]
@@ -273,7 +273,8 @@ def _learned_from(
     return int((items["split"] == "train").sum())
 
 
-def _summary(table: pd.DataFrame, metric: str) -> str:
+def _summary(table: pd.DataFrame, task: type[Task]) -> str:
+    metric = next(name for name, key in task.columns.items() if key == task.dev_metric)
     shown = ["at", "cell", "seeds", metric, "deviation", "difference", "by_images", "failed"]
     there = [name for name in shown if name in table and not (table[name].astype(str) == "").all()]
     return table[there].to_string(index=False, float_format="{:.3f}".format, na_rep="")

@@ -1,4 +1,4 @@
-"""Stage runs in processes of their own, several at a time, each as soon as what it needs is there."""
+"""Stage runs in processes of their own, each as soon as what it needs is there."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import threading
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,8 +38,7 @@ _ROOMS = (
     *("evaluation/ranking", "evaluation/extraction"),
 )
 _WHERE = "study.grids"
-# What is between ${} is resolved in one place for the whole process: one loader at a time.
-_LOADING = threading.Lock()
+_NAME_OF_RUN = "<run>"
 # Seconds in which the stage of a killed study has stopped.
 _PATIENCE = 600
 
@@ -72,30 +71,40 @@ class StageRun:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a study runs: the configuration that its cells vary.
+    """Where a study runs: the configuration that its cells vary, and where they have their files.
 
     Attributes:
         environment: Name of the environment.
         dataset: Name of the data set.
+        own: The catalog of the study itself.
+        entries: The catalog of a stage run, which has a sign in the place of the run's name.
     """
 
     environment: str
     dataset: str
+    own: DataCatalog = field(repr=False)
+    entries: str = field(repr=False)
 
     @classmethod
     def of(cls, environment: str, parameters: Mapping[str, Any]) -> Self:
         """The place of a run in that environment with those parameters."""
-        with _LOADING:
-            return cls(environment, str(_loader(environment, parameters)["globals"]["dataset"]))
 
-    def catalog(self, runtime: Mapping[str, Any]) -> DataCatalog:
-        """The environment's catalog as a run with such parameters has it."""
-        with _LOADING:
-            return DataCatalog.from_config(_loader(self.environment, runtime)["catalog"])
+        def load(**runtime: Any) -> ExtendingConfigLoader:
+            return ExtendingConfigLoader(
+                str(Path.cwd() / settings.CONF_SOURCE),
+                env=environment,
+                runtime_params={**parameters, **runtime},
+                **settings.CONFIG_LOADER_ARGS,
+            )
+
+        loader = load()
+        own, dataset = DataCatalog.from_config(loader["catalog"]), loader["globals"]["dataset"]
+        entries = load(dataset=f"{dataset}-study/{_NAME_OF_RUN}")["catalog"]
+        return cls(environment, str(dataset), own, json.dumps(entries))
 
     def catalog_of(self, run: StageRun) -> DataCatalog:
         """The catalog in which a stage run has its folders."""
-        return self.catalog(self.runtime(run))
+        return DataCatalog.from_config(json.loads(self.entries.replace(_NAME_OF_RUN, run.name)))
 
     def runtime(self, run: StageRun) -> dict[str, Any]:
         """The ``--params`` with which a stage runs."""
@@ -106,15 +115,6 @@ class Workplace:
         """Whether everything that a stage makes is there; each is written whole or not at all."""
         catalog = self.catalog_of(run)
         return all(catalog.exists(name) for name in run.makes)
-
-
-def _loader(environment: str, runtime: Mapping[str, Any]) -> ExtendingConfigLoader:
-    return ExtendingConfigLoader(
-        str(Path.cwd() / settings.CONF_SOURCE),
-        env=environment,
-        runtime_params=dict(runtime),
-        **settings.CONFIG_LOADER_ARGS,
-    )
 
 
 def plain(value: Any) -> Any:
