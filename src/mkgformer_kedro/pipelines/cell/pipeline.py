@@ -1,5 +1,7 @@
 """Wiring of the run ``cell``: what a model needs, and what it answers."""
 
+from functools import cache
+
 from kedro.pipeline import Pipeline
 
 from mkgformer_kedro.pipelines.cell.nodes import nodes
@@ -12,6 +14,7 @@ def create_pipeline(*tasks: str) -> Pipeline:
     return sum((make_cell(task) for task in tasks or TASKS), Pipeline([]))
 
 
+@cache
 def make_cell(task: str) -> Pipeline:
     """The nodes of the task's run that lead to its models, and one that asks these."""
     inner = Pipeline(

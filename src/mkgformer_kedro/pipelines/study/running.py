@@ -21,6 +21,8 @@ from mkgformer_kedro.progress import seconds_in_words
 
 logger = logging.getLogger(__name__)
 
+_LOOKS_EVERY = 5.0  # seconds
+
 Run = Callable[[StageRun], str | None]
 """Runs a stage; says why it failed, or None."""
 
@@ -109,15 +111,23 @@ class Processes:
         folder: Folder for what the processes say.
         total: Number of stages that there are to run.
         keep_models: Whether a cell's models stay when it was asked.
+        stop: Is asked now and then whether a stage under way is to be stopped.
     """
 
     def __init__(
-        self, workplace: Workplace, folder: Path, total: int, *, keep_models: bool
+        self,
+        workplace: Workplace,
+        folder: Path,
+        total: int,
+        *,
+        keep_models: bool = True,
+        stop: Callable[[StageRun], bool] | None = None,
     ) -> None:
         self.workplace = workplace
         self.folder = folder
         self.total = total
         self.keep_models = keep_models
+        self.stop = stop
         self._begun = 0
         self._alive: list[subprocess.Popen[str]] = []
 
@@ -159,7 +169,7 @@ class Processes:
                 # It stays open: its end tells the process that this one is gone.
                 process.stdin.write(json.dumps(job) + "\n")
                 process.stdin.flush()
-            code = process.wait()
+            code = self._wait(process, run)
             self._alive.remove(process)
         if code == 0:
             logger.info("Done in %s: %s", seconds_in_words(time.monotonic() - started), what)
@@ -169,6 +179,14 @@ class Processes:
         why = _said(reason, code)
         logger.warning("Failed: %s: %s (%s)", what, why, log)
         return why
+
+    def _wait(self, process: subprocess.Popen[str], run: StageRun) -> int:
+        while True:
+            try:
+                return process.wait(None if self.stop is None else _LOOKS_EVERY)
+            except subprocess.TimeoutExpired:
+                if self.stop is not None and self.stop(run):
+                    process.terminate()
 
     def _links(self, run: StageRun) -> Mapping[str, str]:
         """Where the stage's inputs are to be, and where they lie."""

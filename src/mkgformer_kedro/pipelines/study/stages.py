@@ -7,6 +7,7 @@ all cells that do not touch them.
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import json
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from typing import Any, Self
 from kedro.framework.project import settings
 from kedro.io import DataCatalog
 from kedro.validation.parameter_validator import ParameterValidator
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 import mkgformer_kedro
@@ -142,7 +142,7 @@ def with_overrides(
     """
     cell = make_cell(task)
     taken = {name.removeprefix(_PARAMETERS) for name in cell.inputs() if name.startswith("params:")}
-    changes = OmegaConf.create({})
+    merged = copy.deepcopy(dict(parameters))
     for path, value in overrides.items():
         full = f"{task}.{path}" if path.partition(".")[0] in parameters[task] else path
         if not any(f"{full}.".startswith(f"{name}.") for name in taken):
@@ -150,14 +150,29 @@ def with_overrides(
             near = difflib.get_close_matches(path, known, n=1)
             remedy = f"Did you mean '{near[0]}'?" if near else f"They take: {', '.join(known)}."
             raise DataError(Problem(_WHERE, None, f"no stage of a cell takes '{path}'", remedy))
-        OmegaConf.update(changes, full, value)
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(parameters)), changes))
+        merged = _merge(merged, nested({full: value}))
     try:
         ParameterValidator({"cell": cell}).validate_raw_params(merged)
     except Exception as error:
         what = f"{', '.join(overrides) or 'a cell'}: {error}"
         raise DataError(Problem(_WHERE, None, what, "Correct the path or the value.")) from error
     return merged
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by path as groups inside groups."""
+    found: dict[str, Any] = {}
+    for path, value in values.items():
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        found = _merge(found, value)
+    return found
+
+
+def _merge(value: Any, other: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(other, dict):
+        return other
+    return value | {name: _merge(value.get(name), each) for name, each in other.items()}
 
 
 def identities_of_raw_data(catalog: DataCatalog, task: str) -> dict[str, str]:
@@ -208,11 +223,13 @@ def code_of(stage: str) -> str:
         path for room in (*_ROOMS, f"pipelines/{stage}") for path in (package / room).rglob("*.py")
     )
     return fingerprint(
-        [
-            [path.relative_to(package).as_posix(), ast.dump(ast.parse(path.read_text("utf-8")))]
-            for path in files
-        ]
+        [[path.relative_to(package).as_posix(), _meaning_of(path)] for path in files]
     )
+
+
+@cache
+def _meaning_of(path: Path) -> str:
+    return fingerprint(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def _value(parameters: Mapping[str, Any], path: str) -> Any:
