@@ -71,7 +71,11 @@ def run_study(
     runs = missing_runs(targets, workplace.is_done)
     logger.info("%d cells, %d stages to run", len(targets), len(runs))
     with Processes(
-        workplace, work_folder / "logs", len(runs), keep_models=study.keep_models
+        workplace,
+        work_folder / "logs",
+        len(runs),
+        at_a_time=study.processes,
+        keep_models=study.keep_models,
     ) as processes:
         failed = run_all(runs, processes, study.processes)
     folder = work_folder / study.task / study.grid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -110,6 +112,7 @@ class Processes:
         workplace: Where the study runs.
         folder: Folder for what the processes say.
         total: Number of stages that there are to run.
+        at_a_time: How many run at a time: they share the cores, unless OMP_NUM_THREADS says more.
         keep_models: Whether a cell's models stay when it was asked.
         stop: Is asked now and then whether a stage under way is to be stopped.
     """
@@ -120,6 +123,7 @@ class Processes:
         folder: Path,
         total: int,
         *,
+        at_a_time: int = 1,
         keep_models: bool = True,
         stop: Callable[[StageRun], bool] | None = None,
     ) -> None:
@@ -128,6 +132,7 @@ class Processes:
         self.total = total
         self.keep_models = keep_models
         self.stop = stop
+        self._threads = max(1, (os.cpu_count() or 1) // at_a_time)
         self._begun = 0
         self._alive: list[subprocess.Popen[str]] = []
 
@@ -163,12 +168,14 @@ class Processes:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 text=True,
+                env={"OMP_NUM_THREADS": str(self._threads), **os.environ},
             )
             self._alive.append(process)
             if process.stdin is not None:
                 # It stays open: its end tells the process that this one is gone.
-                process.stdin.write(json.dumps(job) + "\n")
-                process.stdin.flush()
+                with suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(job) + "\n")
+                    process.stdin.flush()
             code = self._wait(process, run)
             self._alive.remove(process)
         if code == 0:

@@ -25,7 +25,7 @@ import mkgformer_kedro
 from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint
+from mkgformer_kedro.files import fingerprint, sha256_of
 from mkgformer_kedro.hooks.lineage import raw_identity
 from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
@@ -208,6 +208,11 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
             },
             "sources": {name: source.key for name, source in sources.items()},
             "raw": {name: identity for name, identity in raw.items() if name in reads},
+            "towers": [
+                _tower(str(parameters["model"][tower]))
+                for tower in ("text_tower", "vision_tower")
+                if f"{_PARAMETERS}model" in reads
+            ],
         }
         key = fingerprint(task, stage, depends_on, code_of(stage))
         run = StageRun(task, stage, key, parameters, sources, frozenset(makes))
@@ -225,6 +230,13 @@ def code_of(stage: str) -> str:
     return fingerprint(
         [[path.relative_to(package).as_posix(), _meaning_of(path)] for path in files]
     )
+
+
+@cache
+def _tower(name: str) -> str:
+    """Hash of a tower's files where it is a folder."""
+    files = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
+    return fingerprint([[str(path), sha256_of(path)] for path in files])
 
 
 @cache
