@@ -86,19 +86,33 @@ def test_other_data_or_code_share_nothing_that_hangs_on_them(values, monkeypatch
     assert shared(before, plan(values, task)) == {"ingestion", "image_association"}
 
 
-def test_comments_are_no_code(tmp_path, monkeypatch):
+def test_code_is_what_the_stage_imports_without_its_comments(tmp_path, monkeypatch):
     package = tmp_path / "mkgformer_kedro"
-    package.mkdir()
-    (package / "__init__.py").touch()
+    files = {
+        "__init__.py": "",
+        "pipelines/finetuning/nodes.py": (
+            "def node():\n    from mkgformer_kedro.training.loop import learn\n"
+        ),
+        "training/loop.py": "from .order import sort\nfrom mkgformer_kedro.errors import DataError",
+        "training/order.py": "import math",
+        "training/other.py": "",
+        "errors.py": "",
+    }
     monkeypatch.setattr(stages.mkgformer_kedro, "__file__", str(package / "__init__.py"))
-    module = package / "training/module.py"
-    module.parent.mkdir()
-    digests = []
-    for text in ("x = 1\n", "# why\nx  =  1\n", "x = 2\n"):
-        module.write_text(text)
-        stages._meaning_of.cache_clear()
-        digests.append(stages.code_of.__wrapped__("finetuning"))
-    assert digests[0] == digests[1] != digests[2]
+
+    def digest(**changed):
+        for name, text in (files | changed).items():
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(text)
+        stages._read_code.cache_clear()
+        return stages.code_of.__wrapped__("finetuning")
+
+    first = digest()
+    for name in ("training/other.py", "errors.py"):
+        assert digest(**{name: "x = 1"}) == first, name
+    assert digest(**{"training/order.py": "# why\nimport  math\n"}) == first
+    for name in ("training/order.py", "training/loop.py", "pipelines/finetuning/nodes.py"):
+        assert digest(**{name: files[name] + "\nx = 1\n"}) != first, name
 
 
 def test_paths_are_those_of_a_run_or_of_the_task(values):

@@ -31,11 +31,10 @@ from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
 
 _PARAMETERS = "params:"
-# What results depend on, beside the stage's own folder in pipelines/. How pages look, how runs are
-# put together and how errors are worded is no part of any.
-_ROOMS = (
-    *("modeling", "training", "datasets", "inference"),
-    *("evaluation/ranking", "evaluation/extraction"),
+# How pages look, how runs are put together and how errors are worded is no part of any result.
+_NO_RESULT_DEPENDS_ON = (
+    *("errors.py", "progress.py", "hooks", "pipelines/wiring.py"),
+    *("evaluation/report", "evaluation/verdicts.py"),
 )
 _WHERE = "study.grids"
 _NAME_OF_RUN = "<run>"
@@ -222,14 +221,38 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
 
 @cache
 def code_of(stage: str) -> str:
-    """Hash of the code that a stage's result depends on; comments and layout do not count."""
+    """Hash of the code that a stage runs; comments and layout do not count.
+
+    That is the stage's own folder in ``pipelines/`` and what it imports, at the top of files or
+    inside functions.
+    """
     package = Path(mkgformer_kedro.__file__).parent
-    files = sorted(
-        path for room in (*_ROOMS, f"pipelines/{stage}") for path in (package / room).rglob("*.py")
-    )
-    return fingerprint(
-        [[path.relative_to(package).as_posix(), _meaning_of(path)] for path in files]
-    )
+    waiting = sorted((package / "pipelines" / stage).rglob("*.py"))
+    found: dict[str, str] = {}
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(package).as_posix()
+        if name not in found and not name.startswith(_NO_RESULT_DEPENDS_ON):
+            found[name], imported = _read_code(path, package)
+            waiting += imported
+    return fingerprint(found)
+
+
+@cache
+def _read_code(path: Path, package: Path) -> tuple[str, list[Path]]:
+    """Hash of what a file says, and the files of this project that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            of_package = (node.module or "").partition(f"{package.name}.")
+            start = path.parents[node.level - 1] if node.level else package
+            inside = (node.module or "") if node.level else of_package[2]
+            if node.level or of_package[1]:
+                module = start.joinpath(*inside.split("."))
+                imported += [module / f"{alias.name}.py" for alias in node.names]
+                imported += [module.with_suffix(".py"), module / "__init__.py"]
+    return fingerprint(ast.dump(tree)), [file for file in imported if file.is_file()]
 
 
 @cache
@@ -237,11 +260,6 @@ def _tower(name: str) -> str:
     """Hash of a tower's files where it is a folder."""
     files = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
     return fingerprint([[str(path), sha256_of(path)] for path in files])
-
-
-@cache
-def _meaning_of(path: Path) -> str:
-    return fingerprint(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def _value(parameters: Mapping[str, Any], path: str) -> Any:
