@@ -121,7 +121,9 @@ def study_figure(points: Sequence[Point], reference: str, along: str | None) -> 
     if along is None:
         return cells_figure(table, first.metric.label)
     curves = {str(name): of_cell for name, of_cell in table.groupby("cell", sort=False)}
-    return bands_figure(curves, labels, x=along, metric=first.metric.label)
+    by_items = len(labels) > 1 and min(labels) > 0
+    x = f"learned from ({along})" if by_items else along
+    return bands_figure(curves, labels, x=x, metric=first.metric.label)
 
 
 def _places(points: Sequence[Point]) -> tuple[list[float], dict[float, str]]:

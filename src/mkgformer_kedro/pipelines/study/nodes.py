@@ -280,5 +280,5 @@ def _learned_from(
 def _summary(table: pd.DataFrame, task: type[Task]) -> str:
     metric = next(name for name, key in task.columns.items() if key == task.dev_metric)
     shown = ["at", "cell", "seeds", metric, "deviation", "difference", "by_images", "failed"]
-    there = [name for name in shown if name in table and not (table[name].astype(str) == "").all()]
+    there = [name for name in shown if table[name].replace("", None).notna().any()]
     return table[there].to_string(index=False, float_format="{:.3f}".format, na_rep="")
