@@ -131,12 +131,15 @@ def judge(
     import optuna
 
     pruned = False
+    reported: set[int] = set()
 
     def is_hopeless(each: StageRun) -> bool:
         nonlocal pruned
         if each is run:
             for step, score in dev_scores(workplace, run, task).items():
-                trial.report(score, step)
+                if step not in reported:
+                    trial.report(score, step)
+                    reported.add(step)
             pruned = pruned or trial.should_prune()
         return pruned
 
