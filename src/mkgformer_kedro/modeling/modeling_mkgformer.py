@@ -329,11 +329,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         def bridge(inputs: int, outputs: int, needed: bool) -> nn.Module:
             return nn.Linear(inputs, outputs) if needed else nn.Identity()
 
-        self.key_bridge = bridge(width, visual_width, not (same_width and same_heads))
-        self.value_bridge = bridge(width, visual_width, not (same_width and same_heads))
+        self.reads_text = config.prefix_guided_interaction
+        crosses = self.reads_text and not (same_width and same_heads)
+        self.key_bridge = bridge(width, visual_width, crosses)
+        self.value_bridge = bridge(width, visual_width, crosses)
         self.visual_bridge = bridge(visual_width, width, not same_width)
         self.fusion_dense = nn.Linear(width, text.intermediate_size)
         self.scale = width**-0.5 if config.scale_similarity else 1.0
+        if not config.correlation_aware_fusion:
+            self.scale = 0.0  # all patches are as similar as any other
         self.text_family, self.vision_family = text_family(text), vision_family(vision)
 
     def forward(
@@ -444,12 +448,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
         attention = family.attention(layer)
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+            value = torch.cat([self.value_bridge(prefix_value), value], dim=1)
         context = attend(
             attention,
             attention.config._attn_implementation,
             query,
-            torch.cat([self.key_bridge(prefix_key), key], dim=1),
-            torch.cat([self.value_bridge(prefix_value), value], dim=1),
+            key,
+            value,
             attention_mask,
             num_heads=family.num_heads(layer),
             dropout=family.dropout(layer),
@@ -469,8 +476,11 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         query, key, _ = (
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
-        key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
-        return attention_weights(query, key, attention_mask, family.num_heads(layer))
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+        weights = attention_weights(query, key, attention_mask, family.num_heads(layer))
+        unread = 0 if self.reads_text else prefix_key.shape[1]
+        return nn.functional.pad(weights, (unread, 0))
 
 
 class MKGformerGraphEmbeddings(nn.Module):
@@ -954,7 +964,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
         visual_states: Tensor,
         vision_config: PreTrainedConfig,
     ) -> Any:
-        """Mask of visual queries over text and visual tokens."""
+        """Mask of visual queries over the text tokens that they read, and visual tokens."""
+        if not self.config.prefix_guided_interaction:
+            attention_mask = attention_mask[:, :0]
         if not self.config.mask_prefix_padding:
             attention_mask = torch.ones_like(attention_mask)
         shape = (attention_mask.shape[0], visual_states.shape[1])

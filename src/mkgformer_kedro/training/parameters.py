@@ -48,12 +48,20 @@ class PresetParameters(Parameters):
         )
 
 
+class ImagesParameters(Parameters):
+    """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
+
+    source: Literal["own", "none", "shuffled", "random"]
+    seed: int = Field(ge=0, lt=2**32)
+
+
 class ModelParameters(Parameters):
     """Which towers are fused, and how."""
 
     text_tower: str
     vision_tower: str | None
     vision_config: dict[str, Any]
+    images: ImagesParameters
     attention: Literal["sdpa", "eager", "flex_attention"]
     config: dict[str, Any]
 
@@ -108,6 +116,19 @@ class EntityModelingParameters(PresetParameters):
     encoding_batch_size: int = Field(ge=1)
 
 
+class TrainSubset(Parameters):
+    """A part of the train split: ``shots`` of each relation or type, or a ``share``."""
+
+    shots: int | None = Field(None, ge=1)
+    share: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _says_one(self) -> Self:
+        if (self.shots is None) == (self.share is None):
+            raise ValueError("train_subset is either {shots: 8} or {share: 0.05}")
+        return self
+
+
 class FinetuningParameters(PresetParameters):
     """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
 
@@ -125,6 +146,7 @@ class FinetuningParameters(PresetParameters):
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    train_subset: TrainSubset | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
     patience: int | None = Field(ge=1)
