@@ -18,8 +18,8 @@ from mkgformer_kedro.evaluation.intervals import Difference, Interval, bootstrap
 from mkgformer_kedro.evaluation.verdicts import Verdict, described_difference, percent
 
 Way = Literal["correlation", "attention", "gradient"]
-"""What gives a patch its weight: how similar the tokens of interest are to it (CAF), how much of its
-attention goes to the text (PGI's lambda), or how much the answer hangs on its pixels."""
+"""What gives a patch its weight: how similar the tokens of interest are to it (CAF), how much of
+its attention goes to the text (PGI's lambda), or how much the answer hangs on its pixels."""
 WAYS: tuple[Way, ...] = get_args(Way)
 RANDOM = "random"
 
@@ -80,9 +80,7 @@ def points_into(weights: np.ndarray, present: np.ndarray, region: np.ndarray) ->
     return np.take_along_axis(region, first[:, None], axis=1)[:, 0]
 
 
-def deletion_scores(
-    changes: pd.DataFrame, *, seed: int, resamples: int
-) -> list[dict[str, Any]]:
+def deletion_scores(changes: pd.DataFrame, *, seed: int, resamples: int) -> list[dict[str, Any]]:
     """How often answers change when patches are taken away.
 
     Args:
@@ -146,8 +144,8 @@ def verdicts(deletion: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         difference = Difference(more["value"], Interval(more["low"], more["high"]))
         figures = (
             f"without {percent(first['share'])} of the patches {percent(first[way]['value'])} of "
-            f"the answers change, against {percent(first[RANDOM]['value'])} without random ones, a "
-            f"difference of {described_difference(difference)}"
+            f"the answers change, against {percent(first[RANDOM]['value'])} without as many random "
+            f"ones, a difference of {described_difference(difference)}"
         )
         if not difference.is_clear:
             text = f"Nothing shows that what {NAMES[way]} marks decides: {figures}."

@@ -4,11 +4,11 @@
   section 3.3.2 of arXiv:2205.02357);
 * ``attention``: how much of each patch's attention goes to each token; over all tokens this is the
   lambda of prefix-guided interaction (section 3.3.1), a mean over heads;
-* ``gradient``: how much the answer's log-probability hangs on a patch: the sum of the absolute
-  gradient over its pixels (saliency, arXiv:1312.6034).
+* ``gradient``: how much the answer's log-odds hang on a patch: the sum of the absolute gradient
+  over its pixels (saliency, arXiv:1312.6034).
 
 The first two are read off the model while it answers, layer by layer; they are no proof that a
-patch decided. :func:`measure` takes patches away and looks.
+patch decided: :func:`delete_patches` takes patches away and looks.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mkgformer_kedro.evaluation.explanations import (
     points_into,
     quarter_of,
 )
+from mkgformer_kedro.evaluation.report import Look
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.batches import asking_order, on_device
@@ -301,16 +302,21 @@ class Looker:
         return np.stack(rows)
 
     def _gradients(self, seen: Seen, best: np.ndarray) -> np.ndarray:
-        """Absolute gradient of the answers' log-probability, summed over each patch."""
+        """Absolute gradient of the answers' log-odds, summed over each patch.
+
+        Of log-odds, because a probability close to 1 hangs on nothing any more.
+        """
         import torch
 
         pixels = {name: images.clone().requires_grad_() for name, images in seen.pixels.items()}
         with torch.enable_grad():
-            scores = self.model(**seen.inputs, **pixels).logits.log_softmax(dim=-1)
+            scores = self.model(**seen.inputs, **pixels).logits
             answers = torch.from_numpy(best).to(scores.device)
-            given = scores.gather(-1, answers.clamp(min=0)[..., None])[..., 0]
+            given = answers.clamp(min=0)[..., None]
+            others = scores.scatter(-1, given, float("-inf")).logsumexp(dim=-1)
+            odds = (scores.gather(-1, given)[..., 0] - others).masked_fill(answers < 0, 0.0)
             # Items do not see each other: the gradient of the sum is that of each.
-            total = given.masked_fill(answers < 0, 0.0).sum()
+            total = odds.sum()
             gradients = torch.autograd.grad(total, list(pixels.values()))
         size = self.patch_size
         sums = [
@@ -333,42 +339,34 @@ class Looker:
         return {name: torch.stack(grids, dim=1) for name, grids in by_role.items()}
 
 
-def measure(
+def delete_patches(
     looker: Looker,
     table: pd.DataFrame,
     images: Images,
     *,
     shares: Sequence[float],
-    regions: Sequence[Quarter | None],
     seed: int,
     batch_size: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Deletion test and pointing game for questions with images.
+) -> pd.DataFrame:
+    """The deletion test, see :mod:`mkgformer_kedro.evaluation.explanations`.
 
     Args:
         looker: The model.
         table: Questions as the task's ``encode`` takes them; all have images.
         images: Images of their owners.
         shares: Shares of a question's patches to take away.
-        regions: For each question the quarter of its images that the answer stands in, or None.
         seed: Seed of the random patches.
         batch_size: Questions at a time.
 
     Returns:
-        ``question`` (row of the table), ``share``, and for each of the ``WAYS`` and ``random``
-        whether the answer changed; and for the questions with a region ``question``, ``chance`` and
-        for each way whether its highest patch lies there.
+        ``question`` (row number in the table), ``share``, and for each of the ``WAYS`` and
+        ``random`` whether the answer changed.
     """
-    items = looker.task.encode(table, looker.tokenizer, looker.model.config)
     draws = np.random.default_rng(seed).random((len(table), sum(s**2 for s in looker.sides)))
-    quarters = {each: quarter_of(each, looker.sides) for each in get_args(Quarter)}
-    changes, hits = [], []
-    for seen in _blocks(looker, items, images, batch_size):
-        recorded = looker.ask(seen, output_attentions=True)
-        best = looker.best(items, seen, recorded)
-        weights = {
-            way: looker.patch_weights(items, seen, recorded, best, way) for way in WAYS
-        } | {RANDOM: draws[seen.rows]}
+    changes = [pd.DataFrame(columns=["question", "share", *WAYS, RANDOM])]
+    for block in _weighed(looker, table, images, batch_size, "Taking patches away"):
+        items, seen, best, weights = block
+        weights = {**weights, RANDOM: draws[seen.rows]}
         for share in shares:
             changed = {}
             for way, of_patches in weights.items():
@@ -376,21 +374,79 @@ def measure(
                 without = looker.best(items, seen, looker.ask(seen, removed))
                 changed[way] = (without != best).reshape(len(best), -1).any(axis=1)
             changes.append(pd.DataFrame({"question": seen.rows, "share": share, **changed}))
-        asked = np.array([regions[row] is not None for row in seen.rows])
-        if asked.any():
-            there = seen.present[asked]
-            region = np.stack([quarters[regions[row]] for row in seen.rows[asked]]) & there
-            pointed = {way: points_into(weights[way][asked], there, region) for way in WAYS}
-            chance = region.sum(axis=1) / there.sum(axis=1)
-            hits.append(pd.DataFrame({"question": seen.rows[asked], "chance": chance, **pointed}))
-    columns = ["question", "chance", *WAYS]
-    return pd.concat(changes), pd.concat(hits) if hits else pd.DataFrame(columns=columns)
+    return pd.concat(changes[1:] or changes, ignore_index=True)
 
 
-def _blocks(looker: Looker, items: Items, images: Images, batch_size: int) -> Iterator[Seen]:
-    order = asking_order(items, np.arange(len(items.owners)))
-    with Progress("Taking patches away", len(order), "questions") as progress:
+def point(
+    looker: Looker,
+    table: pd.DataFrame,
+    images: Images,
+    *,
+    quarters: Sequence[Quarter],
+    batch_size: int,
+) -> pd.DataFrame:
+    """The pointing game, see :mod:`mkgformer_kedro.evaluation.explanations`.
+
+    Args:
+        looker: The model.
+        table: Questions as the task's ``encode`` takes them; all have images.
+        images: Images of their owners.
+        quarters: For each question where in its images the answer stands.
+        batch_size: Questions at a time.
+
+    Returns:
+        ``question`` (row number in the table), ``chance`` (the share of its patches in that
+        quarter), and for each of the ``WAYS`` whether the highest patch lies there.
+    """
+    regions = {each: quarter_of(each, looker.sides) for each in get_args(Quarter)}
+    hits = [pd.DataFrame(columns=["question", "chance", *WAYS])]
+    for _, seen, _, weights in _weighed(looker, table, images, batch_size, "Playing pointing game"):
+        region = np.stack([regions[quarters[row]] for row in seen.rows]) & seen.present
+        pointed = {way: points_into(weights[way], seen.present, region) for way in WAYS}
+        chance = region.sum(axis=1) / seen.present.sum(axis=1)
+        hits.append(pd.DataFrame({"question": seen.rows, "chance": chance, **pointed}))
+    return pd.concat(hits[1:] or hits, ignore_index=True)
+
+
+def look_at(looker: Looker, table: pd.DataFrame, images: Images) -> list[list[Look]]:
+    """What looks at the images of questions, for a page.
+
+    Args:
+        looker: The model.
+        table: Questions as the task's ``encode`` takes them.
+        images: Images of their owners.
+
+    Returns:
+        For each question what looks at its images in each way; nothing where it has none.
+    """
+    items = looker.task.encode(table, looker.tokenizer, looker.model.config)
+    found: list[list[Look]] = []
+    for row in range(len(table)):
+        looks: list[Look] = []
+        for way in WAYS if images.has_images[items.owners[row]] else ():
+            explanation, _ = looker.explain(items, images, row, way)
+            # Of attention it is lambda that is shown, which is that of all tokens.
+            parts = explanation.parts if way == "correlation" else (None,)
+            looks += [Look(way, part or "", explanation.heat_by_layer(part)) for part in parts]
+        found.append(looks)
+    return found
+
+
+def _weighed(
+    looker: Looker, table: pd.DataFrame, images: Images, batch_size: int, what: str
+) -> Iterator[tuple[Items, Seen, np.ndarray, dict[str, np.ndarray]]]:
+    """Blocks of questions with the answers and, by each way, the weights of all patches."""
+    items = looker.task.encode(table, looker.tokenizer, looker.model.config)
+    order = asking_order(items, np.arange(len(table)))
+    with Progress(what, len(order), "questions") as progress:
         for start in range(0, len(order), batch_size):
-            block = order[start : start + batch_size]
-            yield looker.see(items, images, block)
-            progress.advance(len(block))
+            seen = looker.see(items, images, order[start : start + batch_size])
+            recorded = looker.ask(seen, output_attentions=True)
+            best = looker.best(items, seen, recorded)
+            yield (
+                items,
+                seen,
+                best,
+                {way: looker.patch_weights(items, seen, recorded, best, way) for way in WAYS},
+            )
+            progress.advance(len(seen.rows))

@@ -146,10 +146,11 @@ class Predictor:
         """
         if by not in WAYS:
             raise ValueError(f"by is {by!r}; it must be {', '.join(WAYS)}")
-        layers = range(1, self._model.config.num_fusion_layers + 1)
-        if layer is not None and (by == "gradient" or layer not in layers):
-            known = "gradients are of the whole model" if by == "gradient" else f"{layers[-1]} fused"
-            raise ValueError(f"layer is {layer!r}; {known}")
+        fused = self._model.config.num_fusion_layers
+        if layer is not None and by == "gradient":
+            raise ValueError(f"layer is {layer!r}, but gradients are of the whole model")
+        if layer is not None and not (is_whole(layer) and 1 <= layer <= fused):
+            raise ValueError(f"layer is {layer!r}; fused layers are numbered from 1 to {fused}")
         if question and isinstance(question[0], pd.DataFrame):
             what, remedy = "a table is given", "Explain one question at a time."
             raise DataError(Problem("questions", None, what, remedy))

@@ -236,12 +236,21 @@ def heat_figure(images: Sequence[np.ndarray], heats: Mapping[str, Sequence[np.nd
                 axis.imshow(np.moveaxis(pixels, 0, -1))
                 axis.set_axis_off()
             for axis, of_images in zip(row[1:], heats.values(), strict=True):
+                axis.set_title(f"up to {of_images[number].max():.2g}", y=-0.13, fontsize=7)
                 overlay = heat_colours(of_images)[number]
                 height, width = pixels.shape[1:]
                 axis.imshow(overlay, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         for axis, title in zip(axes[0, 1:], heats, strict=True):
             # Names are data: a dollar sign in them is no formula.
-            axis.set_title(title, fontsize=9, color=_TEXT, parse_math=False)
+            axis.text(
+                0.5,
+                1.03,
+                title,
+                transform=axis.transAxes,
+                ha="center",
+                fontsize=9,
+                parse_math=False,
+            )
     return figure
 
 
