@@ -1004,7 +1004,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             return None
         used, index = image_index[rows].unique(return_inverse=True)
         return _Images(
-            [self._normalize(pixels.index_select(0, used)) for pixels in given],
+            [self.normalize(pixels.index_select(0, used)) for pixels in given],
             None if image_mask is None else image_mask.index_select(0, used),
             index,
             None if len(rows) == batch_size else rows,
@@ -1019,7 +1019,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> _Images:
         """Put an image of zeros wherever one is missing."""
         config, vision_config = self.config, self.vision_model.config
-        images = [self._normalize(pixels) for pixels in given]
+        images = [self.normalize(pixels) for pixels in given]
         if image_mask is not None and images:
             masks = image_mask.bool().split([pixels.shape[1] for pixels in images], dim=1)
             images = [
@@ -1085,11 +1085,39 @@ class MKGformerModel(MKGformerPreTrainedModel):
     def _count_and_size(self, role: str) -> tuple[int, int]:
         return self.config.image_counts[role], self.config.image_sizes[role]
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Images as the towers see them: uint8 is normalised, floats are believed to be."""
         dtype = self.image_scale.dtype
         if pixels.is_floating_point():
             return pixels.to(dtype)
         return torch.addcmul(self.image_shift, pixels.to(dtype), self.image_scale)
+
+    def patch_positions(self, num_tokens: int) -> list[Tensor]:
+        """Where the patches of each image slot stand in the visual sequence.
+
+        Args:
+            num_tokens: Length `V` of the sequence, as what is recorded has it. It tells how many
+                tokens of other kinds (class, registers) stand before the patches.
+
+        Returns:
+            For each slot, in the order of the slots, the positions `(rows, columns)` of its grid.
+        """
+        config = self.config
+        patch_size = config.vision_config.patch_size
+        sides = [
+            size // patch_size
+            for count, size in map(self._count_and_size, config.image_roles)
+            for _ in range(count)
+        ]
+        others = num_tokens - sum(side**2 for side in sides)
+        shared = config.visual_embeddings == "class_and_crops"
+        start, before_each = (others, 0) if shared else (0, others // len(sides))
+        positions = []
+        for side in sides:
+            start += before_each
+            positions.append(torch.arange(start, start + side**2).view(side, side))
+            start += side**2
+        return positions
 
     def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""

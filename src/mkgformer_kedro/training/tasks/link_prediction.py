@@ -279,6 +279,22 @@ class LinkPrediction(Task):
         """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
         return rank_answers_of(items, rows, outputs.logits.float())
 
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        items: EncodedQueries,
+        row: int,
+        best: np.ndarray,
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Of interest are the mask and the relation's words."""
+        entity, relation = int(items.entity[row]), int(items.relation[row])
+        prompt, places = items.prompts.query(bool(items.is_tail[row]), entity, relation)
+        names = tokenizer.convert_ids_to_tokens(prompt.tolist())
+        for place in places.pop("entity"):
+            names[place] = self.entities["name"].iat[entity]
+        names[places["relation"][-1]] = self.relations["relation"].iat[relation]
+        return names, places
+
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
         from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
