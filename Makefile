@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint viz docs clean
+.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint errors viz docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+errors: $(VENV)/.dev  ## Write docs/errors.md anew, from what bad input is told
+	WRITE_ERRORS=1 $(BIN)/pytest -q tests/test_bad_input.py
 
 viz: $(VENV)/.dev  ## See the DAG in the browser
 	$(BIN)/kedro viz run

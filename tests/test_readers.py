@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kedro.io import DatasetError
 
 from mkgformer_kedro.datasets.folder import FolderDataset
 from mkgformer_kedro.datasets.tables import JSONDataset, ParquetDataset
@@ -40,11 +41,14 @@ class Reader(NamedTuple):
         make: Makes something intact in a folder, given the fixtures of the tests.
         read: Reads that folder.
         unread: Files in it that this reader does not look at, or can do without.
+        accepted: Damages that are none: plain values may be a list, and a folder without lineage
+            is one that no stage made.
     """
 
     make: Callable[[Path, Any], object]
     read: Callable[[Path], object]
     unread: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 def copy_of(fixture):
@@ -84,7 +88,9 @@ READERS = {
         lambda folder, _: table(folder).save(ENTITIES), lambda folder: table(folder).load()
     ),
     "values": Reader(
-        lambda folder, _: values(folder).save({"a": 1}), lambda folder: values(folder).load()
+        lambda folder, _: values(folder).save({"a": 1}),
+        lambda folder: values(folder).load(),
+        accepted=("a list", "a number"),
     ),
     "visual store": Reader(
         copy_of("store_folder"), lambda folder: VisualStore(folder).read([0]), ("lineage.json",)
@@ -105,6 +111,7 @@ READERS = {
         save_folder,
         lambda folder: FolderDataset(filepath=str(folder)).lineage(thorough=True),
         ("weights",),
+        ("missing", "a folder"),
     ),
 }
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -118,12 +125,15 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def explained(error):
-    """Whether the command line shows a message of the project for an exception."""
-    while error is not None:
-        if isinstance(error, DataError):
-            return str(error)
-        error = error.__cause__ or error.__context__
+def said_of(reader, folder):
+    """The project's message of what is wrong, which Kedro may have wrapped; None: nothing is."""
+    try:
+        reader.read(folder)
+    except (DataError, DatasetError) as error:
+        found = error
+        while not isinstance(found, DataError):
+            found = found.__cause__
+        return str(found)
     return None
 
 
@@ -135,8 +145,15 @@ def test_what_is_intact_is_read(name, tmp_path, request):
     READERS[name].read(folder)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name, reader in READERS.items()
+        for damage in DAMAGES
+        if damage not in reader.accepted
+    ],
+)
 def test_what_is_damaged_is_one_clear_error(name, damage, tmp_path, request):
     reader, intact = READERS[name], tmp_path / "intact"
     intact.mkdir()
@@ -146,11 +163,8 @@ def test_what_is_damaged_is_one_clear_error(name, damage, tmp_path, request):
             continue
         folder = shutil.copytree(intact, tmp_path / file)
         DAMAGES[damage](folder / file)
-        with pytest.raises(Exception) as raised:  # noqa: PT011
-            reader.read(folder)
-            pytest.fail(f"{file}: accepted")
-        message = explained(raised.value)
-        assert message, f"{file}: {raised.value!r}"
+        message = said_of(reader, folder)
+        assert message, f"{file}: accepted"
         assert len(message.splitlines()) == 1
 
 
@@ -159,5 +173,4 @@ def test_a_folder_that_is_not_there_is_one_clear_error(name, tmp_path):
     if name == "lineage":
         assert READERS[name].read(tmp_path / "nowhere") is None
         return
-    with pytest.raises(DataError):
-        READERS[name].read(tmp_path / "nowhere")
+    assert said_of(READERS[name], tmp_path / "nowhere")
