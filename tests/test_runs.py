@@ -198,7 +198,7 @@ def own_data(tmp_path_factory, copy_project):
 
 
 def own_run(env):
-    epochs = "link_prediction.entity_modeling.epochs=1,link_prediction.finetuning.epochs=1"
+    epochs = "link_prediction.finetuning.epochs=1"
     pipeline = ("--pipelines", "link_prediction", "--env", env)
     return ("kedro", "run", *pipeline, "--params", epochs)
 

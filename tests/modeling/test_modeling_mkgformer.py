@@ -501,9 +501,14 @@ def test_bfloat16(tiny, preset):
 
 @torch.no_grad()
 def test_scores_are_the_masked_language_model_at_the_mask_over_the_entities(tiny):
-    model, texts = tiny.model(), tiny.texts()
+    model, texts = tiny.model(), tiny.texts(tokens=tiny.vocabulary)
+    assert (texts["input_ids"] >= tiny.words).sum(dim=1).any()
     bert = BertForMaskedLM(model.config.text_config).eval()
     bert.bert.load_state_dict(model.mkgformer.text_model.state_dict())
+    graph = model.mkgformer.graph_embeddings
+    bert.resize_token_embeddings(tiny.vocabulary, mean_resizing=False)
+    one_matrix = bert.get_input_embeddings().weight
+    one_matrix[tiny.words :] = torch.cat([graph.entities.weight, graph.relations.weight])
     bert.cls.predictions.transform.load_state_dict(model.transform.state_dict())
     model.entity_bias.normal_()
     bert.cls.predictions.bias[tiny.words : tiny.words + tiny.entities] = model.entity_bias
@@ -571,22 +576,39 @@ def test_configured_loss(tiny, name, function):
 
 def test_graph_tokens(tiny):
     torch.manual_seed(0)
-    model = MKGformerForLinkPrediction(
-        tiny.config(num_entities=0, num_relations=0, entity_token_start=None)
-    )
+    model = MKGformerForLinkPrediction(tiny.config(num_entities=0, num_relations=0))
     before = model.get_input_embeddings().weight.detach().clone()
 
     model.add_graph_tokens(11, 2)
 
-    embeddings = model.get_input_embeddings().weight
-    assert torch.equal(embeddings[: len(before)], before)
-    assert len(embeddings) == len(before) + 13 == model.config.text_config.vocab_size
-    assert embeddings[len(before) :].std().item() == pytest.approx(0.02, rel=0.2)
-    assert model.config.entity_token_start == len(before)
-    assert model.config.relation_token_start == len(before) + 11
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    graph = model.mkgformer.graph_embeddings
+    assert (len(graph.entities.weight), len(graph.relations.weight)) == (11, 2)
+    assert graph.entities.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert model.config.entity_token_start == tiny.words
+    assert model.config.relation_token_start == tiny.words + 11
     assert model(**tiny.texts()).logits.shape == (4, 11)
     with pytest.raises(ValueError, match="11 entities already"):
         model.add_graph_tokens(1, 1)
+
+
+@pytest.mark.parametrize("relations", [0, 3])
+def test_token_ids_index_words_then_entities_then_relations(tiny, relations):
+    """The tables are looked up as if they were one, and get the gradients of one."""
+    model = tiny.model(num_relations=relations)
+    words, graph = model.get_input_embeddings(), model.mkgformer.graph_embeddings
+    tables = [words.weight, graph.entities.weight, graph.relations.weight]
+    one = torch.cat(tables).detach().requires_grad_()
+    ids = torch.randint(len(one), (4, 30), generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(4, 30, 32)
+
+    found = graph(ids, words)
+    (found * weights).sum().backward()
+
+    assert torch.equal(found, one[ids])
+    (nn.functional.embedding(ids, one, padding_idx=0) * weights).sum().backward()
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in tables]
+    close(torch.cat(gradients), one.grad)
 
 
 @torch.no_grad()

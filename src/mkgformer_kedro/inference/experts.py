@@ -227,6 +227,22 @@ class PopularityExpert:
         return queries["relation"].isin(self._relations).to_numpy()
 
 
+def finite_scores(
+    expert: Expert, queries: pd.DataFrame, *, batch_size: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """What an expert answers, block by block.
+
+    Raises:
+        DataError: A score is no finite number.
+    """
+    for rows, scores in expert.scores(queries, batch_size=batch_size):
+        if not bool(scores.isfinite().all()):
+            what = "it gives scores that are no finite numbers"
+            remedy = "Train it again, with a smaller learning rate."
+            raise DataError(Problem(f"expert {expert.name}", None, what, remedy))
+        yield rows, scores
+
+
 def load_experts(
     models: Path,
     structure_models: Path | None = None,

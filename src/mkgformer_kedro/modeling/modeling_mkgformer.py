@@ -249,10 +249,19 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
         module.register_buffer(name, value)
 
 
-def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Score classes in float32, whatever the model computes in."""
     with torch.autocast(states.device.type, enabled=False):
-        return nn.functional.linear(states.float(), weight.float(), bias.float())
+        bias = None if bias is None else bias.float()
+        return nn.functional.linear(states.float(), weight.float(), bias)
+
+
+def _entity_encoder(config: MKGformerConfig) -> nn.Linear:
+    """A linear map of states, which is fitted, not trained."""
+    width = config.text_config.hidden_size
+    encoder = nn.Linear(width, width)
+    _keep_untrained(encoder, "weight", "bias")
+    return encoder
 
 
 def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -474,6 +483,43 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         return nn.functional.pad(weights, (unread, 0))
 
 
+class MKGformerGraphEmbeddings(nn.Module):
+    """An embedding for each entity and for each relation.
+
+    Their token ids follow those of the vocabulary: first the entities', then the relations'.
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.entities = nn.Embedding(config.num_entities, width)
+        self.relations = nn.Embedding(config.num_relations, width)
+        # Entities that came after training, each time some. They count as the last entities.
+        self.added = nn.ModuleList()
+
+    def forward(self, input_ids: Tensor, words: nn.Embedding) -> Tensor:
+        """Look token ids up, words and those of the graph.
+
+        Args:
+            input_ids: `(B, T)`.
+            words: Word embeddings.
+
+        Returns:
+            `(B, T, d)`.
+        """
+        states = words(input_ids.clamp(max=words.num_embeddings - 1))
+        rows = input_ids - words.num_embeddings
+        for table in (self.entities, *self.added, self.relations):
+            if table.num_embeddings:
+                found = table(rows.clamp(0, table.num_embeddings - 1))
+                states = torch.where((rows >= 0)[..., None], found, states)
+            rows = rows - table.num_embeddings
+        return states
+
+
 def _select(states: Tensor, rows: Tensor | None) -> Tensor:
     return states if rows is None else states.index_select(0, rows)
 
@@ -603,6 +649,15 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     def _load_prediction_head(self, state: dict[str, Tensor]) -> None:
         """Take over the head of masked language modelling, where the model has one."""
 
+    def lookup_tables(self) -> list[nn.Embedding]:
+        """Tables of words and relations, whose gradient reaches only what a batch looks up.
+
+        (Each step reaches all entities, since they are the classes of the loss.)
+        """
+        graph = cast(MKGformerModel, self.base_model).graph_embeddings
+        words = cast(nn.Embedding, self.get_input_embeddings())
+        return [words] if graph is None else [words, graph.relations]
+
 
 @dataclass
 class _Images:
@@ -634,6 +689,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         self.text_family = text_family(config.text_config)
         self.vision_family = vision_family(config.vision_config)
         self.text_model = self.text_family.build(config.text_config, config.text_pooler)
+        self.graph_embeddings = MKGformerGraphEmbeddings(config) if config.num_entities else None
         self.vision_model = self.vision_family.build(config.vision_config)
         # Set by `transformers`, for layers that cannot checkpoint themselves.
         self.gradient_checkpointing = False
@@ -704,7 +760,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
-                Token ids.
+                Token ids, of words, entities and relations.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
                 1 for tokens, 0 for padding.
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
@@ -731,7 +787,13 @@ class MKGformerModel(MKGformerPreTrainedModel):
         Raises:
             ValueError: Images do not have the shapes that the configuration gives.
         """
-        text_states = self.text_family.embed(self.text_model, input_ids, token_type_ids)
+        inputs_embeds = None
+        if self.graph_embeddings is not None:
+            words = cast(nn.Embedding, self.get_input_embeddings())
+            inputs_embeds = self.graph_embeddings(input_ids, words)
+        text_states = self.text_family.embed(
+            self.text_model, input_ids, token_type_ids, inputs_embeds
+        )
         images = self._look_up_images(
             input_ids.shape[0],
             [pixel_values, grounding_pixel_values, detection_pixel_values],
@@ -942,7 +1004,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             return None
         used, index = image_index[rows].unique(return_inverse=True)
         return _Images(
-            [self._normalize(pixels.index_select(0, used)) for pixels in given],
+            [self.normalize(pixels.index_select(0, used)) for pixels in given],
             None if image_mask is None else image_mask.index_select(0, used),
             index,
             None if len(rows) == batch_size else rows,
@@ -957,7 +1019,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> _Images:
         """Put an image of zeros wherever one is missing."""
         config, vision_config = self.config, self.vision_model.config
-        images = [self._normalize(pixels) for pixels in given]
+        images = [self.normalize(pixels) for pixels in given]
         if image_mask is not None and images:
             masks = image_mask.bool().split([pixels.shape[1] for pixels in images], dim=1)
             images = [
@@ -1023,11 +1085,39 @@ class MKGformerModel(MKGformerPreTrainedModel):
     def _count_and_size(self, role: str) -> tuple[int, int]:
         return self.config.image_counts[role], self.config.image_sizes[role]
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Images as the towers see them: uint8 is normalised, floats are believed to be."""
         dtype = self.image_scale.dtype
         if pixels.is_floating_point():
             return pixels.to(dtype)
         return torch.addcmul(self.image_shift, pixels.to(dtype), self.image_scale)
+
+    def patch_positions(self, num_tokens: int) -> list[Tensor]:
+        """Where the patches of each image slot stand in the visual sequence.
+
+        Args:
+            num_tokens: Length `V` of the sequence, as what is recorded has it. It tells how many
+                tokens of other kinds (class, registers) stand before the patches.
+
+        Returns:
+            For each slot, in the order of the slots, the positions `(rows, columns)` of its grid.
+        """
+        config = self.config
+        patch_size = config.vision_config.patch_size
+        sides = [
+            size // patch_size
+            for count, size in map(self._count_and_size, config.image_roles)
+            for _ in range(count)
+        ]
+        others = num_tokens - sum(side**2 for side in sides)
+        shared = config.visual_embeddings == "class_and_crops"
+        start, before_each = (others, 0) if shared else (0, others // len(sides))
+        positions = []
+        for side in sides:
+            start += before_each
+            positions.append(torch.arange(start, start + side**2).view(side, side))
+            start += side**2
+        return positions
 
     def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
@@ -1077,8 +1167,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
 class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
     """The model with a head that scores every entity at the mask of a query.
 
-    The head is the one of masked language modelling; the classes are the embeddings of the entity
-    tokens. Nothing is computed for other positions or other tokens.
+    The head is the one of masked language modelling; the classes are the embeddings of the
+    entities. Nothing is computed for other positions or for words.
 
     Args:
         config ([`MKGformerConfig`]):
@@ -1093,6 +1183,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = text_family(config.text_config).head(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
+        self.entity_encoder = _entity_encoder(config) if config.entity_encoder else None
         self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
@@ -1100,7 +1191,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.transform.load_state_dict(state)
 
     def add_graph_tokens(self, num_entities: int, num_relations: int) -> None:
-        """Append one token per entity, then one per relation, to the vocabulary.
+        """Add a token and an embedding for each entity, then for each relation.
 
         Args:
             num_entities: Number of entities, at least 1.
@@ -1115,12 +1206,51 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             )
         if num_entities < 1 or num_relations < 0:
             raise ValueError(f"{num_entities} entities and {num_relations} relations are no graph.")
-        start = self.config.text_config.vocab_size
-        # The mean of all words (the default) costs seconds and says nothing about an entity.
-        self.resize_token_embeddings(start + num_entities + num_relations, mean_resizing=False)
-        self.config.entity_token_start = start
         self.config.num_entities, self.config.num_relations = num_entities, num_relations
+        embeddings = MKGformerGraphEmbeddings(self.config).to(self.device, self.dtype)
+        self.mkgformer.graph_embeddings = embeddings.apply(self._init_weights)
         self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def set_entity_encoder(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the model the map from states to embeddings that [`embed_entities`] takes.
+
+        Args:
+            weight: `(d, d)`, multiplied with a state from the left.
+            bias: `(d,)`.
+        """
+        self.config.entity_encoder = True
+        encoder = _entity_encoder(self.config)
+        encoder.load_state_dict({"weight": weight, "bias": bias})
+        self.entity_encoder = encoder.to(self.device, self.dtype)
+
+    def embed_entities(self, states: Tensor) -> Tensor:
+        """Make embeddings of entities from the states `(M, d)` at the masks of descriptions.
+
+        Raises:
+            ValueError: The model has no encoder of entities.
+        """
+        if self.entity_encoder is None:
+            raise ValueError("The model has no encoder of entities. Call set_entity_encoder first.")
+        return self.entity_encoder(states)
+
+    def add_entities(self, embeddings: Tensor) -> None:
+        """Add entities behind the others of a trained model, in memory.
+
+        Scores of the others stay the same to the last bit, since those of the new ones are a
+        product of their own. Token ids of relations move up.
+
+        Args:
+            embeddings: `(M, d)`, one for each new entity.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        graph = self.mkgformer.graph_embeddings
+        if graph is None:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        table = nn.Embedding.from_pretrained(embeddings.to(graph.entities.weight))
+        graph.added.append(table)
+        self.config.num_entities += len(embeddings)
 
     def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
         """Transformed state at the mask, which is compared with the entities' embeddings.
@@ -1151,14 +1281,15 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         Raises:
             ValueError: The model has no entities.
         """
-        config = self.config
-        if not config.num_entities:
+        embeddings = self.mkgformer.graph_embeddings
+        if embeddings is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
-        start = cast(int, config.entity_token_start)
-        embeddings = cast(Tensor, self.get_input_embeddings().weight)
-        embeddings = embeddings[start : start + config.num_entities]
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
-        return _linear_in_float32(states, embeddings, self.entity_bias)
+        scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        if not embeddings.added:
+            return scores
+        added = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in embeddings.added]
+        return torch.cat([scores, *added], dim=1)
 
     @can_return_tuple
     def forward(
@@ -1543,6 +1674,7 @@ __all__ = [
     "MKGformerForLinkPrediction",
     "MKGformerForRelationExtraction",
     "MKGformerForTokenClassification",
+    "MKGformerGraphEmbeddings",
     "MKGformerModel",
     "MKGformerModelOutput",
     "MKGformerOutput",

@@ -150,6 +150,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         ),
         batch_sampler=sampler,
         learning_rates=parameters.learning_rates,
+        weight_decay=parameters.weight_decay,
+        lookup_tables=model.lookup_tables(),
         train_dataset=np.arange(len(table)),
         eval_dataset=task.dev_rows(np.flatnonzero(~in_train), parameters, job["seed"]),
         data_collator=Collator(items, store),
@@ -166,6 +168,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         files += sorted(path.iterdir()) if path.is_dir() else [path]
     curve = train_to_end(trainer, fingerprint_of(settings, files), parameters.patience)
     if trainer.is_world_process_zero():
+        train = np.flatnonzero(in_train)
+        task.finish(model.eval(), items, train, store, parameters, job["seed"])
         save_model(Path(job["model_folder"]), model, tokenizer, task)
     return curve.to_dict("records")
 

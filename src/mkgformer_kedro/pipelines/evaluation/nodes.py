@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
@@ -16,6 +17,10 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
 )
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.evaluation.report import Look
+    from mkgformer_kedro.inference.explanation import Looker
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +96,68 @@ def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     return node
 
 
+def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
+    """The node's function that measures whether what a model looks at decides.
+
+    Args:
+        task: The task. Kedro reads the type of its parameters from the function's annotations.
+
+    Returns:
+        A function of the models, of which the one of the first seed is asked, the visual store,
+        parameters and the task's ``tables``. It returns the number of ``questions`` and what
+        ``deletion`` and ``pointing`` found, see :mod:`mkgformer_kedro.evaluation.explanations`.
+    """
+
+    def node(
+        models: Path,
+        visual_store: Path,
+        model: ModelParameters,
+        parameters: EvaluationParameters,
+        seed: int,
+        *tables: pd.DataFrame,
+    ) -> dict[str, Any]:
+        from mkgformer_kedro.datasets.visual_store import VisualStore
+        from mkgformer_kedro.evaluation.explanations import deletion_scores, pointing_scores
+        from mkgformer_kedro.inference.explanation import delete_patches, point
+
+        wanted, store = parameters.explanations, VisualStore(visual_store)
+        given = dict(zip(task.tables, tables, strict=True))
+        rows = given[task.items]
+        owners = rows.index if task.owner == "post" else rows[task.owner]
+        asked = rows[(rows["split"] == "test") & store.has_images[owners]]
+        found: dict[str, Any] = {"questions": 0, "deletion": [], "pointing": []}
+        if asked.empty or not wanted.questions:
+            return found
+        looker = _looker(models, model)
+        resampling = {"seed": seed, "resamples": parameters.resamples}
+        drawn = _drawn(asked, wanted.questions, seed)
+        changes = delete_patches(
+            looker,
+            drawn,
+            store,
+            shares=wanted.shares,
+            seed=seed,
+            batch_size=parameters.batch_size,
+        )
+        group = drawn["subset"] if "subset" in drawn else pd.Series(None, index=drawn.index)
+        changes["group"] = group.to_numpy()[changes["question"]]
+        found |= {"questions": len(drawn), "deletion": deletion_scores(changes, **resampling)}
+        if pointing := getattr(wanted, "pointing", {}):
+            names = given["relations"]["relation"].to_numpy()[asked["relation"]]
+            about = (asked["direction"] == "tail") & np.isin(names, [*pointing])
+            drawn = _drawn(asked[about], wanted.questions, seed)
+            names = given["relations"]["relation"].to_numpy()[drawn["relation"]]
+            quarters = [pointing[name] for name in names]
+            hits = point(looker, drawn, store, quarters=quarters, batch_size=parameters.batch_size)
+            hits["relation"] = names[hits["question"].to_numpy(int)]
+            found["pointing"] = pointing_scores(hits, **resampling) if len(hits) else []
+        return found
+
+    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__name__ = f"explain_{task.name}"
+    return node
+
+
 def report_for(
     task: type[Task],
 ) -> Callable[..., tuple[dict[str, Any], pd.DataFrame, Any, str]]:
@@ -100,8 +167,10 @@ def report_for(
         task: The task. Kedro reads the type of its parameters from the function's annotations.
 
     Returns:
-        A function of both predictions tables, the visual store, the training curve, the reports of
-        other stages, parameters, the task's ``tables`` and its ``reports``. It returns the metrics
+        A function of both predictions tables, the models, the visual store, what was measured of
+        explanations, the training curve, the reports of other stages, parameters, the task's
+        ``tables`` and its ``reports``. The model of the first seed is asked what it looked at in
+        the examples. It returns the metrics
         (key ``test`` and what stands beside it), the scores of all groups in one table, a figure
         and the HTML page.
     """
@@ -109,10 +178,13 @@ def report_for(
     def node(
         predictions: pd.DataFrame,
         baseline: pd.DataFrame,
+        models: Path,
         visual_store: Path,
+        explanations: dict[str, Any],
         training_curve: pd.DataFrame,
         ingestion_report: dict[str, Any],
         coverage_report: dict[str, Any],
+        model: ModelParameters,
         parameters: EvaluationParameters,
         preset: str,
         seed: int,
@@ -133,6 +205,12 @@ def report_for(
         )
         for verdict in evaluation.verdicts:
             logger.info(verdict.text)
+
+        def explain(items: pd.DataFrame) -> list[list[Look]]:
+            from mkgformer_kedro.inference.explanation import look_at
+
+            return look_at(_looker(models, model), items, store) if len(items) else []
+
         page = render(
             layout,
             evaluation,
@@ -143,6 +221,8 @@ def report_for(
             curve=training_curve,
             has_images=store.has_images,
             images=store.images,
+            explain=explain,
+            explanations=explanations,
             examples=parameters.examples,
             seed=seed,
             facts={
@@ -184,14 +264,31 @@ def nodes(task: type[Task]) -> list[Node]:
             name="predict_baseline",
         ),
         Node(
+            func=explain_for(task),
+            inputs=[
+                "models",
+                "visual_store",
+                "params:model",
+                "params:evaluation",
+                "params:seed",
+                *task.tables,
+            ],
+            outputs="explanations",
+            name="explain",
+            tags="gpu",
+        ),
+        Node(
             func=report_for(task),
             inputs=[
                 "predictions",
                 "predictions_baseline",
+                "models",
                 "visual_store",
+                "explanations",
                 "training_curve",
                 "ingestion_report",
                 "coverage_report",
+                "params:model",
                 "params:evaluation",
                 "params:preset",
                 "params:seed",
@@ -255,6 +352,19 @@ def _ask_posts(
         task.gold,
         batch_size=parameters.batch_size,
     )
+
+
+def _looker(models: Path, model: ModelParameters) -> Looker:
+    """The model of the first seed."""
+    from mkgformer_kedro.inference.experts import LoadedModel, seed_folders
+    from mkgformer_kedro.inference.explanation import Looker
+
+    return Looker(*LoadedModel(seed_folders(models)[0][1], model.attention).parts)
+
+
+def _drawn(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
+    """So many rows in their order, or all."""
+    return table.sample(min(number, len(table)), random_state=seed).sort_index()
 
 
 def _parameters_of(task: type[Task]) -> type[EvaluationParameters]:
