@@ -25,6 +25,7 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
     RankingEvaluationParameters,
 )
+from mkgformer_kedro.training.parameters import ImagesParameters, ModelParameters
 from mkgformer_kedro.training.tasks.registry import TASKS, task_named
 
 SETTINGS = {
@@ -227,10 +228,11 @@ def test_a_split_without_images_explains_nothing(store):
     tables = graph_tables()
     tables["queries"] = tables["queries"][tables["queries"]["entity"] % 2 == 1]
     kind = task_named("link_prediction")
+    model = ModelParameters.model_construct(images=ImagesParameters(source="own", seed=0))
     found = explain_for(kind)(
         Path("models"),
         store,
-        None,
+        model,
         parameters_of("link_prediction"),
         5,
         *(tables[name] for name in kind.tables),
