@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from mkgformer_kedro.inference.experts import LoadedModel
 from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
 from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
 
@@ -37,7 +39,7 @@ class Predictor:
 
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
-        self._store = store
+        self._store: VisualStore | GivenImages | None = store
         if store is not None:
             self._check_store(store)
 
@@ -117,6 +119,45 @@ class Predictor:
             return answers.reset_index(drop=True)
         answers.insert(0, "question", answers.index)
         return answers.reset_index(drop=True)
+
+    def add_entities(
+        self, table: pd.DataFrame, images: Sequence[Any] | None = None, batch_size: int = 64
+    ) -> None:
+        """Make entities known that training never saw, to be asked about and to be answers.
+
+        The model reads each entity's text and images once and makes an embedding of them; the
+        scores of all other entities stay the same to the last bit. This predictor alone knows the
+        new entities, until it is gone.
+
+        Args:
+            table: A row for each: its id ``entity``, its ``name``, and its ``text``, a description.
+            images: Images of each, as for :meth:`predict`; None: none has any.
+            batch_size: Entities read at a time.
+
+        Raises:
+            DataError: An entity is known already or described badly, or an image cannot be used.
+        """
+        if not getattr(self._model.config, "entity_encoder", False):
+            what = "the model has no encoder of entities"
+            remedy = "Take a model of a graph, of the preset `corrected`."
+            raise DataError(Problem("entities", None, what, remedy))
+        new = self.task.read_entities(table)
+        given = [None] * len(new) if images is None else list(images)
+        if len(given) != len(new):
+            what = f"there are {len(new)} entities, but images of {len(given)}"
+            raise DataError(Problem("entities", None, what, "Give None where there are none."))
+        names = [f"entity {index}" for index in table.index]
+        of_new = replace(self.task, entities=new)
+        prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
+        seen = GivenImages(self._processor, given, names)
+        states = encode_descriptions(self._model, prompts, seen, batch_size)
+        self._model.add_entities(self._model.embed_entities(states))
+        if self._store is None:
+            before = len(self.task.entities)
+            given, names = [None] * before + given, [None] * before + names
+        self._store = GivenImages(self._processor, given, names, self._store)
+        known = [self.task.entities, new]
+        self.task = replace(self.task, entities=pd.concat(known, ignore_index=True))
 
     def explain(
         self,
@@ -207,7 +248,8 @@ class Predictor:
         asked = self.task.read_questions(table)
         items = self.task.encode(asked, self._tokenizer, self._model.config)
         given = list(table["images"]) if "images" in table else [None] * len(table)
-        images = GivenImages(self._processor, given, table.index, self._store)
+        names = [f"question {number}" for number in table.index]
+        images = GivenImages(self._processor, given, names, self._store)
         own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
         owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
         return asked, replace(items, owners=owners), images

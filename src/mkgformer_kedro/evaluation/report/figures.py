@@ -163,6 +163,64 @@ def calibration_figure(
     return figure
 
 
+def cells_figure(table: pd.DataFrame, metric: str) -> Figure:
+    """Draw the scores of the cells of a study with their intervals, one below the other.
+
+    Args:
+        table: A row a cell: ``cell``, ``score``, ``low``, ``high``.
+        metric: Name of the metric.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 1.0 + 0.3 * len(table)), layout="constrained")
+        axis = figure.subplots()
+        places = np.arange(len(table))
+        ends = [table["score"] - table["low"], table["high"] - table["score"]]
+        axis.errorbar(table["score"], places, xerr=ends, fmt="o", color=_SERIES[0], capsize=3)
+        axis.set_yticks(places, [str(name).replace("_", " ") for name in table["cell"]])
+        axis.invert_yaxis()
+        axis.set_title(f"{metric}, 95 % intervals", loc="left")
+        for label in axis.get_yticklabels():
+            label.set_parse_math(False)
+    return figure
+
+
+def bands_figure(
+    curves: Mapping[str, pd.DataFrame], labels: Mapping[float, str], *, x: str, metric: str
+) -> Figure:
+    """Draw scores along a parameter, each in a band.
+
+    Args:
+        curves: By what was scored, ``x``, ``score``, ``low`` and ``high`` of each point.
+        labels: What points are called, by their place on the horizontal axis.
+        x: What the horizontal axis shows.
+        metric: Name of the metric.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, curve) in enumerate(curves.items()):
+            colour, line = _SERIES[number % len(_SERIES)], _LINES[number % len(_LINES)]
+            axis.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15)
+            axis.plot(
+                curve["x"], curve["score"], color=colour, linestyle=line, marker="o", markersize=3,
+                label=name,
+            )  # fmt: skip
+        if min(labels) > 0:
+            axis.set_xscale("log")
+        axis.set_xticks(list(labels), list(labels.values()))
+        axis.minorticks_off()
+        axis.set_title(metric, loc="left")
+        axis.set_xlabel(x)
+        axis.legend(loc="best")
+    return figure
+
+
 def confusion_figure(matrix: pd.DataFrame) -> Figure:
     """Draw a confusion matrix: darker cells hold a larger share of their row.
 

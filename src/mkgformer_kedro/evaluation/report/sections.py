@@ -213,7 +213,7 @@ def scores_section(
                 for heading, differences in comparisons.items()
                 if differences
             },
-            "scale": _scale(*comparisons.values()),
+            "scale": difference_scale(*comparisons.values()),
             "published": [result.row for result in published],
             "published_metrics": [
                 metric
@@ -392,7 +392,7 @@ def _seed_rows(layout: Layout, scores: Scores) -> list[ScoreRow]:
     ]
 
 
-def _scale(*comparisons: Mapping[str, Any]) -> float:
+def difference_scale(*comparisons: Mapping[str, Any]) -> float:
     """Half the width of the axis on which differences are drawn."""
     ends = [
         abs(end)

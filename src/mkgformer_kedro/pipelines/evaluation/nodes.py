@@ -44,13 +44,39 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         preset: str,
         *inputs: Any,
     ) -> pd.DataFrame:
-        ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
-        return ask(task, given, models, visual_store, model, parameters, preset)
+        return ask_test(task, given, models, visual_store, model, parameters, preset)
 
     node.__annotations__["parameters"] = _parameters_of(task)
     node.__name__ = f"predict_{task.name}"
     return node
+
+
+def ask_test(
+    task: type[Task],
+    given: Mapping[str, Any],
+    models: Path,
+    visual_store: Path,
+    model: ModelParameters,
+    parameters: EvaluationParameters,
+    preset: str,
+) -> pd.DataFrame:
+    """Ask the models, and what experts there are besides, about the test split.
+
+    Args:
+        task: The task.
+        given: Its ``tables``, and folders of its ``experts``, by name.
+        models: Folder with a model folder per seed.
+        visual_store: Visual store of the owners of images.
+        model: Which images the models see, and how they attend.
+        parameters: Parameters of the evaluation.
+        preset: What filters known answers where the parameters do not say.
+
+    Returns:
+        A predictions table.
+    """
+    ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
+    return ask(task, given, models, visual_store, model, parameters, preset)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -292,7 +318,8 @@ def _ask_queries(
             models,
             store_folder=visual_store,
             attention=model.attention,
-            **{name: given[name] for name in task.experts},
+            images=model.images.model_dump(),
+            **{name: given[name] for name in task.experts if name in given},
         ),
         _of_test(given["queries"]),
         _of_test(given["triples"]),
@@ -315,7 +342,12 @@ def _ask_posts(
 
     posts = given["posts"]
     return predict_posts(
-        load_posts_experts(models, store_folder=visual_store, attention=model.attention),
+        load_posts_experts(
+            models,
+            store_folder=visual_store,
+            attention=model.attention,
+            images=model.images.model_dump(),
+        ),
         posts[posts["split"] == "test"],
         task.gold,
         batch_size=parameters.batch_size,

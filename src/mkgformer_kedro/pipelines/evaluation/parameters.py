@@ -9,6 +9,8 @@ from pydantic import Field
 from mkgformer_kedro.evaluation.explanations import Quarter
 from mkgformer_kedro.parameters import Parameters
 
+_BYTES_PER_SAMPLE = 64
+
 
 class PublishedResult(Parameters):
     """A published result that the report shows beside ours."""
@@ -43,6 +45,11 @@ class EvaluationParameters(Parameters):
     examples: int = Field(ge=0)
     explanations: ExplanationParameters
     published: list[PublishedResult]
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of the bootstrap samples of one score of one row."""
+        return self.resamples * _BYTES_PER_SAMPLE
 
 
 class RankingEvaluationParameters(EvaluationParameters):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
@@ -121,6 +121,33 @@ class Task(ABC):
     def dev_rows(self, rows: np.ndarray, parameters: Any, seed: int) -> np.ndarray:
         """Numbers of the dev items that pick the model, of all dev items' numbers ``rows``."""
         return rows
+
+    def finish(  # noqa: B027
+        self, model: Any, items: Any, rows: np.ndarray, images: Any, parameters: Any, seed: int
+    ) -> None:
+        """Complete the picked model, in place, before it is saved.
+
+        Args:
+            model: The model, in evaluation mode.
+            items: All items.
+            rows: ``(n,)`` numbers of the train items.
+            images: Images of the items' owners.
+            parameters: Parameters of fine-tuning.
+            seed: Seed of everything random.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restrict_train(
+        cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """The tables with a part of the train split; dev and test are left as they are.
+
+        Args:
+            tables: Those of ``inputs`` or ``tables`` that hold items, and any others.
+            subset: How much of train is kept.
+            seed: Seed of the draw, which is the same whichever tables are given.
+        """
 
     @abstractmethod
     def decode(

@@ -8,7 +8,7 @@ of their own, as in the authors' code (https://github.com/zjunlp/MKGformer).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -68,6 +68,11 @@ class EntityRecognition(PostsTask):
     }
 
     units: str
+
+    @classmethod
+    def taught_by(cls, gold: Iterable[str]) -> Iterable[Hashable]:
+        """The types that the post names; a post that names none teaches that."""
+        return {entity.type for entity in entities_of(gold)} or {None}
 
     @classmethod
     def from_parameters(
