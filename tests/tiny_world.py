@@ -46,6 +46,7 @@ _FINETUNING = {
     "evaluations_per_epoch": 2,
     "patience": None,
     "seeds": None,
+    "train_subset": None,
     "dev_queries": None,
     "entity_encoder": None,
     "dev_batch_size": 3,
@@ -111,6 +112,7 @@ def model_parameters(text_tower) -> dict:
             "image_size": 16,
             "patch_size": 8,
         },
+        "images": {"source": "own", "seed": 0},
         "attention": "sdpa",
         "config": {"num_fusion_layers": 1},
     }

@@ -87,6 +87,13 @@ class MKGformerConfig(PreTrainedConfig):
         prefix_source (`str`, *optional*, defaults to `"same_layer"`):
             Text layer whose keys and values the visual self-attention of a pair reads: the pair's
             own (`"same_layer"`) or the one below it (`"previous_layer"`).
+        prefix_guided_interaction (`bool`, *optional*, defaults to `True`):
+            Whether the visual self-attention of a pair reads the text. Otherwise patches attend to
+            patches alone, for ablations.
+        correlation_aware_fusion (`bool`, *optional*, defaults to `True`):
+            Whether a token gets from the patches what is similar to it. Otherwise every token gets
+            the mean of all patches, for ablations. (Without any fusion no image would reach the
+            text.)
         mask_prefix_padding (`bool`, *optional*, defaults to `True`):
             Whether patches are kept from attending to padding tokens of the text.
         mask_missing_images (`bool`, *optional*, defaults to `True`):
@@ -148,6 +155,8 @@ class MKGformerConfig(PreTrainedConfig):
     text_pooler: bool = False
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
+    prefix_guided_interaction: bool = True
+    correlation_aware_fusion: bool = True
     mask_prefix_padding: bool = True
     mask_missing_images: bool = True
     scale_similarity: bool = True

@@ -75,7 +75,7 @@ def model_entities(
     """
     parameters = parameters.with_preset(preset)
     set_seed(seed)
-    store = VisualStore(store_folder)
+    store = VisualStore(store_folder, **model_parameters.images.model_dump())
     tokenizer = load_tokenizer(model_parameters)
     model = build_model(
         MKGformerForLinkPrediction,

@@ -12,10 +12,11 @@ import pandas as pd
 from pydantic import Field
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, wrong
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mkgformer_kedro.evaluation.report import Layout
 
 _HEADLINE = "both.realistic."
+_TRIPLE = ["head", "relation", "tail"]
 
 
 class LinkPredictionParameters(FinetuningParameters):
@@ -200,6 +202,32 @@ class LinkPrediction(Task):
         """Queries with their prompts, and their answers where they have any."""
         return EncodedQueries.from_frame(table, self.prompt_builder(tokenizer, config))
 
+    @classmethod
+    def restrict_train(
+        cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """So many triples of each relation, or a share of the triples.
+
+        Queries keep the answers that chosen triples give them, and those without any are left out.
+        What is known of them, which ranking leaves out, stays what it is.
+        """
+        found = dict(tables)
+        for name in {"queries", "triples"} & set(tables):
+            in_train = (tables[name]["split"] == "train").to_numpy()
+            train, rest = tables[name][in_train], tables[name][~in_train]
+            triples = _as_triples(train) if name == "queries" else train[_TRIPLE]
+            distinct = triples.drop_duplicates().sort_values(_TRIPLE)
+            groups = distinct[["relation"]].to_numpy().tolist()
+            kept = distinct[draw_subset(groups, subset, seed)]
+            chosen = pd.MultiIndex.from_frame(triples).isin(pd.MultiIndex.from_frame(kept))
+            if name == "queries":
+                answers = train["answers"].explode()[chosen].groupby(level=0).agg(list)
+                train = train.loc[answers.index].assign(answers=answers)
+            else:
+                train = train[chosen]
+            found[name] = pd.concat([train, rest]).sort_index()
+        return found
+
     def sampler(
         self,
         items: EncodedQueries,
@@ -250,6 +278,22 @@ class LinkPrediction(Task):
     ) -> pd.DataFrame:
         """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
         return rank_answers_of(items, rows, outputs.logits.float())
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        items: EncodedQueries,
+        row: int,
+        best: np.ndarray,
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Of interest are the mask and the relation's words."""
+        entity, relation = int(items.entity[row]), int(items.relation[row])
+        prompt, places = items.prompts.query(bool(items.is_tail[row]), entity, relation)
+        names = tokenizer.convert_ids_to_tokens(prompt.tolist())
+        for place in places.pop("entity"):
+            names[place] = self.entities["name"].iat[entity]
+        names[places["relation"][-1]] = self.relations["relation"].iat[relation]
+        return names, places
 
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
@@ -349,6 +393,19 @@ class LinkPrediction(Task):
         from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 
         return LINK_PREDICTION
+
+
+def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
+    """The triples that queries and their answers stand for, a row each with the query's index."""
+    each = queries[["direction", "entity", "relation", "answers"]].explode("answers")
+    is_tail, answer = each["direction"] == "tail", each["answers"].astype(np.int64)
+    return pd.DataFrame(
+        {
+            "head": each["entity"].where(is_tail, answer),
+            "relation": each["relation"],
+            "tail": answer.where(is_tail, each["entity"]),
+        }
+    )
 
 
 def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
