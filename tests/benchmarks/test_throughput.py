@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,19 +30,20 @@ from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 
 PROJECT = Path(__file__).parents[2]
-SCRIPT = PROJECT / "benchmarks/throughput.py"
 ENTITIES = 12
 
 
-def load_script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+def load_script(name: str) -> ModuleType:
+    path = PROJECT / f"benchmarks/{name}.py"
+    specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
-    sys.modules[SCRIPT.stem] = module
+    sys.modules[name] = module
     specification.loader.exec_module(module)
     return module
 
 
-throughput = load_script()
+throughput = load_script("throughput")
+step_profile = load_script("step_profile")
 CAUSES = [name for name in throughput.LABELS if name != "images_of_zeros"]
 
 
@@ -354,3 +356,13 @@ def test_cpu_time_is_refused_on_a_gpu(capsys):
     with pytest.raises(SystemExit):
         throughput.main(["--device", "cuda", "--clock", "cpu"])
     assert "leave --clock at wall" in capsys.readouterr().err
+
+
+class TestProfileOfAStep:
+    def test_the_formula_counts_what_torch_counts(self, world):
+        world = replace(world, model=deepcopy(world.model))
+        throughput.set_up(world.model, throughput.OURS)
+        found = step_profile.measure(world, steps=2)
+        assert sum(found["shares"].values()) == pytest.approx(1)
+        assert {"matrix products", "optimizer"} < found["shares"].keys()
+        assert found["multiply_adds"] == pytest.approx(found["counted"], rel=0.1)

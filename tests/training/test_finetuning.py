@@ -18,6 +18,7 @@ from mkgformer_kedro.training.finetuning import finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
+GRAPH = ("entities", "relations")
 MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 
 # A child process that dies of SIGKILL at a chosen moment of training.
@@ -131,6 +132,13 @@ def test_the_best_dev_model_is_kept(run, tables, store_folder):
     ranks = predict_queries([expert], dev, triples, batch_size=64)
     mrr = (1 / ranks[["rank_optimistic", "rank_pessimistic"]].mean(axis=1)).mean()
     assert mrr == pytest.approx(curve[MRR].max(), abs=1e-6)
+
+
+def test_a_part_of_the_model_has_its_own_rate(run, entity_model):
+    work, _ = run(epochs=1, learning_rates={"default": 0.0, "graph_embeddings": 0.01})
+    before = load_file(entity_model / "model.safetensors")
+    changed = {name for name, weight in weights_of(work).items() if (weight != before[name]).any()}
+    assert changed == {f"mkgformer.graph_embeddings.{part}.weight" for part in GRAPH}
 
 
 def test_patience_stops(run):

@@ -80,6 +80,13 @@ def test_weights_of_another_model_are_named(folder):
         load_model(folder)
 
 
+def test_a_folder_of_an_earlier_version_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"entity_token_start": 23}))
+    with pytest.raises(DataError, match=r"of an earlier version.*Train it again"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named(folder, value):
     change(folder, lambda weights: weights["transform.dense.weight"].fill_(value))

@@ -1,0 +1,150 @@
+"""Compare recipes of stage 2 of link prediction: short trainings of equal length, judged on dev.
+
+Needs what ``link_prediction.ingestion`` and ``link_prediction.image_association`` made of a data
+set, and ``link_prediction.structure_modeling`` for what starts from a structural expert. What was
+found stands in ``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from kedro.io import CatalogConfigResolver
+from transformers import set_seed
+
+from mkgformer_kedro.configuration import ExtendingConfigLoader
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from mkgformer_kedro.training.entity_modeling import initialize_graph_tokens
+from mkgformer_kedro.training.finetuning import finetune
+from mkgformer_kedro.training.model_folder import save_model
+from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.structural_model import read_structure_folder
+from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, LinkPredictionParameters
+from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
+
+PROJECT = Path(__file__).parents[1]
+TASK = "link_prediction"
+MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
+ONE = {"default": 2e-4}
+TABLES = {**ONE, "graph_embeddings": 2e-3, "entity_bias": 2e-2}
+
+# Each recipe: what it changes of `link_prediction.finetuning`, and what entities start as.
+RECIPES: dict[str, dict[str, Any]] = {
+    "one rate for all, 2e-4": {"learning_rates": ONE},
+    "one rate for all, 5e-4": {"learning_rates": {"default": 5e-4}},
+    "one rate for all, 1e-3": {"learning_rates": {"default": 1e-3}},
+    "one rate, from structure": {"learning_rates": ONE, "start": "structure"},
+    "tables 2e-3": {"learning_rates": {**ONE, "graph_embeddings": 2e-3}},
+    "tables 2e-3, bias 2e-2": {"learning_rates": TABLES},
+    "tables 1e-2, bias 2e-2": {"learning_rates": {**TABLES, "graph_embeddings": 1e-2}},
+    "towers 5e-5, the rest 5e-4": {
+        "learning_rates": {"default": 5e-4, "text_model": 5e-5, "vision_model": 5e-5}
+    },
+    "head 1e-3": {"learning_rates": {**ONE, "transform": 1e-3}},
+    "fusion 1e-3": {"learning_rates": {**ONE, "fusion": 1e-3}},
+    "tables without decay": {"weight_decay": {"default": 1e-2, "graph_embeddings": 0.0}},
+    "label smoothing .1": {"label_smoothing": 0.1},
+    "binary cross-entropy": {"loss": "binary_cross_entropy"},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train each recipe in turn and print its loss and dev MRR."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", help="Kedro environment; default: the embedded sample")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--dev-queries", type=int, default=1000)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--work", type=Path, required=True, help="folder for models")
+    options = parser.parse_args(arguments)
+
+    conf = ExtendingConfigLoader(str(PROJECT / "conf"), env=options.env, **CONFIG_LOADER_ARGS)
+    parameters, catalog = conf["parameters"], CatalogConfigResolver(conf["catalog"])
+    paths = {
+        name: PROJECT / catalog.resolve_pattern(f"{TASK}.{name}")["filepath"]
+        for name in ("entities", "relations", "queries", "visual_store", "structure_models")
+    }
+    model_parameters = ModelParameters.model_validate(parameters["model"])
+    print("| recipe | loss | dev MRR | seconds |\n| --- | ---: | ---: | ---: |", flush=True)
+    for name in options.recipes:
+        changes = dict(RECIPES[name])
+        start = starting_model(changes.pop("start", "text"), paths, parameters, options.work)
+        values = parameters[TASK]["finetuning"] | changes
+        values |= {"max_steps": options.steps, "evaluations_per_epoch": 1, "seeds": None}
+        began = time.perf_counter()
+        _, curve = finetune(
+            TASK,
+            {"entity_model": start, "queries": pd.read_parquet(paths["queries"])},
+            paths["visual_store"],
+            options.work / "finetuning",
+            model_parameters,
+            LinkPredictionParameters.model_validate(
+                values | {"dev_queries": options.dev_queries, "patience": None}
+            ),
+            parameters["preset"],
+            parameters["seed"],
+        )
+        loss, mrr = (curve[column].dropna().iloc[-1] for column in ("loss", MRR))
+        seconds = time.perf_counter() - began
+        print(f"| {name} | {loss:.3f} | {mrr:.4f} | {seconds:.0f} |", flush=True)
+
+
+def starting_model(
+    kind: str, paths: dict[str, Path], parameters: dict[str, Any], work: Path
+) -> Path:
+    """Model folder whose entities are the means of their words, made once.
+
+    Args:
+        kind: ``text``; or ``structure``, which adds the principal components of the entities of
+            ComplEx, as large as the texts' means.
+        paths: Tables, visual store and structural experts.
+        parameters: Parameters of the run.
+        work: Folder of model folders.
+    """
+    folder = work / f"start_{kind}"
+    if (folder / "model.safetensors").exists():
+        return folder
+    set_seed(parameters["seed"])
+    entities, relations = (pd.read_parquet(paths[name]) for name in ("entities", "relations"))
+    model_parameters = ModelParameters.model_validate(parameters["model"])
+    tokenizer = load_tokenizer(model_parameters)
+    model = build_model(
+        MKGformerForLinkPrediction,
+        model_parameters,
+        parameters["preset"],
+        VisualStore(paths["visual_store"]),
+        mask_token_id=tokenizer.mask_token_id,
+    )
+    check_vocabulary(model, tokenizer)
+    model.add_graph_tokens(len(entities), len(relations))
+    task = LinkPrediction(
+        entities, relations, "paper", parameters[TASK]["finetuning"]["max_length"]
+    )
+    initialize_graph_tokens(model, task.prompt_builder(tokenizer, model.config), "text")
+    if kind == "structure":
+        add_structure(model, next(paths["structure_models"].glob("complex/seed_*")), task)
+    return save_model(folder, model, tokenizer, task)
+
+
+@torch.no_grad()
+def add_structure(model: MKGformerForLinkPrediction, expert: Path, task: LinkPrediction) -> None:
+    """Add to each entity what a structural expert knows of it."""
+    vectors = read_structure_folder(expert, task.entities, task.relations).model.entities()
+    table = model.mkgformer.graph_embeddings.entities.weight
+    centred = vectors.float() - vectors.float().mean(dim=0)
+    _, _, directions = torch.pca_lowrank(centred, q=min(table.shape[1], vectors.shape[1]))
+    components = torch.zeros_like(table)
+    components[:, : directions.shape[1]] = centred @ directions
+    table += components * (table.norm(dim=1).mean() / components.norm(dim=1).mean())
+
+
+if __name__ == "__main__":
+    main()
