@@ -40,8 +40,9 @@ def multiply_adds(world: World, batch: dict[str, torch.Tensor]) -> dict[str, flo
 
     A layer of width d and inner width i takes 4 d² + 2 d i a token, and 2 d for each pair of
     tokens that attention looks at; a fused pair takes besides i d a text token and 2 d for each
-    pair of a text and a visual token. A step takes three times as much: the backward pass computes
-    a gradient of the inputs and one of the weights of each product.
+    pair of a text and a visual token. Behind its attention the last text layer computes the mask
+    alone. A step takes three times as much: the backward pass computes a gradient of the inputs
+    and one of the weights of each product.
     """
     model = world.model
     config, text, vision = model.config, model.config.text_config, model.config.vision_config
@@ -52,9 +53,11 @@ def multiply_adds(world: World, batch: dict[str, torch.Tensor]) -> dict[str, flo
         width, inner = sizes.hidden_size, sizes.intermediate_size
         return rows * length * (4 * width**2 + 2 * width * inner + 2 * seen * width)
 
+    width, inner = text.hidden_size, text.intermediate_size
     parts = {
-        "text": text.num_hidden_layers * layers(examples, tokens, tokens, text),
-        "entities": examples * text.hidden_size * (text.hidden_size + config.num_entities),
+        "text": text.num_hidden_layers * layers(examples, tokens, tokens, text)
+        - examples * (tokens - 1) * (width**2 + 2 * width * inner),
+        "entities": examples * width * (width + config.num_entities),
     }
     if "image_index" in batch:
         rows = int((batch["image_index"] >= 0).sum())
@@ -67,13 +70,12 @@ def multiply_adds(world: World, batch: dict[str, torch.Tensor]) -> dict[str, flo
         parts["images"] = below * layers(groups, seen, seen, vision) + (
             groups * patches * vision.num_channels * patch**2 * vision.hidden_size
         )
-        parts["fused"] = fused * (
-            layers(rows, seen, tokens + seen, vision)
-            + rows * tokens * text.hidden_size * (text.intermediate_size + 2 * seen)
+        parts["fused"] = fused * layers(rows, seen, tokens + seen, vision) + (
+            rows * ((fused - 1) * tokens + 1) * width * (inner + 2 * seen)
         )
-        if vision.hidden_size != text.hidden_size:
+        if vision.hidden_size != width:
             bridged = 2 * tokens + seen
-            parts["fused"] += fused * rows * bridged * text.hidden_size * vision.hidden_size
+            parts["fused"] += fused * rows * bridged * width * vision.hidden_size
     return parts
 
 
