@@ -786,6 +786,26 @@ def test_what_cannot_be_asked(tiny):
         tiny.model(mask_token_id=None)(**texts)
     with pytest.raises(ValueError, match="0 entities and 1 relations"):
         tiny.model(num_entities=0).add_graph_tokens(0, 1)
+    with pytest.raises(ValueError, match="no entities"):
+        tiny.model(num_entities=0, num_relations=0).add_entities(torch.zeros(1, 32))
+    with pytest.raises(ValueError, match="no encoder of entities"):
+        tiny.model().embed_entities(torch.zeros(1, 32))
+
+
+def test_added_entities_leave_other_scores_as_they_are(tiny):
+    model, texts = tiny.model(), tiny.texts()
+    before = model(**texts).logits
+    new = torch.randn(3, 32)
+    model.add_entities(new[:1])
+    model.add_entities(new[1:])
+    moved = texts["input_ids"] >= tiny.words + tiny.entities  # relations come behind entities
+    asked = texts | {"input_ids": texts["input_ids"] + 3 * moved}
+    after = model(**asked).logits
+    assert torch.equal(after[:, :-3], before)
+    close(after[:, -3:], model.encode_mask(**asked) @ new.T)
+    table, words = model.mkgformer.graph_embeddings, model.get_input_embeddings()
+    second = torch.tensor([[tiny.words + tiny.entities + 1]])
+    assert torch.equal(table(second, words)[0, 0], new[1])
 
 
 def test_text_tower_configs_are_shared(tiny):
