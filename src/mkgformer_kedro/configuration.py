@@ -1,33 +1,156 @@
-"""Environments that extend others: ``conf/base``, then what is extended, then the environment."""
+"""Reading ``conf/``: files that hold plain values, in environments that extend others."""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kedro.config import OmegaConfigLoader
-from omegaconf import DictConfig
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import require_file
+from mkgformer_kedro.parameters import did_you_mean
+
+_MOST_VALUES = 100_000  # in one file, aliases spelled out
+_SUFFIXES = (".yml", ".yaml", ".json")
+_PLAIN = "tag:yaml.org,2002:"
+
+RUNTIME_GLOBALS = ("dataset", "wait_for_lock")
+"""What ``--params`` can say in the place of ``globals.yml``."""
 
 
 class ExtendingConfigLoader(OmegaConfigLoader):
     """Kedro's loader, for environments whose ``globals.yml`` may say ``extends: <environment>``.
 
     The files of an environment lie over those of the environment that it extends, as these lie
-    over those of the base environment.
+    over those of the base environment. ``--params dataset=...`` and ``--params wait_for_lock=...``
+    take the place of what ``globals.yml`` says, and ``${environment:}`` is the environment's name.
+    What cannot be read is refused with file and line.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        environment = self.env or self.default_run_env
+        OmegaConf.register_new_resolver("environment", lambda: environment, replace=True)
+
     def _read_dir_configs(
-        self, conf_path: str, *args: Any, **kwargs: Any
+        self, conf_path: str, patterns: Any, key: str, *args: Any, **kwargs: Any
     ) -> dict[Path, DictConfig]:
-        """Read the files of an environment and, before them, of those that it extends."""
+        """Read the files of an environment and, before them, of those that it extends.
+
+        Raises:
+            DataError: There is no such environment, or one of its files is no plain YAML.
+        """
+        source = Path(self.conf_source)
+        environment, known = str(Path(conf_path).relative_to(source)), _environments(source)
+        if environment not in known:
+            what = f"there is no environment '{environment}'"
+            raise DataError(Problem(str(source), None, what, did_you_mean(environment, known)))
         found: dict[Path, DictConfig] = {}
         for folder in extended_folders(Path(conf_path)):
-            found |= super()._read_dir_configs(str(folder), *args, **kwargs)
+            for file in sorted(folder.rglob("*")):
+                within = file.relative_to(folder).parts
+                if file.suffix in _SUFFIXES and any(part.startswith(key) for part in within):
+                    read_yaml(file)
+            found |= super()._read_dir_configs(str(folder), patterns, key, *args, **kwargs)
         return found
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The configuration of a kind, such as ``parameters``.
+
+        Raises:
+            DataError: Files contradict each other, or refer to what is not there.
+        """
+        try:
+            found = super().__getitem__(key)
+        except (DataError, MissingConfigException):
+            raise
+        except (OmegaConfBaseException, ValueError) as error:
+            what = str(error).splitlines()[0].rstrip(". ")
+            remedy = "Correct the files of this environment, or of one that it extends."
+            raise DataError(Problem(f"conf ({key})", None, what, remedy)) from error
+        if key == "globals":
+            given = self.runtime_params or {}
+            found |= {name: given[name] for name in RUNTIME_GLOBALS if name in given}
+        return found
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a group of plain values; an empty file is an empty group.
+
+    Raises:
+        DataError: It is no YAML in UTF-8, or holds no group, a key twice, an object of Python, or
+            aliases that spell out to more than anybody writes.
+    """
+    try:
+        require_file(file)
+        content = file.read_bytes()
+        loader = yaml.SafeLoader(content.decode("utf-8-sig"))
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        _require_plain(file, root, {})
+        values = loader.construct_document(root)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise DataError(Problem(str(file), None, what, "Make it a readable file.")) from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        what = f"not UTF-8 (byte 0x{content[error.start]:02x})"
+        raise DataError(Problem(str(file), line, what, "Save the file as UTF-8.")) from None
+    except RecursionError:
+        what = "groups within groups, too deep to be read"
+        raise DataError(Problem(str(file), None, what, "Write them flat.")) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = f"no YAML ({getattr(error, 'problem', None) or error.reason})"
+        line = None if mark is None else mark.line + 1
+        raise DataError(Problem(str(file), line, what, "Correct the line.")) from None
+    if not isinstance(values, dict):
+        what = f"this holds {values!r}, and no group of keys"
+        raise DataError(Problem(str(file), None, what, "Write `key: value`, one a line."))
+    return values
+
+
+def _require_plain(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
+    """See to it that a node holds plain values, each key once, and not too much.
+
+    Args:
+        file: Where it stands.
+        node: What was read, before anything is made of it.
+        sizes: Number of values of each node that was seen; 0 while it is being read.
+
+    Returns:
+        The number of its values, aliases spelled out.
+    """
+
+    def refuse(at: yaml.Node, what: str, remedy: str) -> None:
+        raise DataError(Problem(str(file), at.start_mark.line + 1, what, remedy))
+
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            refuse(node, "a group that holds itself, by an alias", "Write the value out.")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    if not node.tag.startswith(_PLAIN) or node.tag.startswith(f"{_PLAIN}python"):
+        what = f"the tag {node.tag.replace(_PLAIN, '!!')}, which would make an object"
+        refuse(node, what, "Write a plain value: nothing that is read here is executed.")
+    children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+        names: set[str] = set()
+        for name, _ in node.value:
+            if name.value in names:
+                refuse(name, f"the key '{name.value}' is there twice", "Leave one of them out.")
+            names |= {name.value} if isinstance(name, yaml.ScalarNode) else set()
+    count = 1 + sum(_require_plain(file, child, sizes) for child in children)
+    if count > _MOST_VALUES:
+        refuse(node, f"more than {_MOST_VALUES:,} values, with its aliases", "Write what is meant.")
+    sizes[id(node)] = count
+    return count
 
 
 def extended_folders(folder: Path) -> list[Path]:
@@ -42,12 +165,10 @@ def extended_folders(folder: Path) -> list[Path]:
     chain = [folder]
     while (name := _extends(chain[0])) is not None:
         where = str(chain[0] / "globals.yml")
-        known = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        known = _environments(folder.parent)
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            remedy = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
             what = f"extends '{name}', and there is no such environment"
-            raise DataError(Problem(where, None, what, remedy))
+            raise DataError(Problem(where, None, what, did_you_mean(name, known)))
         if folder.parent / name in chain:
             what = f"extends '{name}', which is extended from here already"
             raise DataError(Problem(where, None, what, "Leave one `extends` out of the circle."))
@@ -55,7 +176,10 @@ def extended_folders(folder: Path) -> list[Path]:
     return chain
 
 
+def _environments(conf: Path) -> list[str]:
+    return sorted(path.name for path in conf.iterdir() if path.is_dir())
+
+
 def _extends(folder: Path) -> Any:
     file = folder / "globals.yml"
-    values = yaml.safe_load(file.read_text()) if file.exists() else None
-    return values.get("extends") if isinstance(values, dict) else None
+    return read_yaml(file).get("extends") if file.exists() else None

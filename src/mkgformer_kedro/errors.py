@@ -30,7 +30,7 @@ class Problem:
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
         what, remedy = (shortened(text, _LONGEST) for text in (self.what, self.remedy))
-        return f"{place}: {what}. {remedy}"
+        return f"{place}: {what}{'' if what.endswith('?') else '.'} {remedy}"
 
 
 class DataError(ValueError):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,17 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if arrived is not new:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def require_file(path: Path) -> None:
+    """Refuse what would be read for ever: a named pipe, a device, a socket.
+
+    Raises:
+        OSError: There is no such file, or it is one of these.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "a pipe or device, not a file", str(path))
 
 
 def sha256_of(path: Path) -> str:

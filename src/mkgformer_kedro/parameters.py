@@ -1,18 +1,56 @@
-"""Base class of every typed parameter group."""
+"""Base class of every typed parameter group, and how values that people wrote become typed."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from mkgformer_kedro.errors import DataError, Problem
+
+Names = Annotated[tuple[str, ...], Strict(False)]
+"""Names in order, written as a list."""
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return Path(value)
+    raise ValueError("Input should be the name of a folder")
+
+
+Folder = Annotated[Path, BeforeValidator(_path)]
+"""A path, written as a text."""
+
+_REMEDY = "Correct it where it is set: in conf/, or on the command line."
+_SHOWN = 40  # characters of a value in a message
 
 
 class Parameters(BaseModel):
-    """Typed, frozen parameters. An unknown key is an error that names the nearest known one."""
+    """Typed, frozen parameters. An unknown key is an error that names the nearest known one.
+
+    Values have the type that is asked for: no yes is a number, no text is one, and no number is
+    infinite or none.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        strict=True,
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="before")
@@ -21,11 +59,59 @@ class Parameters(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = (
-                        f"did you mean '{near[0]}'?"
-                        if near
-                        else "known keys: " + ", ".join(cls.model_fields)
-                    )
-                    raise ValueError(f"unknown parameter '{key}'; {hint}")
+                    hint = did_you_mean(key, cls.model_fields)
+                    raise ValueError(f"unknown parameter '{key}'; {hint[0].lower()}{hint[1:]}")
         return values
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Self:
+        """Check a mapping, such as a group of a parameter file.
+
+        Raises:
+            DataError: A value is missing, unknown, of another type or out of bounds.
+        """
+        return typed(cls, obj)
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of memory that these settings take at least, whatever the data."""
+        return 0
+
+
+def typed(kind: Any, value: Any, where: str = "", *, strict: bool | None = None) -> Any:
+    """What somebody wrote, as a type or a group of parameters.
+
+    Args:
+        kind: A type, such as ``dict[str, str] | None``, or a class of parameters.
+        value: What was written.
+        where: Name of the value in messages, such as ``files``.
+        strict: Whether nothing may stand for another type; None: as the type says.
+
+    Raises:
+        DataError: It is something else; the message names every key that is wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=strict)
+    except ValidationError as error:
+        problems: list[Problem] = []
+        for each in error.errors(include_url=False):
+            place = ".".join([where, *map(str, each["loc"])])
+            inner = each.get("ctx", {}).get("error")
+            if isinstance(inner, DataError):
+                problems += [replace(one, where=f"{place}.{one.where}") for one in inner.problems]
+            else:
+                what = each["msg"].removeprefix("Value error, ") + _shown(each["input"])
+                problems.append(Problem(place, None, what, _REMEDY))
+        raise DataError(problems) from None
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: the nearest one, or those that are."""
+    known = list(known)
+    if near := difflib.get_close_matches(str(name), known, n=1):
+        return f"Did you mean '{near[0]}'?"
+    return f"There are: {', '.join(known) or 'none'}."
+
+
+def _shown(value: Any) -> str:
+    return f", not {value!r}" if not isinstance(value, dict) and len(repr(value)) < _SHOWN else ""

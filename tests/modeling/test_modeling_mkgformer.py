@@ -246,6 +246,70 @@ def test_prefix_source(tiny, source, number):
     close(seen["prefix"][1], attention.value(source_input))
 
 
+# Parts that an ablation leaves out
+
+
+@pytest.mark.parametrize("fields", [{}, {"preset": "faithful"}, {"vision": OTHER_TOWER}])
+@torch.no_grad()
+def test_without_prefix_guided_interaction_patches_see_patches_alone(tiny, fields):
+    model = tiny.model(prefix_guided_interaction=False, **fields).mkgformer
+    seen = []
+    for layer in model.fusion_layers:
+        layer.register_forward_hook(lambda module, args, outputs: seen.append(outputs[1]))
+    texts, images = tiny.texts(), tiny.images(4)
+    other = {**texts, "input_ids": texts["input_ids"].flip(0)}
+
+    output = model(**texts, **images, output_attentions=True)
+    model(**other, **images)
+
+    assert torch.equal(seen[1], seen[3])
+    tokens = texts["input_ids"].shape[1]
+    for share, weights in zip(output.prefix_shares, output.vision_attentions[-2:], strict=True):
+        assert not share.any()
+        assert not weights[..., :tokens].any()
+        close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+
+
+@torch.no_grad()
+def test_without_prefix_guided_interaction_the_visual_stream_is_the_plain_tower(tiny):
+    model = tiny.model(prefix_guided_interaction=False, image_counts={"full": 1}).mkgformer
+    seen = []
+    model.fusion_layers[-1].register_forward_hook(lambda *args: seen.append(args[2][1]))
+    pixels = {"pixel_values": tiny.images(4)["pixel_values"]}
+
+    model(**tiny.texts(), **pixels)
+
+    normalised = model._normalize(pixels["pixel_values"][:, 0])
+    plain = model.vision_model(normalised, interpolate_pos_encoding=True, output_hidden_states=True)
+    close(seen[0], plain.hidden_states[-1])
+
+
+@torch.no_grad()
+def test_without_correlation_aware_fusion_every_token_gets_the_mean_of_the_shown_patches(tiny):
+    model = tiny.model(correlation_aware_fusion=False).mkgformer
+    mask = torch.ones(4, tiny.slots, dtype=torch.bool)
+    mask[0, 1:] = False
+
+    output = model(**tiny.texts(), **tiny.images(4), image_mask=mask, output_attentions=True)
+
+    shown = output.visual_mask.float()
+    for weights in output.correlations:
+        close(weights, (shown / shown.sum(1, keepdim=True))[:, None].expand_as(weights))
+
+
+@pytest.mark.parametrize("part", ["prefix_guided_interaction", "correlation_aware_fusion"])
+def test_what_is_left_out_leaves_no_parameter_without_gradient(tiny, part):
+    model = tiny.model(vision=OTHER_TOWER, **{part: False}).train()
+    texts, images = tiny.texts(), tiny.images(4)
+
+    output = model(**texts, **images, labels=torch.tensor([[1], [2], [3], [4]]))
+    output.loss.backward()
+
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    whole = model.eval()(**texts, **images).logits
+    assert not torch.equal(whole, tiny.model(vision=OTHER_TOWER)(**texts, **images).logits)
+
+
 # Towers
 
 

@@ -77,6 +77,7 @@ def parameters(tiny_towers):
                 "text_tower": str(tiny_towers.text(text)),
                 "vision_tower": vision and str(tiny_towers.vision(vision)),
                 "vision_config": {},
+                "images": {"source": "own", "seed": 0},
                 "attention": "sdpa",
                 "config": {"num_fusion_layers": 2},
                 **fields,

@@ -22,7 +22,7 @@ from mkgformer_kedro.datasets.text_files import (
     unpacked,
 )
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Names, Parameters, typed
 
 Layout = Literal["tsv", "openke", "pykeen", "rdf"]
 
@@ -67,7 +67,7 @@ class GraphFiles(Parameters):
     entities: str | None = None
     relations: str | None = None
     entity_texts: str | None = None
-    entity_long_texts: tuple[str, ...] = ()
+    entity_long_texts: Names = ()
     relation_texts: str | None = None
 
     @model_validator(mode="after")
@@ -168,17 +168,22 @@ class GraphFolderDataset(TextFolderDataset[RawGraph]):
     ) -> None:
         super().__init__(filepath=filepath, files=files, checksums=checksums, metadata=metadata)
         if layout not in get_args(Layout):
-            raise ValueError(f"layout is {layout!r}; known: {', '.join(get_args(Layout))}")
+            raise self._contradiction(f"layout is {layout!r}; known: {', '.join(get_args(Layout))}")
         self._layout = layout
         self._files = self._files.read_in(layout)
-        self._split = None if split is None else SplitParameters(**split)
-        self._rdf = None if rdf is None else RdfParameters(**rdf)
+        self._split = None if split is None else typed(SplitParameters, split, "split")
+        self._rdf = None if rdf is None else typed(RdfParameters, rdf, "rdf")
         if self._files.graph is not None and self._split is None:
-            raise ValueError("files.graph is to be split; say how in 'split'")
+            raise self._contradiction("files.graph is to be split; say how in 'split'")
         if layout == "rdf" and self._rdf is None:
-            raise ValueError("the layout is rdf; say what to read of it in 'rdf'")
+            raise self._contradiction("the layout is rdf; say what to read of it in 'rdf'")
         if layout in ("openke", "pykeen") and None in (self._files.entities, self._files.relations):
-            raise ValueError(f"the layout {layout} needs files.entities and files.relations")
+            what = f"the layout {layout} needs files.entities and files.relations"
+            raise self._contradiction(what)
+
+    def _contradiction(self, what: str) -> DataError:
+        remedy = "Correct link_prediction in globals.yml."
+        return DataError(Problem(str(self._folder), None, what, remedy))
 
     def load(self) -> RawGraph:
         """Read every file of the folder.

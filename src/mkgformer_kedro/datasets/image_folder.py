@@ -12,6 +12,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
+from mkgformer_kedro.parameters import Folder, typed
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -50,7 +51,7 @@ class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
     """
 
     def __init__(self, *, filepath: str | None, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = None if filepath is None else Path(filepath)
+        self._folder = typed(Folder | None, filepath, "images")
         self.metadata = metadata
 
     def load(self) -> ImageFolder:

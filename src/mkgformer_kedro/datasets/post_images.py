@@ -16,7 +16,7 @@ from mkgformer_kedro.datasets.image_folder import REMEDY, files_of
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Folder, Parameters, typed
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -128,13 +128,13 @@ class PostImagesDataset(AbstractDataset[None, PostImages]):
         detection: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._folder = None if filepath is None else Path(filepath)
-        folders = SplitFolders(**full)
+        self._folder = typed(Folder | None, filepath, "images")
+        folders = typed(SplitFolders, full, "full")
         self._full = {split: _normal(getattr(folders, split)) for split in SPLITS}
         self._crops: dict[str, dict[str, CropFiles]] = {}
         for role, files in (("grounding", grounding), ("detection", detection)):
             if files is not None:
-                crops = SplitCrops(**files)
+                crops = typed(SplitCrops, files, role)
                 self._crops[role] = {split: getattr(crops, split) for split in SPLITS}
         self.metadata = metadata
 

@@ -25,7 +25,7 @@ from pydantic import model_validator
 
 from mkgformer_kedro.datasets.text_files import BYTE_ORDER_MARK, HELP, damaged_archive
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Names, Parameters
 from mkgformer_kedro.progress import Progress
 
 MAX_TEXT = 1_000_000
@@ -57,14 +57,14 @@ class RdfParameters(Parameters):
         prefixes: Namespace by prefix, for the predicates above.
     """
 
-    label: tuple[str, ...]
-    description: tuple[str, ...]
-    image: tuple[str, ...]
-    ignored: tuple[str, ...]
-    languages: tuple[str, ...]
+    label: Names
+    description: Names
+    image: Names
+    ignored: Names
+    languages: Names
     literals: Literal["leave_out", "keep"]
     blank_nodes: Literal["leave_out", "keep"]
-    named_graphs: tuple[str, ...] | None
+    named_graphs: Names | None
     base: str | None
     prefixes: dict[str, str]
 

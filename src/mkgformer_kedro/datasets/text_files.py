@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import gzip
 import hashlib
 import io
-import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +15,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import sha256_of
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.files import require_file, sha256_of
+from mkgformer_kedro.parameters import Folder, Parameters, typed
 
 SPLITS = ("train", "dev", "test")
 HELP = "docs/data.md says where the files come from and where to put them."
@@ -50,9 +48,9 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
         checksums: dict[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._folder = Path(filepath)
-        self._files = self.files_class(**files)
-        self._checksums = checksums or {}
+        self._folder = typed(Folder, filepath, "folder")
+        self._files = typed(self.files_class, files, "files")
+        self._checksums = typed(dict[str, str | None] | None, checksums, "checksums") or {}
         self.metadata = metadata
 
     def save(self, data: NoReturn) -> None:
@@ -152,17 +150,6 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
     def _verified(self, names: Iterable[str]) -> tuple[str, ...]:
         """Names of the files that are the known ones, of those that could be read."""
         return tuple(name for name in names if self._checksums.get(name))
-
-
-def require_file(path: Path) -> None:
-    """Refuse what would be read for ever: a named pipe, a device, a socket.
-
-    Raises:
-        OSError: There is no such file, or it is one of these.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "a pipe or device, not a file", str(path))
 
 
 def unpacked(where: str, content: bytes) -> bytes | Problem:

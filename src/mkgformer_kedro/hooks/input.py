@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -11,18 +12,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
+from mkgformer_kedro.configuration import RUNTIME_GLOBALS, read_yaml
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
+_FOLDER = r"[\w.-]*\w[\w.-]*"
+
+
+_FP32 = "Set it to fp32, or to auto: bf16 where a GPU has it."
 
 
 class BadInputHooks:
@@ -31,6 +37,7 @@ class BadInputHooks:
     def __init__(self) -> None:
         # Here, since the configuration is read, and may be refused, before any hook is called.
         sys.excepthook = show_plainly
+        self._memory_share: float = 1
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -41,32 +48,44 @@ class BadInputHooks:
         folder = Path(loader.conf_source) / loader.base_env
         base: dict[str, Any] = {}
         for path in sorted(folder.glob("parameters*.yml")):
-            base |= yaml.safe_load(path.read_text()) or {}
+            base |= read_yaml(path)
         parameters = loader["parameters"]
-        known = base | dict.fromkeys(CATALOG_PARAMETERS)
+        known = base | dict.fromkeys((*CATALOG_PARAMETERS, *RUNTIME_GLOBALS))
         stages = {stage: f"{task}.{stage}" for task in reversed(TASKS) for stage in base[task]}
         problems = _unknown(parameters, known, "parameter", elsewhere=stages)
         for task in TASKS:
             # Deeper, where parameters are typed, Kedro and pydantic look.
             problems += _unknown(parameters[task], base[task], "parameter", f"{task}.")
+            if isinstance(parameters[task], dict):
+                for stage, group in parameters[task].items():
+                    problems += _unknown(group, group or {}, "parameter", f"{task}.{stage}.")
+        problems += _unknown(parameters["model"], parameters["model"] or {}, "parameter", "model.")
         seed, preset = parameters["seed"], parameters["preset"]
         if type(seed) is not int or not 0 <= seed < 2**32:
             problems.append(f"seed is {seed!r}; it must be a whole number from 0 to 4294967295")
         if preset not in ("corrected", "faithful"):
             problems.append(f"preset is {preset!r}; it must be 'corrected' or 'faithful'")
-        names = yaml.safe_load((folder / "globals.yml").read_text())
+        names = read_yaml(folder / "globals.yml")
         problems += _unknown_within(loader["globals"], names, "key of globals.yml")
-        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", str(loader["globals"]["dataset"])):
+        dataset, wait, share = (
+            loader["globals"][key] for key in ("dataset", "wait_for_lock", "memory_share")
+        )
+        # A cell of a study works in a folder inside that of the study.
+        folder_of_one = rf"({_FOLDER}-study/)?{_FOLDER}"
+        if not isinstance(dataset, str) or not re.fullmatch(folder_of_one, dataset):
             problems.append("dataset in globals.yml must be the name of one folder")
-        wait = loader["globals"]["wait_for_lock"]
         if type(wait) not in (int, float) or not 0 <= wait < math.inf:
             problems.append(f"wait_for_lock in globals.yml is {wait!r}; it must be seconds, from 0")
+        if type(share) not in (int, float) or not 0 < share < math.inf:
+            problems.append(f"memory_share in globals.yml is {share!r}; it must be more than 0")
+        self._memory_share = share
         if problems:
             raise ParameterValidationError("\n".join(problems))
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Refuse at once what training would refuse after all images were decoded."""
+        """Refuse at once what a stage would refuse, or die of, after hours."""
+        self._refuse_what_this_machine_lacks(pipeline, catalog)
         for task in TASKS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
@@ -78,18 +97,79 @@ class BadInputHooks:
                     where = f"{task}.image_association.slots.full.count"
                     raise DataError(Problem(where, None, what, remedy))
 
+    def _refuse_what_this_machine_lacks(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        most = int(self._memory_share * memory())
+        for name in sorted(pipeline.inputs()):
+            group = catalog.load(name) if name.startswith("params:") else None
+            if getattr(group, "precision", None) == "fp16" and not _has_gpu():
+                what = "fp16 needs a GPU, and there is none"
+                problem = Problem(f"{name.removeprefix('params:')}.precision", None, what, _FP32)
+                raise DataError(problem)
+            if isinstance(group, Parameters) and group.least_memory > most:
+                what = (
+                    f"these sizes take {_gigabytes(group.least_memory)} of memory at least, and "
+                    f"{_gigabytes(most)} are allowed"
+                )
+                remedy = "Make them smaller, or raise `memory_share` in globals.yml."
+                raise DataError(Problem(name.removeprefix("params:"), None, what, remedy))
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:,.1f} GB"
+
 
 def show_plainly(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """Print an uncaught exception: of bad input the message alone, of all else the traceback."""
+    if (cause := bad_input_behind(error)) is not None:
+        print(f"\n{_without_kedro(str(cause))}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        what = f"there is not enough memory ({error})"
+        remedy = "Make batch sizes, images or models smaller."
+        print(f"\n{Problem('This machine', None, what, remedy)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def bad_input_behind(error: BaseException) -> BaseException | None:
+    """What says plainly what is wrong with the input, if that is why something failed."""
+    chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, DataError | ParameterValidationError | DatasetError):
-            print(f"\n{cause}", file=sys.stderr)
-            return
+        chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    sys.__excepthook__(kind, error, traceback)
+    # What the project says of its input comes before what Kedro says of where it was read.
+    for plain in (DataError, ParameterValidationError, DatasetError):
+        for found in chain:
+            if isinstance(found, plain):
+                return found
+    return None
+
+
+_OF_A_GROUP = re.compile(r"- Parameter '([^']+)': (?:Failed to instantiate .* parameter '\1': )?")
+
+
+def _without_kedro(message: str) -> str:
+    """The message of parameters that do not fit their types, each with its full name."""
+    group, lines = "", []
+    for line in message.splitlines():
+        if match := _OF_A_GROUP.match(line):
+            group, line = match[1], line[match.end() :]
+            line = line if line.startswith((".", ":")) else f": {line}"
+        lines.append(group + line)
+    return "\n".join(lines).removeprefix("Parameter validation failed:\n")
 
 
 def _unknown(

@@ -45,6 +45,7 @@ from mkgformer_kedro.evaluation.calibration import (
     risk_coverage,
 )
 from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
+from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
 from mkgformer_kedro.progress import Progress
 
@@ -649,16 +650,7 @@ class _Answered:
 def _write_block(path: Path, expert: Expert, block: pd.DataFrame, batch_size: int) -> None:
     below: np.ndarray | None = None
     spread = np.empty(len(block), dtype=np.float32)
-    for rows, scores in expert.scores(block, batch_size=batch_size):
-        if not torch.isfinite(scores).all():
-            raise DataError(
-                Problem(
-                    f"expert {expert.name}",
-                    None,
-                    "it gives scores that are no finite numbers",
-                    "Train it again, with a smaller learning rate.",
-                )
-            )
+    for rows, scores in finite_scores(expert, block, batch_size=batch_size):
         scores = scores.float()
         deviation = scores.std(dim=1, correction=0).clamp_min(_LEAST_SPREAD)
         if below is None:

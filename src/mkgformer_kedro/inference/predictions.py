@@ -11,7 +11,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.inference.experts import Expert, ModelWithStore, PostsExpert
+from mkgformer_kedro.inference.experts import (
+    Expert,
+    ModelWithStore,
+    PostsExpert,
+    finite_scores,
+)
 
 _QUERY = ["direction", "entity", "relation"]
 
@@ -49,7 +54,7 @@ def predict_queries(
             asked = queries[has_images[queries["entity"]]]
             parts = [same[~has_images[same["entity"]]]]
         if len(asked):
-            blocks = expert.scores(asked, batch_size=batch_size)
+            blocks = finite_scores(expert, asked, batch_size=batch_size)
             ranked = rank_queries(asked, blocks, triples, known_offset=known_offset, top=top)
             learned = asked[_QUERY].assign(answered=expert.answers(asked))
             parts.append(ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one"))

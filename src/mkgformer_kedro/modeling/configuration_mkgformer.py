@@ -87,6 +87,13 @@ class MKGformerConfig(PreTrainedConfig):
         prefix_source (`str`, *optional*, defaults to `"same_layer"`):
             Text layer whose keys and values the visual self-attention of a pair reads: the pair's
             own (`"same_layer"`) or the one below it (`"previous_layer"`).
+        prefix_guided_interaction (`bool`, *optional*, defaults to `True`):
+            Whether the visual self-attention of a pair reads the text. Otherwise patches attend to
+            patches alone, for ablations.
+        correlation_aware_fusion (`bool`, *optional*, defaults to `True`):
+            Whether a token gets from the patches what is similar to it. Otherwise every token gets
+            the mean of all patches, for ablations. (Without any fusion no image would reach the
+            text.)
         mask_prefix_padding (`bool`, *optional*, defaults to `True`):
             Whether patches are kept from attending to padding tokens of the text.
         mask_missing_images (`bool`, *optional*, defaults to `True`):
@@ -117,6 +124,9 @@ class MKGformerConfig(PreTrainedConfig):
             those of the vocabulary.
         num_relations (`int`, *optional*, defaults to 0):
             Number of relations, likewise; their ids follow those of the entities.
+        entity_encoder (`bool`, *optional*, defaults to `False`):
+            Whether the model makes embeddings of new entities from their descriptions, see
+            [`MKGformerForLinkPrediction.embed_entities`].
         mask_token_id (`int`, *optional*):
             Token id of `[MASK]`.
         loss (`str`, *optional*, defaults to `"binary_cross_entropy"`):
@@ -145,6 +155,8 @@ class MKGformerConfig(PreTrainedConfig):
     text_pooler: bool = False
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
+    prefix_guided_interaction: bool = True
+    correlation_aware_fusion: bool = True
     mask_prefix_padding: bool = True
     mask_missing_images: bool = True
     scale_similarity: bool = True
@@ -160,6 +172,7 @@ class MKGformerConfig(PreTrainedConfig):
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     num_entities: int = 0
     num_relations: int = 0
+    entity_encoder: bool = False
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0

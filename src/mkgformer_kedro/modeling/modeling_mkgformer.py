@@ -249,10 +249,19 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
         module.register_buffer(name, value)
 
 
-def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Score classes in float32, whatever the model computes in."""
     with torch.autocast(states.device.type, enabled=False):
-        return nn.functional.linear(states.float(), weight.float(), bias.float())
+        bias = None if bias is None else bias.float()
+        return nn.functional.linear(states.float(), weight.float(), bias)
+
+
+def _entity_encoder(config: MKGformerConfig) -> nn.Linear:
+    """A linear map of states, which is fitted, not trained."""
+    width = config.text_config.hidden_size
+    encoder = nn.Linear(width, width)
+    _keep_untrained(encoder, "weight", "bias")
+    return encoder
 
 
 def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -320,11 +329,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         def bridge(inputs: int, outputs: int, needed: bool) -> nn.Module:
             return nn.Linear(inputs, outputs) if needed else nn.Identity()
 
-        self.key_bridge = bridge(width, visual_width, not (same_width and same_heads))
-        self.value_bridge = bridge(width, visual_width, not (same_width and same_heads))
+        self.reads_text = config.prefix_guided_interaction
+        crosses = self.reads_text and not (same_width and same_heads)
+        self.key_bridge = bridge(width, visual_width, crosses)
+        self.value_bridge = bridge(width, visual_width, crosses)
         self.visual_bridge = bridge(visual_width, width, not same_width)
         self.fusion_dense = nn.Linear(width, text.intermediate_size)
         self.scale = width**-0.5 if config.scale_similarity else 1.0
+        if not config.correlation_aware_fusion:
+            self.scale = 0.0  # all patches are as similar as any other
         self.text_family, self.vision_family = text_family(text), vision_family(vision)
 
     def forward(
@@ -435,12 +448,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
         attention = family.attention(layer)
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+            value = torch.cat([self.value_bridge(prefix_value), value], dim=1)
         context = attend(
             attention,
             attention.config._attn_implementation,
             query,
-            torch.cat([self.key_bridge(prefix_key), key], dim=1),
-            torch.cat([self.value_bridge(prefix_value), value], dim=1),
+            key,
+            value,
             attention_mask,
             num_heads=family.num_heads(layer),
             dropout=family.dropout(layer),
@@ -460,8 +476,11 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         query, key, _ = (
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
-        key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
-        return attention_weights(query, key, attention_mask, family.num_heads(layer))
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+        weights = attention_weights(query, key, attention_mask, family.num_heads(layer))
+        unread = 0 if self.reads_text else prefix_key.shape[1]
+        return nn.functional.pad(weights, (unread, 0))
 
 
 class MKGformerGraphEmbeddings(nn.Module):
@@ -478,6 +497,8 @@ class MKGformerGraphEmbeddings(nn.Module):
         width = config.text_config.hidden_size
         self.entities = nn.Embedding(config.num_entities, width)
         self.relations = nn.Embedding(config.num_relations, width)
+        # Entities that came after training, each time some. They count as the last entities.
+        self.added = nn.ModuleList()
 
     def forward(self, input_ids: Tensor, words: nn.Embedding) -> Tensor:
         """Look token ids up, words and those of the graph.
@@ -491,7 +512,7 @@ class MKGformerGraphEmbeddings(nn.Module):
         """
         states = words(input_ids.clamp(max=words.num_embeddings - 1))
         rows = input_ids - words.num_embeddings
-        for table in (self.entities, self.relations):
+        for table in (self.entities, *self.added, self.relations):
             if table.num_embeddings:
                 found = table(rows.clamp(0, table.num_embeddings - 1))
                 states = torch.where((rows >= 0)[..., None], found, states)
@@ -943,7 +964,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
         visual_states: Tensor,
         vision_config: PreTrainedConfig,
     ) -> Any:
-        """Mask of visual queries over text and visual tokens."""
+        """Mask of visual queries over the text tokens that they read, and visual tokens."""
+        if not self.config.prefix_guided_interaction:
+            attention_mask = attention_mask[:, :0]
         if not self.config.mask_prefix_padding:
             attention_mask = torch.ones_like(attention_mask)
         shape = (attention_mask.shape[0], visual_states.shape[1])
@@ -981,7 +1004,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             return None
         used, index = image_index[rows].unique(return_inverse=True)
         return _Images(
-            [self._normalize(pixels.index_select(0, used)) for pixels in given],
+            [self.normalize(pixels.index_select(0, used)) for pixels in given],
             None if image_mask is None else image_mask.index_select(0, used),
             index,
             None if len(rows) == batch_size else rows,
@@ -996,7 +1019,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> _Images:
         """Put an image of zeros wherever one is missing."""
         config, vision_config = self.config, self.vision_model.config
-        images = [self._normalize(pixels) for pixels in given]
+        images = [self.normalize(pixels) for pixels in given]
         if image_mask is not None and images:
             masks = image_mask.bool().split([pixels.shape[1] for pixels in images], dim=1)
             images = [
@@ -1062,11 +1085,39 @@ class MKGformerModel(MKGformerPreTrainedModel):
     def _count_and_size(self, role: str) -> tuple[int, int]:
         return self.config.image_counts[role], self.config.image_sizes[role]
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Images as the towers see them: uint8 is normalised, floats are believed to be."""
         dtype = self.image_scale.dtype
         if pixels.is_floating_point():
             return pixels.to(dtype)
         return torch.addcmul(self.image_shift, pixels.to(dtype), self.image_scale)
+
+    def patch_positions(self, num_tokens: int) -> list[Tensor]:
+        """Where the patches of each image slot stand in the visual sequence.
+
+        Args:
+            num_tokens: Length `V` of the sequence, as what is recorded has it. It tells how many
+                tokens of other kinds (class, registers) stand before the patches.
+
+        Returns:
+            For each slot, in the order of the slots, the positions `(rows, columns)` of its grid.
+        """
+        config = self.config
+        patch_size = config.vision_config.patch_size
+        sides = [
+            size // patch_size
+            for count, size in map(self._count_and_size, config.image_roles)
+            for _ in range(count)
+        ]
+        others = num_tokens - sum(side**2 for side in sides)
+        shared = config.visual_embeddings == "class_and_crops"
+        start, before_each = (others, 0) if shared else (0, others // len(sides))
+        positions = []
+        for side in sides:
+            start += before_each
+            positions.append(torch.arange(start, start + side**2).view(side, side))
+            start += side**2
+        return positions
 
     def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
@@ -1132,6 +1183,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = text_family(config.text_config).head(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
+        self.entity_encoder = _entity_encoder(config) if config.entity_encoder else None
         self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
@@ -1158,6 +1210,47 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         embeddings = MKGformerGraphEmbeddings(self.config).to(self.device, self.dtype)
         self.mkgformer.graph_embeddings = embeddings.apply(self._init_weights)
         self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def set_entity_encoder(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the model the map from states to embeddings that [`embed_entities`] takes.
+
+        Args:
+            weight: `(d, d)`, multiplied with a state from the left.
+            bias: `(d,)`.
+        """
+        self.config.entity_encoder = True
+        encoder = _entity_encoder(self.config)
+        encoder.load_state_dict({"weight": weight, "bias": bias})
+        self.entity_encoder = encoder.to(self.device, self.dtype)
+
+    def embed_entities(self, states: Tensor) -> Tensor:
+        """Make embeddings of entities from the states `(M, d)` at the masks of descriptions.
+
+        Raises:
+            ValueError: The model has no encoder of entities.
+        """
+        if self.entity_encoder is None:
+            raise ValueError("The model has no encoder of entities. Call set_entity_encoder first.")
+        return self.entity_encoder(states)
+
+    def add_entities(self, embeddings: Tensor) -> None:
+        """Add entities behind the others of a trained model, in memory.
+
+        Scores of the others stay the same to the last bit, since those of the new ones are a
+        product of their own. Token ids of relations move up.
+
+        Args:
+            embeddings: `(M, d)`, one for each new entity.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        graph = self.mkgformer.graph_embeddings
+        if graph is None:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        table = nn.Embedding.from_pretrained(embeddings.to(graph.entities.weight))
+        graph.added.append(table)
+        self.config.num_entities += len(embeddings)
 
     def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
         """Transformed state at the mask, which is compared with the entities' embeddings.
@@ -1192,7 +1285,11 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         if embeddings is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
-        return _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        if not embeddings.added:
+            return scores
+        added = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in embeddings.added]
+        return torch.cat([scores, *added], dim=1)
 
     @can_return_tuple
     def forward(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -49,7 +50,7 @@ from transformers.models.modernbert.modeling_modernbert import (
     ModernBertPredictionHead,
     apply_rotary_pos_emb,
 )
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -758,8 +759,12 @@ def _image_settings(source: Any, config: Any) -> dict[str, Any]:
     """What a checkpoint's image processor says of images, in terms of `MKGformerConfig`."""
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError:
+    except OSError as error:
+        if (Path(source) / IMAGE_PROCESSOR_NAME).is_file():
+            raise ValueError(f"The settings of images cannot be read: {error}") from error
         return {}
+    if not isinstance(processor, dict):
+        raise ValueError(f"The settings of images in {source} are no group of keys.")
     settings: dict[str, Any] = {
         name: tuple(processor[name])
         for name in ("image_mean", "image_std")

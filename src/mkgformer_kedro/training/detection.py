@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.towers import resolve_tower
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,10 +38,15 @@ class ZeroShotDetector:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         try:
+            source = resolve_tower(model)
             # Pillow's image processor: the other one needs torchvision.
-            self.processor = AutoProcessor.from_pretrained(model, backend="pil")
-            self.model = AutoModelForZeroShotObjectDetection.from_pretrained(model)
-        except (OSError, ValueError) as error:
+            self.processor = AutoProcessor.from_pretrained(source, backend="pil")
+            self.model, loading = AutoModelForZeroShotObjectDetection.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+            if loading["missing_keys"]:
+                raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
+        except Exception as error:  # whatever a library says of files that people put there
             what = f"no zero-shot detector can be loaded from '{model}' ({error})".split("\n")[0]
             remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
             problem = Problem("image_association.detector.model", None, what, remedy)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Parameters, typed
 
 Preset = Literal["corrected", "faithful"]
 
@@ -31,6 +31,7 @@ _SET_ELSEWHERE = {
     "vision_config": "model.vision_config",
     "num_entities": "the graph",
     "num_relations": "the graph",
+    "entity_encoder": "the graph",
 }
 
 
@@ -47,12 +48,20 @@ class PresetParameters(Parameters):
         )
 
 
+class ImagesParameters(Parameters):
+    """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
+
+    source: Literal["own", "none", "shuffled", "random"]
+    seed: int = Field(ge=0, lt=2**32)
+
+
 class ModelParameters(Parameters):
     """Which towers are fused, and how."""
 
     text_tower: str
     vision_tower: str | None
     vision_config: dict[str, Any]
+    images: ImagesParameters
     attention: Literal["sdpa", "eager", "flex_attention"]
     config: dict[str, Any]
 
@@ -64,17 +73,69 @@ class ModelParameters(Parameters):
             raise ValueError(f"set elsewhere: {places}")
         return config
 
+    @property
+    def least_memory(self) -> int:
+        """Bytes of a tower from scratch while it learns: weights, gradients, two moments."""
+        width, layers, inner = (
+            max(self.vision_config.get(name, 0), 0)
+            if isinstance(self.vision_config.get(name, 0), int)
+            else 0
+            for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
+        )
+        return 16 * layers * width * (4 * width + 2 * inner)
+
 
 class LaunchParameters(Parameters):
     """How many training processes run on this machine."""
 
-    processes: int = Field(ge=1)
+    processes: int = Field(ge=1, le=1024)
 
 
-class OptimizationParameters(PresetParameters):
-    """What every training stage shares."""
+class AdamParameters(Parameters):
+    """How the authors fit the embeddings of entities."""
 
-    epochs: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, lt=math.inf)
+
+
+class EntityModelingParameters(PresetParameters):
+    """Stage 1: learn one embedding per entity from its description and images."""
+
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"prompt": "paper", "initialization": "text", "solver": "lbfgs"},
+        "faithful": {"prompt": "authors", "initialization": "normal", "solver": "adam"},
+    }
+
+    max_length: int = Field(ge=16)
+    prompt: Literal["paper", "authors"] | None
+    initialization: Literal["text", "normal"] | None
+    solver: Literal["lbfgs", "adam"] | None
+    ridge: float = Field(gt=0, lt=math.inf)
+    adam: AdamParameters
+    encoding_batch_size: int = Field(ge=1)
+
+
+class TrainSubset(Parameters):
+    """A part of the train split: ``shots`` of each relation or type, or a ``share``."""
+
+    shots: int | None = Field(None, ge=1)
+    share: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _says_one(self) -> Self:
+        if (self.shots is None) == (self.share is None):
+            raise ValueError("train_subset is either {shots: 8} or {share: 0.05}")
+        return self
+
+
+class FinetuningParameters(PresetParameters):
+    """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
+
+    A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
+    """
+
+    epochs: float = Field(gt=0, le=1e6)
     max_steps: int | None = Field(ge=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(ge=1)
@@ -84,6 +145,14 @@ class OptimizationParameters(PresetParameters):
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    train_subset: TrainSubset | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    gradient_checkpointing: bool
+    patience: int | None = Field(ge=1)
+    dev_batch_size: int = Field(ge=1)
+    loader_workers: int = Field(ge=0, le=1024)
+    launch: LaunchParameters
 
     @field_validator("learning_rates", "weight_decay")
     @classmethod
@@ -93,34 +162,6 @@ class OptimizationParameters(PresetParameters):
         if not all(0 <= value < math.inf for value in values.values()):
             raise ValueError(f"{info.field_name} must be numbers that are not negative")
         return values
-
-
-class EntityModelingParameters(OptimizationParameters):
-    """Stage 1: learn one embedding per entity from its description and images."""
-
-    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "corrected": {"prompt": "paper", "initialization": "text"},
-        "faithful": {"prompt": "authors", "initialization": "normal"},
-    }
-
-    prompt: Literal["paper", "authors"] | None
-    initialization: Literal["text", "normal"] | None
-    encoding_batch_size: int = Field(ge=1)
-
-
-class FinetuningParameters(OptimizationParameters):
-    """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
-
-    A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
-    """
-
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    gradient_checkpointing: bool
-    patience: int | None = Field(ge=1)
-    dev_batch_size: int = Field(ge=1)
-    loader_workers: int = Field(ge=0)
-    launch: LaunchParameters
 
     @field_validator("seeds")
     @classmethod
@@ -149,6 +190,11 @@ class StructureModelSettings(Parameters):
     dev_queries: int | None = Field(ge=1)
     dev_batch_size: int = Field(ge=1)
     checkpoint_seconds: float = Field(ge=0)
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of one entity and one relation while they are learned."""
+        return 32 * self.dimension
 
 
 class StructureModelingParameters(StructureModelSettings):
@@ -186,7 +232,8 @@ class StructureModelingParameters(StructureModelSettings):
                 where the model measures distances.
         """
         common = self.model_dump(include=set(StructureModelSettings.model_fields))
-        settings = StructureModelSettings.model_validate(common | self.by_model.get(name, {}))
+        values = common | self.by_model.get(name, {})
+        settings = typed(StructureModelSettings, values, f"by_model.{name}")
         if settings.epochs % settings.epochs_per_evaluation:
             raise ValueError(
                 f"epochs ({settings.epochs}) is no multiple of epochs_per_evaluation "

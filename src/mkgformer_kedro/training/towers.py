@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import sha256_of
+from mkgformer_kedro.parameters import typed
 from mkgformer_kedro.training.tokenization import check_special_tokens
 
 if TYPE_CHECKING:
@@ -126,20 +128,38 @@ def load_tokenizer(parameters: ModelParameters) -> PreTrainedTokenizerBase:
 
     with _naming(parameters.text_tower):
         tokenizer = AutoTokenizer.from_pretrained(resolve_tower(parameters.text_tower))
+        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            raise ValueError("its tokenizer knows no words; tokenizer.json is missing or empty")
     check_special_tokens(tokenizer, parameters.text_tower)
     return tokenizer
 
 
 @contextmanager
 def _naming(tower: str) -> Iterator[None]:
-    """Say which tower cannot be loaded, and where its files can be put."""
+    """Say which tower cannot be loaded, and where its files can be put.
+
+    Whatever a library says of files that people put there is caught: they may hold anything.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:
         what = "the tower cannot be loaded"
         if not Path(tower).is_dir() and isinstance(error, OSError):
-            what = "the tower cannot be had from the model hub"
-        raise DataError(Problem(tower, None, f"{what}: {error}", _PUT_FILES)) from error
+            from huggingface_hub.constants import HF_HUB_OFFLINE
+
+            offline = ", which HF_HUB_OFFLINE keeps from being asked" if HF_HUB_OFFLINE else ""
+            what = f"the tower cannot be had from the model hub{offline}"
+        raise DataError(Problem(tower, None, f"{what}: {_said(error)}", _PUT_FILES)) from error
+
+
+def _said(error: Exception) -> str:
+    """What a library says is wrong, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # What Python says of itself needs its kind to be understood: KeyError: 'foo'.
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(lines[:2]).rstrip('.')}"
 
 
 def build_model(
@@ -161,17 +181,25 @@ def build_model(
     Raises:
         DataError: Towers, configuration and visual store do not fit together.
     """
+    import torch
     from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
+    from mkgformer_kedro.modeling import MKGformerConfig
+
     disable_progress_bar()
+    kinds = get_type_hints(MKGformerConfig, localns={"torch": torch})
+    for name in parameters.config.keys() & MKGformerConfig.__annotations__.keys():
+        typed(kinds[name], parameters.config[name], f"model.config.{name}", strict=True)
     text, vision = parameters.text_tower, parameters.vision_tower
     for tower in filter(None, (text, vision)):
         source = resolve_tower(tower)
         with _naming(tower):
-            AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source)
+            if wrong := [key for key, value in config.to_dict().items() if _no_number(value)]:
+                raise ValueError(f"{', '.join(wrong)} in its config.json is no number")
     try:
-        return model_class.from_text_vision_pretrained(
+        model = model_class.from_text_vision_pretrained(
             resolve_tower(text),
             vision and resolve_tower(vision),
             vision_config=None if vision else _vision_config(parameters.vision_config),
@@ -181,10 +209,22 @@ def build_model(
             image_counts={role: layout.count for role, layout in store.roles.items()},
             **{**overrides, **parameters.config},
         )
-    except (ValueError, OSError) as error:
-        what = f"no model can be made of these towers and images: {error}"
+    except DataError:
+        raise
+    except Exception as error:
+        what = f"no model can be made of these towers and images: {_said(error)}"
         remedy = "Correct `model`, or the slots of image_association."
         raise DataError(Problem("parameters.yml", None, what, remedy)) from error
+    for name, weight in model.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            tower = vision if "vision_model" in name and vision else text
+            what = f"the tower's weights are no numbers ({name})"
+            raise DataError(Problem(tower, None, what, "Get its files again: they are damaged."))
+    return model
+
+
+def _no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _vision_config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +246,10 @@ def _vision_config(values: Mapping[str, Any]) -> dict[str, Any]:
     config_class = CONFIG_MAPPING[model_type]
     if unknown := set(values) - set(config_class.__dataclass_fields__) - {"model_type"}:
         raise ValueError(f"{config_class.__name__} has no {', '.join(sorted(unknown))}")
+    sizes = ("size", "num_hidden_layers", "num_attention_heads", "num_patches")
+    for name, value in values.items():
+        if name.endswith(sizes) and isinstance(value, int) and value < 1:
+            raise ValueError(f"model.vision_config.{name} is {value}; it must be at least 1")
     return {**values, "model_type": model_type}
 
 

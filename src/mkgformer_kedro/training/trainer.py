@@ -1,4 +1,4 @@
-"""What both stages share: the Trainer, exact resumption, progress and the training curve."""
+"""The Trainer of fine-tuning: exact resumption, progress and the training curve."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
+from mkgformer_kedro.files import fingerprint, relative, sha256_of, written_atomically
 from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.optimizer import RowwiseAdamW
-from mkgformer_kedro.training.parameters import OptimizationParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +146,9 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add examples/s and the share of time spent waiting for data to training logs."""
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                what = f"the loss is {logs['loss']} at step {self.state.global_step}"
-                remedy = "Lower the learning rates, or compute in fp32."
-                raise DataError(Problem("finetuning.learning_rates", None, what, remedy))
+            self._require_finite("the loss is", logs["loss"])
+            if not self.args.fp16:  # whose scaler skips such steps
+                self._require_finite("the norm of the gradients is", logs.get("grad_norm", 0.0))
             now = time.perf_counter()
             elapsed = max(now - self._logged_at - self._paused, 1e-9)
             logs["examples_per_second"] = round(self._examples * self.args.world_size / elapsed, 2)
@@ -170,11 +169,20 @@ class StageTrainer(Trainer):
     def log_dev_scores(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Log dev scores under the prefix ``eval_`` and let the callbacks pick a model by them."""
         metrics = {f"eval_{key}": value for key, value in scores.items()}
+        picks = self.args.metric_for_best_model
+        self._require_finite("the dev score is", metrics.get(picks, 0.0))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            where = str(relative(Path(self.args.output_dir).resolve()))
+            what = f"{what} {value} at step {self.state.global_step}; what was good before is kept"
+            remedy = "Lower the learning rates, or compute in fp32."
+            raise DataError(Problem(where, None, what, remedy))
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # Logging reads the clock inside; evaluation and saving must not count as training time.
@@ -185,13 +193,21 @@ class StageTrainer(Trainer):
             self._paused += time.perf_counter() - max(started, self._logged_at)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        for name, weight in model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                self._require_finite(f"the weight {name} is", math.nan)
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (newest / _COMPLETE).touch()
-            kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name}
-            for folder in newest.parent.glob("checkpoint-*"):
+            sizes = {path.name: path.stat().st_size for path in newest.iterdir() if path.is_file()}
+            with written_atomically(newest / _COMPLETE) as mark:
+                mark.write_text(json.dumps(sizes))
+            others = sorted(newest.parent.glob("checkpoint-*"), key=_step)
+            # The one before too, in case the newest is damaged.
+            kept = {each.name for each in others[-2:]}
+            kept.add(Path(self.state.best_model_checkpoint or newest).name)
+            for folder in others:
                 if folder.name not in kept:
                     # The mark goes first: a kill in between leaves nothing that looks complete.
                     (folder / _COMPLETE).unlink(missing_ok=True)
@@ -217,8 +233,7 @@ class _Milestones(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_evaluate = args.eval_strategy != "no"
-            control.should_save = True
+            control.should_evaluate = control.should_save = True
         control.should_log |= control.should_save
 
 
@@ -263,11 +278,11 @@ def value_of(name: str, values: dict[str, float]) -> float:
 
 def training_arguments(
     folder: Path,
-    parameters: OptimizationParameters,
+    parameters: FinetuningParameters,
     *,
     batches_per_epoch: int,
     seed: int,
-    metric: str | None,
+    metric: str,
     precision: str = "fp32",
     loader_workers: int = 0,
 ) -> TrainingArguments:
@@ -275,11 +290,10 @@ def training_arguments(
 
     Args:
         folder: Where checkpoints go.
-        parameters: Optimization parameters with every preset field set.
+        parameters: Parameters with every preset field set.
         batches_per_epoch: Batches per process in one epoch.
         seed: Seed of everything random.
-        metric: Dev metric that picks the model (``eval_...``), larger is better; None evaluates
-            nothing and keeps the last model.
+        metric: Dev metric that picks the model (``eval_...``); larger is better.
         precision: ``auto`` (bf16 where the device has it), ``fp32``, ``bf16`` or ``fp16``.
         loader_workers: Processes that build batches.
     """
@@ -302,13 +316,13 @@ def training_arguments(
         warmup_steps=math.ceil(parameters.warmup_ratio * steps),
         logging_steps=parameters.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if metric else "no",
+        eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        load_best_model_at_end=metric is not None,
+        load_best_model_at_end=True,
         metric_for_best_model=metric,
-        greater_is_better=True if metric else None,
+        greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         # The fused kernel would keep from gradient scaling what learns row by row.
         optim="adamw_torch" if precision == "fp16" else "adamw_torch_fused",
@@ -392,8 +406,9 @@ def _discard_unusable(folder: Path, job_name: str) -> None:
     job = folder / _JOB
     with contextlib.suppress(OSError, ValueError):
         if json.loads(job.read_text())["fingerprint"] == job_name:
-            for checkpoint in folder.glob("checkpoint-*"):
-                if not (checkpoint / _COMPLETE).exists():
+            for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step):
+                if lacking := _lacking(checkpoint):
+                    logger.info("%s is not complete (%s): left out", checkpoint.name, lacking)
                     shutil.rmtree(checkpoint)
             return
     if any(folder.glob("checkpoint-*")):
@@ -403,6 +418,28 @@ def _discard_unusable(folder: Path, job_name: str) -> None:
         temporary.write_text(json.dumps({"fingerprint": job_name}))
 
 
+def _lacking(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks: its mark, a file of the size that the mark says, or its best one."""
+    try:
+        sizes = json.loads((checkpoint / _COMPLETE).read_text())
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        best = state["best_model_checkpoint"]
+        for name, size in sizes.items():
+            if (checkpoint / name).stat().st_size != size:
+                return f"{name} is truncated"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return "its mark or state cannot be read"
+    if best is not None and not (checkpoint.with_name(Path(best).name) / _COMPLETE).exists():
+        return f"{Path(best).name}, the best until then, is missing"
+    return None
+
+
 def _newest_checkpoint(folder: Path) -> Path | None:
     checkpoints = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max(checkpoints, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])

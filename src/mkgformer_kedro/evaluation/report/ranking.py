@@ -15,8 +15,14 @@ from mkgformer_kedro.evaluation.ranking.evaluation import PREFIX, RankingEvaluat
 from mkgformer_kedro.evaluation.ranking.metrics import HITS_AT, RANK_TYPES, SIDES, ranks_of
 from mkgformer_kedro.evaluation.report.calibration import calibration_sections
 from mkgformer_kedro.evaluation.report.figures import format_number, hits_figure, inline_svg
-from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, thumbnails
-from mkgformer_kedro.evaluation.report.sections import Groups, Layout, below
+from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, heat_maps, thumbnails
+from mkgformer_kedro.evaluation.report.sections import (
+    Explain,
+    Groups,
+    Layout,
+    below,
+    not_explained,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +81,7 @@ class RankingExample:
         candidates: Number of entities in that ranking.
         guesses: The best entities of the ranking, best first.
         other_ranks: Rank of the answer by each other expert.
+        looks: What looked at each image of the known entity, see ``page.heat_maps``.
     """
 
     direction: str
@@ -85,6 +92,7 @@ class RankingExample:
     candidates: int
     guesses: Sequence[Guess]
     other_ranks: Mapping[str, float]
+    looks: Sequence[Mapping[str, Sequence[str]]]
 
 
 def choose_queries(
@@ -123,6 +131,7 @@ def describe_queries(
     entities: pd.DataFrame,
     relations: Sequence[str],
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
 ) -> list[RankingExample]:
     """Look up names, texts and images of predictions to show.
 
@@ -132,6 +141,7 @@ def describe_queries(
         entities: Columns ``name`` and ``text``; row number is entity index.
         relations: Text of every relation by index.
         images: Gives the images of an entity index: ``uint8`` arrays ``(3, height, width)``.
+        explain: Says what looked at the images of queries.
 
     Returns:
         One example per row.
@@ -161,8 +171,11 @@ def describe_queries(
                 )
             ],
             other_ranks={name: float(of[row.triple, row.direction]) for name, of in ranks.items()},
+            looks=heat_maps(looks),
         )
-        for row in chosen.itertuples()
+        for row, looks in zip(
+            chosen.itertuples(), explain(chosen[["direction", "entity", "relation"]]), strict=True
+        )
     ]
 
 
@@ -171,6 +184,7 @@ def examples_section(
     tables: Mapping[str, pd.DataFrame],
     has_images: np.ndarray,
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
     *,
     number: int,
     seed: int,
@@ -188,6 +202,7 @@ def examples_section(
         tables["entities"],
         tables["relations"]["text"].tolist(),
         images,
+        explain,
     )
     content = {"examples": examples, "seeds": evaluation.seeds}
     return Section.from_template("Examples", "ranking_examples.html.j2", content)

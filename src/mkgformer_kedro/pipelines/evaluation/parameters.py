@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
+from mkgformer_kedro.evaluation.explanations import Quarter
 from mkgformer_kedro.parameters import Parameters
+
+_BYTES_PER_SAMPLE = 64
 
 
 class PublishedResult(Parameters):
@@ -17,6 +22,19 @@ class PublishedResult(Parameters):
     note: str = ""
 
 
+class ExplanationParameters(Parameters):
+    """How it is measured whether what the model looks at decides."""
+
+    questions: int = Field(ge=0)
+    shares: list[Annotated[float, Field(gt=0, le=1)]]
+
+
+class RankingExplanationParameters(ExplanationParameters):
+    """What a graph needs to know besides."""
+
+    pointing: dict[str, Quarter]
+
+
 class EvaluationParameters(Parameters):
     """How answers to the test split are made, scored and reported."""
 
@@ -25,12 +43,19 @@ class EvaluationParameters(Parameters):
     batch_size: int = Field(ge=1)
     resamples: int = Field(ge=100)
     examples: int = Field(ge=0)
+    explanations: ExplanationParameters
     published: list[PublishedResult]
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of the bootstrap samples of one score of one row."""
+        return self.resamples * _BYTES_PER_SAMPLE
 
 
 class RankingEvaluationParameters(EvaluationParameters):
     """What ranking needs to know besides."""
 
+    explanations: RankingExplanationParameters
     known_offset: float | None = Field(lt=0)
 
     def offset(self, preset: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from mkgformer_kedro.datasets.post_images import CropMap, PostImages, read_crop_
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.modeling.images import Box, read_image
+from mkgformer_kedro.parameters import typed
 from mkgformer_kedro.pipelines.image_association.association import BOX
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Status,
@@ -24,6 +26,8 @@ from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
     from mkgformer_kedro.training.detection import Found
+
+logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W\d_]")
 _NO_PHRASE = ("@", "http:", "https:", "www.")
@@ -169,6 +173,9 @@ def detected_crops(
     return crops
 
 
+_Entry = tuple[str, dict[str, list[tuple[str, Box, float]]]]
+
+
 class _Journal:
     """What was found for which post, a JSON line each; another fingerprint starts it anew."""
 
@@ -176,13 +183,17 @@ class _Journal:
         self._path = path
         self.found: dict[str, dict[str, list[Found]]] = {}
         head = json.dumps(fingerprint) + "\n"
-        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-        if lines[:1] != [head]:
-            lines = [head]
-        whole = [line for line in lines if line.endswith("\n")]  # the last may be torn by a kill
-        for line in whole[1:]:
-            post, found = json.loads(line)
-            self.found[post] = found
+        try:
+            lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+            if lines[:1] != [head]:
+                lines = [head]
+            whole = [
+                line for line in lines if line.endswith("\n")
+            ]  # the last may be torn by a kill
+            self.found = dict(typed(_Entry, json.loads(line)) for line in whole[1:])
+        except ValueError:
+            logger.warning("%s is damaged: crops are looked for from the start", path)
+            self.found, whole = {}, [head]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(whole), encoding="utf-8")
 

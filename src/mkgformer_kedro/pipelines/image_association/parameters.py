@@ -40,23 +40,31 @@ class ImageParameters(Parameters):
 
     @model_validator(mode="after")
     def _has_slots(self) -> Self:
-        if not self.slot_roles:
+        if not self._in_use:
             raise ValueError("slots: every count is 0 (of roles in use); give one a slot")
         return self
 
     @property
+    def _in_use(self) -> list[str]:
+        """Roles that have slots, in slot order."""
+        return [role for role in INPUT_NAMES if role in self.slots and self.slots[role].count]
+
+    @property
     def slot_roles(self) -> list[str]:
         """The role of each slot, in slot order."""
-        return slot_roles({role: each.count for role, each in self.slots.items()})
+        return slot_roles({role: self.slots[role].count for role in self._in_use})
 
     @property
     def layouts(self) -> dict[str, RoleLayout]:
         """Layout of each role that has slots, in slot order."""
         return {
-            role: RoleLayout(self.slots[role].size, self.slots[role].count)
-            for role in INPUT_NAMES
-            if role in self.slot_roles
+            role: RoleLayout(self.slots[role].size, self.slots[role].count) for role in self._in_use
         }
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes of one owner's images, as the model takes them (float32)."""
+        return sum(4 * each.count * each.image_bytes for each in self.layouts.values())
 
 
 class ImageAssociationParameters(ImageParameters):
@@ -114,10 +122,9 @@ class PostImageAssociationParameters(ImageParameters):
         return self
 
     @property
-    def slot_roles(self) -> list[str]:
-        """The role of each slot, in slot order; without crops there are none for them."""
-        roles = super().slot_roles
-        return roles if self.crops != "none" else [role for role in roles if role == "full"]
+    def _in_use(self) -> list[str]:
+        """Roles that have slots, in slot order; without crops there are none for them."""
+        return [role for role in super()._in_use if role == "full" or self.crops != "none"]
 
     @property
     def crop_roles(self) -> list[str]:

@@ -129,7 +129,9 @@ class TaggedIngestionParameters(PostsIngestionParameters):
 
     expected_counts: TaggedPostCounts
     invalid_tags: Literal["repair", "stop"]
-    entity_types: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    entity_types: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, strict=False
+    )
 
     @field_validator("entity_types")
     @classmethod
