@@ -12,7 +12,8 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-relations demo-entities test fast-test lint errors viz docs clean
+.PHONY: help setup setup-dev setup-locked demo demo-relations demo-entities test fast-test lint errors viz docs \
+	lock release audit-dependencies clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -34,6 +35,15 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) -e ".[dev]"
 	@touch $@
 
+# torch is left to the index: its builds for CPUs and each CUDA have hashes of their own.
+setup-locked:  ## As setup-dev, with each package held to the hash in requirements.lock (but torch)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) \
+		--require-hashes --no-deps -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.run $(VENV)/.dev
+
 demo: $(VENV)/.run  ## Link prediction and completion on the embedded sample, from raw files
 	$(BIN)/kedro run --pipelines link_prediction,completion
 
@@ -54,6 +64,7 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry src
 
 errors: $(VENV)/.dev  ## Write docs/errors.md anew, from what bad input is told
 	WRITE_ERRORS=1 $(BIN)/pytest -q tests/test_bad_input.py
@@ -63,6 +74,33 @@ viz: $(VENV)/.dev  ## See the DAG in the browser
 
 docs: $(VENV)/.dev  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+# What releases need is kept out of the environment that they describe.
+build/tools/.done: constraints.txt
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		build cyclonedx-bom pip-audit pip-licenses 'setuptools>=77' uv
+	@touch $@
+
+lock: build/tools/.done  ## Write requirements.lock: the versions of constraints.txt, with hashes
+	build/tools/bin/uv pip compile --quiet --no-deps --generate-hashes --python-version 3.11.7 --no-header \
+		--no-annotate --no-emit-package torch constraints.txt -o requirements.lock
+
+# Twice, since a build that cannot be repeated cannot be checked.
+release: build/tools/.done $(VENV)/.dev  ## Build the wheel, its bill of materials and the list of licences into dist/
+	rm -rf dist build/again build/lib
+	for folder in dist build/again; do \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) build/tools/bin/python -m build --wheel --no-isolation \
+			--outdir $$folder . >/dev/null && rm -rf build/lib || exit 1; \
+	done
+	diff -r dist build/again
+	build/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(BIN)/python
+	build/tools/bin/pip-licenses --python $(BIN)/python --from mixed --partial-match --with-urls --format markdown \
+		--output-file dist/licences.md
+
+audit-dependencies: build/tools/.done  ## Known vulnerabilities of what constraints.txt pins (asks the net)
+	build/tools/bin/pip-audit --no-deps --disable-pip -r requirements.lock
 
 clean:  ## Remove the results in data/ and the environment; raw files and DVC's cache stay
 	rm -rf $(VENV) .viz build site

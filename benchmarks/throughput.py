@@ -385,10 +385,12 @@ def entity_logits(model: MKGformerForLinkPrediction, inputs: dict[str, Tensor], 
     """Score of every entity at the mask, ``(B, N)``."""
     if not way.full_vocabulary:
         return model(**inputs).logits
-    config = model.config
-    first, words = config.entity_token_start, model.get_input_embeddings().weight
-    after = len(words) - first - config.num_entities
-    bias = nn.functional.pad(model.entity_bias, (first, after))
+    config, graph = model.config, model.mkgformer.graph_embeddings
+    first = config.entity_token_start
+    words = torch.cat(
+        [model.get_input_embeddings().weight, graph.entities.weight, graph.relations.weight]
+    )
+    bias = nn.functional.pad(model.entity_bias, (first, config.num_relations))
     states = model.transform(model.mkgformer(**inputs).last_hidden_state)
     logits = nn.functional.linear(states, words, bias)  # (B, T, V)
     example, position = (inputs["input_ids"] == config.mask_token_id).nonzero(as_tuple=True)
@@ -728,7 +730,7 @@ def describe(
         "model": f"text {text.num_hidden_layers} x {text.hidden_size}, vision "
         f"{vision.num_hidden_layers} x {vision.hidden_size}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
-        f"vocabulary {text.vocab_size:,}",
+        f"{text.vocab_size:,} words",
         "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
         f"ranking, max_length {parameters.max_length}",
         "precision": "bfloat16 autocast in training" if mixed_precision else "float32",

@@ -71,6 +71,10 @@ VARIANTS = (
 )  # fmt: skip
 CORNERS = ("upper_left", "upper_right", "lower_left", "lower_right")
 
+# Text of a character where texts are to tell nothing. A code point would tell: they are numbered by
+# radical.
+KIND = "a character"
+
 # What would show a character in a text: itself, a code point, or the number of its radical.
 REVEALING = re.compile(r"[^\u0000-\u024f\u2010-\u2027]|U\+[0-9A-F]|radical", re.IGNORECASE)
 
@@ -423,7 +427,10 @@ def write_texts(sample: Sample, folder: Path) -> dict[str, int]:
         _write_lines(folder / f"{name}.tsv", map("\t".join, part))
     _write_lines(folder / "entities.txt", sample.texts)
     _write_lines(folder / "relations.txt", sample.relations)
-    _write_lines(folder / "entity2text.txt", map("\t".join, sample.texts.items()))
+    kinds = {one: KIND if one.startswith("U+") else text for one, text in sample.texts.items()}
+    names = {one: text.partition(",")[0] for one, text in sample.texts.items()}
+    for name, texts in (("text", sample.texts), ("name", names), ("kind", kinds)):
+        _write_lines(folder / f"entity2{name}.txt", map("\t".join, texts.items()))
     _write_lines(folder / "relation2text.txt", map("\t".join, sample.relations.items()))
     for name in ("LICENSE-unicode.txt", "LICENSE-noto-cjk.txt"):
         shutil.copyfile(RECIPE / name, folder / name)

@@ -4,7 +4,7 @@
     python scripts/pretrain_glyph_tower.py
 
 A small CLIP vision model learns to name radical, components, strokes and corners of some 18,000
-characters, drawn in two fonts. It takes less than two hours on one core. A killed run goes on with
+characters, drawn in two fonts. It takes an hour on one core. A killed run goes on with
 the same command, and ends with the same weights; so does another run of the same settings and
 versions.
 """
@@ -66,7 +66,7 @@ class Settings:
         checkpoint_steps: Steps between two checkpoints.
     """
 
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup: float = 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ settings.load_profile("mkgformer_kedro")
 pytest_plugins = ["tiny_world"]
 
 ROOT = Path(__file__).parents[1]
+
+# Here, and in all processes that tests start, the project may execute no data.
+GUARD = ROOT / "tests/guard"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(GUARD), os.getenv("PYTHONPATH"))))
+runpy.run_path(str(GUARD / "sitecustomize.py"))
+
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
 SYNTHETIC = ("synthetic_relation_extraction", "synthetic_entity_recognition")
 

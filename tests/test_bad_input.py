@@ -672,15 +672,19 @@ def trainer(world):
     """A Trainer at step 7."""
     import torch
 
-    from mkgformer_kedro.training.parameters import EntityModelingParameters
+    from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
     from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
 
-    parameters = EntityModelingParameters.model_validate(world.fixture("entity_modeling_values"))
+    parameters = LinkPredictionParameters.model_validate(world.fixture("finetuning_values"))
     arguments = training_arguments(
         world.folder, parameters, batches_per_epoch=1, seed=0, metric=None
     )
     made = StageTrainer(
-        model=torch.nn.Linear(2, 2), args=arguments, batch_sampler=[], learning_rates={}
+        model=torch.nn.Linear(2, 2),
+        args=arguments,
+        batch_sampler=[],
+        learning_rates={},
+        weight_decay={},
     )
     made.state.global_step = 7
     return made

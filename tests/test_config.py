@@ -117,7 +117,7 @@ def test_parameter_files_hold_no_interpolation(environment):
 def test_an_environment_has_few_files_and_nothing_empty(environment):
     files = read("*", environment)
     tasks = {f"parameters_{task}.yml" for task in TASKS}
-    allowed = {"globals.yml", "parameters.yml"} | tasks
+    allowed = {"globals.yml", "parameters.yml", "parameters_study.yml"} | tasks
     assert files.keys() <= allowed | ({"catalog.yml"} if environment == "base" else set())
     if environment != "base":
         assert all(value != {} for file in files.values() for value in [file, *file.values()])

@@ -80,3 +80,10 @@ def test_a_circle_is_named(load):
     files = {**FILES, "big/globals.yml": "extends: tiny"}
     with pytest.raises(DataError, match="extends 'tiny', which is extended from here already"):
         load("tiny", files)
+
+
+def test_the_run_can_name_another_data_set_and_the_catalog_the_environment(load):
+    catalog = "{table: {filepath: '${globals:dataset}.csv', env: '${environment:}'}}"
+    loader = load("big", {**FILES, "base/catalog.yml": catalog}, dataset="other/one")
+    assert loader["globals"]["dataset"] == "other/one"
+    assert loader["catalog"] == {"table": {"filepath": "other/one.csv", "env": "big"}}

@@ -201,7 +201,7 @@ def own_data(tmp_path_factory, copy_project):
 
 
 def own_run(env):
-    epochs = "link_prediction.entity_modeling.epochs=1,link_prediction.finetuning.epochs=1"
+    epochs = "link_prediction.finetuning.epochs=1"
     pipeline = ("--pipelines", "link_prediction", "--env", env)
     return ("kedro", "run", *pipeline, "--params", epochs)
 
@@ -243,3 +243,18 @@ def test_own_data_runs_as_the_documentation_says(own_data, env, with_images):
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
     assert coverage["owners"]["with_images"] == with_images
     assert coverage["owners"]["all"] == 12
+
+
+def test_a_cell_that_fails_is_a_row_that_says_why(finished_project):
+    """Both cells fail at the stage that they share, which is run once, in a process of its own."""
+    output = finished_project.run(
+        "kedro", "run", "--pipelines", "study", "--env", "ci", "--params",
+        "study.task=relation_extraction,study.grid=presets,"
+        "relation_extraction.ingestion.expected_counts.train=5",
+    )  # fmt: skip
+    assert output.count("Begins: stage") == 1
+    folder = finished_project.folder / f"data/08_reporting/{CI}/study/relation_extraction/presets"
+    table = pd.read_csv(folder / "table.csv")
+    assert table["cell"].tolist() == ["corrected_preset", "faithful_preset"]
+    assert table["failed"].str.contains("train: 600 instead of the published 5").all()
+    assert "has no answers" in (folder / "index.html").read_text()

@@ -25,18 +25,12 @@ _WORDS = [f"word{i}" for i in range(_ENTITIES)] + [
 ]
 
 _ENTITY_MODELING = {
-    "epochs": 3,
-    "max_steps": None,
-    "batch_size": 4,
-    "gradient_accumulation": 1,
-    "learning_rates": {"default": 0.05},
-    "weight_decay": 0.0,
-    "warmup_ratio": 0.0,
     "max_length": 16,
-    "log_every": 1,
-    "evaluations_per_epoch": 1,
     "prompt": None,
     "initialization": None,
+    "solver": None,
+    "ridge": 1.0,
+    "adam": {"epochs": 3, "batch_size": 4, "learning_rate": 0.05},
     "encoding_batch_size": 5,
 }
 _FINETUNING = {
@@ -45,14 +39,16 @@ _FINETUNING = {
     "batch_size": 4,
     "gradient_accumulation": 1,
     "learning_rates": {"default": 0.003, "fusion": 0.01},
-    "weight_decay": 0.01,
+    "weight_decay": {"default": 0.01},
     "warmup_ratio": 0.1,
     "max_length": 16,
     "log_every": 2,
     "evaluations_per_epoch": 2,
     "patience": None,
     "seeds": None,
+    "train_subset": None,
     "dev_queries": None,
+    "entity_encoder": None,
     "dev_batch_size": 3,
     "prompt": None,
     "item": None,
@@ -116,6 +112,7 @@ def model_parameters(text_tower) -> dict:
             "image_size": 16,
             "patch_size": 8,
         },
+        "images": {"source": "own", "seed": 0},
         "attention": "sdpa",
         "config": {"num_fusion_layers": 1},
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mkgformer_kedro.errors import DataError, Problem
@@ -18,13 +18,23 @@ _MOST_VALUES = 100_000  # in one file, aliases spelled out
 _SUFFIXES = (".yml", ".yaml", ".json")
 _PLAIN = "tag:yaml.org,2002:"
 
+RUNTIME_GLOBALS = ("dataset", "wait_for_lock")
+"""What ``--params`` can say in the place of ``globals.yml``."""
+
 
 class ExtendingConfigLoader(OmegaConfigLoader):
     """Kedro's loader, for environments whose ``globals.yml`` may say ``extends: <environment>``.
 
     The files of an environment lie over those of the environment that it extends, as these lie
-    over those of the base environment. What cannot be read is refused with file and line.
+    over those of the base environment. ``--params dataset=...`` and ``--params wait_for_lock=...``
+    take the place of what ``globals.yml`` says, and ``${environment:}`` is the environment's name.
+    What cannot be read is refused with file and line.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        environment = self.env or self.default_run_env
+        OmegaConf.register_new_resolver("environment", lambda: environment, replace=True)
 
     def _read_dir_configs(
         self, conf_path: str, patterns: Any, key: str, *args: Any, **kwargs: Any
@@ -55,13 +65,17 @@ class ExtendingConfigLoader(OmegaConfigLoader):
             DataError: Files contradict each other, or refer to what is not there.
         """
         try:
-            return super().__getitem__(key)
+            found = super().__getitem__(key)
         except (DataError, MissingConfigException):
             raise
         except (OmegaConfBaseException, ValueError) as error:
             what = str(error).splitlines()[0].rstrip(". ")
             remedy = "Correct the files of this environment, or of one that it extends."
             raise DataError(Problem(f"conf ({key})", None, what, remedy)) from error
+        if key == "globals":
+            given = self.runtime_params or {}
+            found |= {name: given[name] for name in RUNTIME_GLOBALS if name in given}
+        return found
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -327,7 +327,7 @@ class TestOpenWorld:
         assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
         assert (config.vision_config.patch_size, config.vision_config.hidden_size) == (32, 768)
         assert config.image_roles == ("full", "detection")
-        assert config.text_config.vocab_size == len(tokenizer) + 9
+        assert config.text_config.vocab_size == len(tokenizer)
 
 
 def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):

@@ -235,3 +235,46 @@ def test_the_content_key_follows_the_images_and_their_places(tmp_path: Path):
     ]
     assert len(set(keys)) == len(variants)
     assert keys[0] == keys[-1]
+
+
+CONTROLLED = {0: {0: "a", 2: "d"}, 2: {0: "b"}, 5: {0: "c", 1: "d"}}
+
+
+def shown(store: VisualStore) -> list[list[bytes]]:
+    """The images of every owner."""
+    return [[each.tobytes() for each in store.images(owner)] for owner in range(OWNERS)]
+
+
+def test_no_images_are_shown(tmp_path: Path):
+    store = VisualStore(build(tmp_path, CONTROLLED), source="none")
+
+    assert not store.has_images.any()
+    assert not any(shown(store))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_images_are_those_of_another_owner(tmp_path: Path, seed: int):
+    folder = build(tmp_path, CONTROLLED)
+    own, store = VisualStore(folder), VisualStore(folder, "shuffled", seed)
+
+    pairs = list(zip(shown(own), shown(store), strict=True))
+
+    assert (store.has_images == own.has_images).all()
+    assert all(mine != other for mine, other in pairs if mine)
+    assert sorted(mine for mine, _ in pairs) == sorted(other for _, other in pairs)
+    assert shown(pickle.loads(pickle.dumps(store))) == shown(store)  # noqa: S301 (our own)
+
+
+def test_random_images_are_noise_in_the_place_of_each(tmp_path: Path):
+    folder = build(tmp_path, CONTROLLED)
+    own, store = VisualStore(folder), VisualStore(folder, "random", 1)
+    mine, noise = shown(own), shown(store)
+
+    assert (store.has_images == own.has_images).all()
+    assert [[len(each) for each in of] for of in noise] == [
+        [len(each) for each in of] for of in mine
+    ]
+    assert not {each for of in mine for each in of} & {each for of in noise for each in of}
+    assert (
+        noise == shown(VisualStore(folder, "random", 1)) != shown(VisualStore(folder, "random", 2))
+    )

@@ -6,6 +6,7 @@ import pytest
 from mkgformer_kedro.evaluation.intervals import Difference, Interval
 from mkgformer_kedro.evaluation.verdicts import (
     baseline_verdict,
+    control_verdict,
     images_verdict,
     mixture_verdict,
     seeds_verdict,
@@ -73,3 +74,19 @@ def test_one_seed_is_said_to_be_one():
         "3 training runs (seeds 1, 2, 5): mean F1 0.600, standard deviation 0.100, from 0.500 to "
         "0.700."
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome", "says"),
+    [
+        ((0.01, 0.2), "good", "The right image matters: F1 is 0.500"),
+        ((-0.01, 0.2), "open", "It is not shown that the right image matters"),
+        ((-0.2, -0.01), "bad", "The right image does worse than a wrong one"),
+    ],
+)
+def test_whether_the_right_image_matters(ends, outcome, says):
+    difference = Difference(sum(ends) / 2, Interval(*ends))
+    verdict = control_verdict("F1", "shuffled", (0.5, 0.4), difference)
+    assert verdict.outcome == outcome
+    assert verdict.text.startswith(says)
+    assert "0.400 with shuffled images" in verdict.text

@@ -119,6 +119,63 @@ def test_an_image_is_given_in_any_form(link, image_file, form):
     pd.testing.assert_frame_equal(answers, by_role)
 
 
+NEW = pd.DataFrame(
+    {"entity": ["x1", "x2"], "name": ["One", "Two"], "text": ["word1 next", "word2 the word3"]}
+)
+
+
+def test_new_entities_are_asked_about_and_are_answers(link, image_file):
+    before = link.predict("e0", "next", top=99)
+    link.add_entities(NEW, [image_file, None])
+    first = link.predict("e0", "next", top=99)
+    link.add_entities(NEW.assign(entity=["y1", "y2"], text="mirror"))
+    second = link.predict("e0", "next", top=99)
+    for known, more in ((before, first), (first, second)):
+        assert len(more) == len(known) + 2
+        kept = more[more["entity"].isin(known["entity"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(kept, known, check_exact=True)
+    scores = second.set_index("entity")["score"]
+    assert scores["y1"] == scores["y2"], "they have the same text"
+    assert scores["x1"] != scores["x2"]
+    assert second.set_index("entity")["name"]["x2"] == "Two"
+    asked = [link.predict(entity, "next")["score"] for entity in ("x1", "x2", "e0")]
+    assert not np.allclose(asked[0], asked[1])
+    np.testing.assert_array_equal(asked[2], second["score"][:10])
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+def test_images_of_new_entities_are_seen(entity_model, store_folder, image_file, with_store):
+    predictor = wake(
+        Predictor.from_folder(entity_model, store=store_folder if with_store else None)
+    )
+    predictor.add_entities(NEW.assign(text="word1"), [image_file, None])
+    seen, blind = (predictor.predict(entity, "next")["score"] for entity in NEW["entity"])
+    assert not np.allclose(seen, blind)
+    without = predictor.predict("x1", "next", images=[])
+    assert not np.allclose(seen, without["score"])
+    answers = predictor.predict("e1", "next", top=99).set_index("entity")["score"]
+    assert answers["x1"] != answers["x2"]
+
+
+@pytest.mark.parametrize(
+    ("table", "images", "message"),
+    [
+        (NEW.assign(entity=["e0", "x"]), None, "entity 0: the model has an entity 'e0' already"),
+        (NEW.assign(entity="x"), None, "entity 1: 'x' is given twice"),
+        (NEW.assign(text=["word1", " "]), None, "entity 1: text is ' ', no text or an empty one"),
+        (NEW.assign(name=["One", None]), None, "entity 1: name is nan"),
+        (NEW.drop(columns=["name", "text"]), None, "entities: missing: name, text"),
+        (NEW[:0], None, "entities: there are none"),
+        (NEW, ["no/such.png", None], "entity 0: no/such.png: there is no such image file"),
+        (NEW, [None], "there are 2 entities, but images of 1"),
+    ],
+)
+def test_entities_that_cannot_be_added(link, table, images, message):
+    with pytest.raises(DataError, match=message):
+        link.add_entities(table, images)
+    assert len(link.predict("e0", "next", top=99)) == 12
+
+
 def test_relations_are_told_in_words(on_posts, image_file):
     predictor = on_posts("relation_extraction")
     answer = predictor.predict(words=WORDS, head=(0, 1), tail=(3, 4))
@@ -154,10 +211,12 @@ def test_entities_are_listed_with_their_spans(on_posts):
 
 
 @pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])
-def test_a_store_of_posts_is_of_no_use(on_posts, task, posts_store):
+def test_entities_and_their_store_are_of_no_use_to_posts(on_posts, task, posts_store):
     predictor = on_posts(task)
     with pytest.raises(DataError, match="says nothing of other posts"):
         Predictor(_Again(predictor), VisualStore(posts_store))
+    with pytest.raises(DataError, match="the model has no encoder of entities"):
+        predictor.add_entities(NEW)
 
 
 class _Again:

@@ -67,11 +67,16 @@ def test_round_trip(tiny, tmp_path):
     assert loaded.vision_config.patch_size == config.vision_config.patch_size
 
 
-def test_relation_tokens_follow_entity_tokens(tiny):
+def test_tokens_of_the_graph_follow_the_vocabulary(tiny):
     config = tiny.config()
 
+    assert config.entity_token_start == config.text_config.vocab_size
     assert config.relation_token_start == config.entity_token_start + config.num_entities
-    assert MKGformerConfig().relation_token_start is None
+
+
+def test_a_configuration_of_an_earlier_version_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"of an earlier version.*Train it again"):
+        MKGformerConfig.from_dict({**tiny.config().to_dict(), "entity_token_start": 40})
 
 
 def test_role_without_slots_is_absent(tiny):
@@ -102,8 +107,6 @@ def test_role_without_slots_is_absent(tiny):
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"classifier_dropout": 1.0}, "classifier_dropout is 1.0"),
         ({"representation": "mean"}, "representation is 'mean'. Use 'markers' or 'cls'"),
-        ({"entity_token_start": None}, "without entity_token_start"),
-        ({"num_relations": 4}, "tokens up to 51"),
         ({"image_mean": (0.5,)}, "3 channels"),
     ],
 )

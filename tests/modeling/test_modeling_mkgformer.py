@@ -246,6 +246,70 @@ def test_prefix_source(tiny, source, number):
     close(seen["prefix"][1], attention.value(source_input))
 
 
+# Parts that an ablation leaves out
+
+
+@pytest.mark.parametrize("fields", [{}, {"preset": "faithful"}, {"vision": OTHER_TOWER}])
+@torch.no_grad()
+def test_without_prefix_guided_interaction_patches_see_patches_alone(tiny, fields):
+    model = tiny.model(prefix_guided_interaction=False, **fields).mkgformer
+    seen = []
+    for layer in model.fusion_layers:
+        layer.register_forward_hook(lambda module, args, outputs: seen.append(outputs[1]))
+    texts, images = tiny.texts(), tiny.images(4)
+    other = {**texts, "input_ids": texts["input_ids"].flip(0)}
+
+    output = model(**texts, **images, output_attentions=True)
+    model(**other, **images)
+
+    assert torch.equal(seen[1], seen[3])
+    tokens = texts["input_ids"].shape[1]
+    for share, weights in zip(output.prefix_shares, output.vision_attentions[-2:], strict=True):
+        assert not share.any()
+        assert not weights[..., :tokens].any()
+        close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+
+
+@torch.no_grad()
+def test_without_prefix_guided_interaction_the_visual_stream_is_the_plain_tower(tiny):
+    model = tiny.model(prefix_guided_interaction=False, image_counts={"full": 1}).mkgformer
+    seen = []
+    model.fusion_layers[-1].register_forward_hook(lambda *args: seen.append(args[2][1]))
+    pixels = {"pixel_values": tiny.images(4)["pixel_values"]}
+
+    model(**tiny.texts(), **pixels)
+
+    normalised = model._normalize(pixels["pixel_values"][:, 0])
+    plain = model.vision_model(normalised, interpolate_pos_encoding=True, output_hidden_states=True)
+    close(seen[0], plain.hidden_states[-1])
+
+
+@torch.no_grad()
+def test_without_correlation_aware_fusion_every_token_gets_the_mean_of_the_shown_patches(tiny):
+    model = tiny.model(correlation_aware_fusion=False).mkgformer
+    mask = torch.ones(4, tiny.slots, dtype=torch.bool)
+    mask[0, 1:] = False
+
+    output = model(**tiny.texts(), **tiny.images(4), image_mask=mask, output_attentions=True)
+
+    shown = output.visual_mask.float()
+    for weights in output.correlations:
+        close(weights, (shown / shown.sum(1, keepdim=True))[:, None].expand_as(weights))
+
+
+@pytest.mark.parametrize("part", ["prefix_guided_interaction", "correlation_aware_fusion"])
+def test_what_is_left_out_leaves_no_parameter_without_gradient(tiny, part):
+    model = tiny.model(vision=OTHER_TOWER, **{part: False}).train()
+    texts, images = tiny.texts(), tiny.images(4)
+
+    output = model(**texts, **images, labels=torch.tensor([[1], [2], [3], [4]]))
+    output.loss.backward()
+
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    whole = model.eval()(**texts, **images).logits
+    assert not torch.equal(whole, tiny.model(vision=OTHER_TOWER)(**texts, **images).logits)
+
+
 # Towers
 
 
@@ -437,9 +501,14 @@ def test_bfloat16(tiny, preset):
 
 @torch.no_grad()
 def test_scores_are_the_masked_language_model_at_the_mask_over_the_entities(tiny):
-    model, texts = tiny.model(), tiny.texts()
+    model, texts = tiny.model(), tiny.texts(tokens=tiny.vocabulary)
+    assert (texts["input_ids"] >= tiny.words).sum(dim=1).any()
     bert = BertForMaskedLM(model.config.text_config).eval()
     bert.bert.load_state_dict(model.mkgformer.text_model.state_dict())
+    graph = model.mkgformer.graph_embeddings
+    bert.resize_token_embeddings(tiny.vocabulary, mean_resizing=False)
+    one_matrix = bert.get_input_embeddings().weight
+    one_matrix[tiny.words :] = torch.cat([graph.entities.weight, graph.relations.weight])
     bert.cls.predictions.transform.load_state_dict(model.transform.state_dict())
     model.entity_bias.normal_()
     bert.cls.predictions.bias[tiny.words : tiny.words + tiny.entities] = model.entity_bias
@@ -507,22 +576,39 @@ def test_configured_loss(tiny, name, function):
 
 def test_graph_tokens(tiny):
     torch.manual_seed(0)
-    model = MKGformerForLinkPrediction(
-        tiny.config(num_entities=0, num_relations=0, entity_token_start=None)
-    )
+    model = MKGformerForLinkPrediction(tiny.config(num_entities=0, num_relations=0))
     before = model.get_input_embeddings().weight.detach().clone()
 
     model.add_graph_tokens(11, 2)
 
-    embeddings = model.get_input_embeddings().weight
-    assert torch.equal(embeddings[: len(before)], before)
-    assert len(embeddings) == len(before) + 13 == model.config.text_config.vocab_size
-    assert embeddings[len(before) :].std().item() == pytest.approx(0.02, rel=0.2)
-    assert model.config.entity_token_start == len(before)
-    assert model.config.relation_token_start == len(before) + 11
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    graph = model.mkgformer.graph_embeddings
+    assert (len(graph.entities.weight), len(graph.relations.weight)) == (11, 2)
+    assert graph.entities.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert model.config.entity_token_start == tiny.words
+    assert model.config.relation_token_start == tiny.words + 11
     assert model(**tiny.texts()).logits.shape == (4, 11)
     with pytest.raises(ValueError, match="11 entities already"):
         model.add_graph_tokens(1, 1)
+
+
+@pytest.mark.parametrize("relations", [0, 3])
+def test_token_ids_index_words_then_entities_then_relations(tiny, relations):
+    """The tables are looked up as if they were one, and get the gradients of one."""
+    model = tiny.model(num_relations=relations)
+    words, graph = model.get_input_embeddings(), model.mkgformer.graph_embeddings
+    tables = [words.weight, graph.entities.weight, graph.relations.weight]
+    one = torch.cat(tables).detach().requires_grad_()
+    ids = torch.randint(len(one), (4, 30), generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(4, 30, 32)
+
+    found = graph(ids, words)
+    (found * weights).sum().backward()
+
+    assert torch.equal(found, one[ids])
+    (nn.functional.embedding(ids, one, padding_idx=0) * weights).sum().backward()
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in tables]
+    close(torch.cat(gradients), one.grad)
 
 
 @torch.no_grad()

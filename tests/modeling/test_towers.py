@@ -529,6 +529,33 @@ def test_incomplete_towers(tiny_towers, tmp_path):
             load(folder)
 
 
+# What is computed at some tokens alone
+
+
+@pytest.mark.parametrize(("text", "vision"), SOME_PAIRS)
+def test_states_at_positions_are_those_of_all(make, inputs_of, text, vision):
+    model, inputs = make(text, vision), inputs_of(text)
+    positions = torch.tensor([[1, 3], [0, 0], [2, 1]])
+    batch = torch.arange(len(positions))[:, None]
+    for seen in ({}, {**images(2), "image_index": torch.tensor([1, -1, 0])}):
+        expected = model.mkgformer(**inputs, **seen).last_hidden_state[batch, positions]
+        plain = model.mkgformer(**inputs, **seen, positions=positions).last_hidden_state
+        close(plain, expected)
+
+
+@pytest.mark.parametrize(("text", "vision"), SOME_PAIRS)
+def test_checkpointing_them_changes_nothing(make, inputs_of, text, vision):
+    model, inputs = make(text, vision).train(), inputs_of(text)
+    positions = torch.tensor([[1, 3], [0, 0], [2, 1]])
+    for seen in ({}, {**images(2), "image_index": torch.tensor([1, -1, 0])}):
+        found = []
+        for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+            enable()
+            torch.manual_seed(0)
+            found.append(model.mkgformer(**inputs, **seen, positions=positions).last_hidden_state)
+        close(*found)
+
+
 # What can be recorded
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, CLIPVisionModel
 
+from mkgformer_kedro.training.towers import resolve_tower
+
 PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "data/01_raw/unihan_glyphs"
 FONTS = Path("/usr/share/fonts/opentype/noto")
@@ -225,3 +227,28 @@ class TestTower:
         glyphs = script.draw_characters(unihan, FONTS, SAMPLE)
         assert glyphs.points == ["U+4E02", "U+4E04"]
         assert glyphs.images.shape == (2, 2, 64, 64)
+
+
+class TestTheTowerInVersionControl:
+    """What the sample starts from."""
+
+    folder = PROJECT / "models/unihan_glyph_tower"
+
+    def test_it_has_seen_no_character_of_the_sample(self):
+        seen = set((self.folder / "characters.txt").read_text(encoding="utf-8").split())
+        entities = (SAMPLE / "entities.txt").read_text(encoding="utf-8").split()
+        characters = {entity for entity in entities if entity.startswith("U+")}
+        assert len(seen) > 15_000
+        assert len(characters) > 2_500
+        assert not seen & characters
+        assert not {script.unified(point) for point in seen} & characters
+
+    def test_it_is_whole_and_small(self):
+        assert resolve_tower(str(self.folder)) == str(self.folder)
+        listed = (self.folder / "SHA256SUMS").read_text(encoding="utf-8").split()[1::2]
+        there = {path.name for path in self.folder.iterdir()}
+        assert there == {*listed, "SHA256SUMS"}
+        assert sum(path.stat().st_size for path in self.folder.iterdir()) < 4_000_000
+        tower = CLIPVisionModel.from_pretrained(self.folder)
+        assert 1e6 < sum(values.numel() for values in tower.parameters()) < 2e6
+        assert all(values.isfinite().all() for values in tower.parameters())

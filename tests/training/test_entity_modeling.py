@@ -1,20 +1,24 @@
 """Stage 1 fits entity embeddings and nothing else."""
 
-import numpy as np
 import pytest
 import torch
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+from mkgformer_kedro.training import entity_modeling
+from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.entity_modeling import (
-    EntityEmbeddings,
-    add_graph_tokens,
-    encode_descriptions,
+    descend,
     initialize_graph_tokens,
     model_entities,
+    solve,
 )
 from mkgformer_kedro.training.model_folder import load_model
-from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters
+from mkgformer_kedro.training.parameters import (
+    AdamParameters,
+    EntityModelingParameters,
+    ModelParameters,
+)
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 from mkgformer_kedro.training.towers import build_model, load_tokenizer
 
@@ -32,7 +36,7 @@ def built(model_parameters, store_folder, tables):
         store,
         mask_token_id=tokenizer.mask_token_id,
     )
-    add_graph_tokens(model, tokenizer, 12, 2)
+    model.add_graph_tokens(12, 2)
     task = LinkPrediction(tables["entities"], tables["relations"], "paper", 16)
     return model.eval(), tokenizer, task.prompt_builder(tokenizer, model.config), store
 
@@ -43,25 +47,14 @@ def test_images_are_those_of_the_store(built):
     assert model.config.image_counts == {"full": 2}
 
 
-def test_new_tokens_are_one_token_each(built):
-    model, tokenizer, _, _ = built
-    for i in (0, 11):
-        assert tokenizer(f"[ENTITY_{i}]", add_special_tokens=False)["input_ids"] == [
-            model.config.entity_token_start + i
-        ]
-    assert tokenizer("[RELATION_1]", add_special_tokens=False)["input_ids"] == [
-        model.config.relation_token_start + 1
-    ]
-
-
 def test_a_new_embedding_is_the_mean_of_its_words(built):
     model, tokenizer, prompts, _ = built
     initialize_graph_tokens(model, prompts, "text")
-    weight = model.get_input_embeddings().weight
+    words, graph = model.get_input_embeddings().weight, model.mkgformer.graph_embeddings
     word = tokenizer.convert_tokens_to_ids("word3")
-    torch.testing.assert_close(weight[model.config.entity_token_start + 3], weight[word])
+    torch.testing.assert_close(graph.entities.weight[3], words[word])
     relation = tokenizer.convert_tokens_to_ids("mirror")
-    torch.testing.assert_close(weight[model.config.relation_token_start + 1], weight[relation])
+    torch.testing.assert_close(graph.relations.weight[1], words[relation])
 
 
 def test_states_do_not_depend_on_the_batch(built):
@@ -71,33 +64,89 @@ def test_states_do_not_depend_on_the_batch(built):
     torch.testing.assert_close(alone, together)
 
 
-def test_loss_is_cross_entropy_over_all_entities():
-    states, embeddings = torch.randn(5, 3), torch.randn(5, 3)
-    labels = torch.tensor([1, 4])
-    loss = EntityEmbeddings(embeddings, states)(labels)["loss"]
-    expected = -torch.log_softmax(states[labels] @ embeddings.T, dim=1)[[0, 1], labels].mean()
-    torch.testing.assert_close(loss, expected)
+@pytest.fixture
+def made_up():
+    """Start and states of 40 entities, the states around a mean that says nothing."""
+    draw = torch.Generator().manual_seed(3)
+    start = 0.1 * torch.randn(40, 6, generator=draw)
+    return start, 2 + torch.randn(40, 6, generator=draw)
 
 
+def objective_of(embeddings, start, states, ridge):
+    loss = torch.nn.functional.cross_entropy(states @ embeddings.T, torch.arange(len(states)))
+    return loss + 0.5 * ridge * (embeddings - start).square().sum() / len(states)
+
+
+@pytest.mark.parametrize("rows", [7, 40, 1024])
+def test_loss_and_gradient_do_not_depend_on_the_block(made_up, monkeypatch, rows):
+    monkeypatch.setattr(entity_modeling, "_ROWS", rows)
+    start, states = made_up
+    embeddings = start.clone().requires_grad_()
+    expected = 40 * objective_of(embeddings, start, states, 0.0)
+    expected.backward()
+    loss, gradient = entity_modeling._cross_entropy(start, states)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, embeddings.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [0.1, 1.0, 10.0])
+def test_stage_1_is_solved(made_up, ridge):
+    start, states = made_up
+    embeddings, curve = solve(start, states, ridge)
+    best = start.double().requires_grad_()
+    optimizer = torch.optim.LBFGS([best], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = objective_of(best, start.double(), states.double(), ridge)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    reached = objective_of(embeddings, start, states, ridge).item()
+    assert reached == pytest.approx(closure().item(), rel=1e-3)
+    assert curve["objective"].iloc[-1] == pytest.approx(reached, rel=1e-4)
+    assert torch.equal(embeddings, solve(start, states, ridge)[0])
+
+
+def test_the_ridge_holds_embeddings_at_their_start(made_up):
+    start, states = made_up
+    moved = [(solve(start, states, ridge)[0] - start).norm() for ridge in (0.1, 1, 10, 1e6)]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[-1] < 1e-3
+
+
+def test_adam_walks_as_far_as_its_epochs(made_up):
+    start, states = made_up
+    adam = {"batch_size": 8, "learning_rate": 0.05}
+    few, many = (AdamParameters(epochs=epochs, **adam) for epochs in (3, 30))
+    embeddings, curve = descend(start, states, many, seed=0)
+    assert len(curve) == 30
+    assert curve["loss"].iloc[-1] < descend(start, states, few, seed=0)[1]["loss"].iloc[-1]
+    assert torch.equal(embeddings, descend(start, states, many, seed=0)[0])
+    assert not torch.equal(embeddings, descend(start, states, many, seed=1)[0])
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
 def test_only_entity_embeddings_change(
-    tmp_path, tables, store_folder, model_parameters, entity_modeling_values, built
+    tmp_path, tables, store_folder, model_parameters, entity_modeling_values, solver
 ):
-    def fit(folder, epochs):
-        entity_modeling_values["epochs"] = epochs
+    def fit(folder, **changes):
         return model_entities(
             tables["entities"],
             tables["relations"],
             store_folder,
             tmp_path / folder,
             ModelParameters(**model_parameters),
-            EntityModelingParameters(**entity_modeling_values),
+            EntityModelingParameters(**entity_modeling_values | {"solver": solver} | changes),
             "corrected",
             seed=0,
         )
 
-    short, _ = fit("short", 0.4)
-    long, curve = fit("long", 20)
-    assert curve["step"].max() == 60
+    adam = entity_modeling_values["adam"]
+    short, _ = fit("short", ridge=10.0, adam=adam | {"epochs": 1})
+    long, curve = fit("long")
+    assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     before, _, _ = load_model(short)
     after, tokenizer, task = load_model(long)
     assert task.entities["entity"].tolist() == tables["entities"]["entity"].tolist()
@@ -108,9 +157,10 @@ def test_only_entity_embeddings_change(
         for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
         if not torch.equal(old, new)
     }
-    assert len(changed) == 1
-    assert "word_embeddings" in changed.pop()
-    start = after.config.entity_token_start
-    moved = (before.get_input_embeddings().weight != after.get_input_embeddings().weight).any(dim=1)
-    assert np.flatnonzero(moved.numpy()).tolist() == list(range(start, start + 12))
-    assert not (tmp_path / "long" / "checkpoints").exists()
+    assert changed == {"mkgformer.graph_embeddings.entities.weight"}
+
+
+def test_the_preset_picks_the_solver(entity_modeling_values):
+    parameters = EntityModelingParameters(**entity_modeling_values)
+    assert parameters.with_preset("corrected").solver == "lbfgs"
+    assert parameters.with_preset("faithful").solver == "adam"

@@ -21,6 +21,22 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
     assert towers.resolve_tower(str(tmp_path)) == str(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(b"other"), lambda file: file.unlink()]
+)
+def test_a_folder_is_held_to_its_list_of_digests(tmp_path, damage):
+    weights = tmp_path / "model.safetensors"
+    for file in (tmp_path / "config.json", weights):
+        file.write_bytes(b"{}")
+    (tmp_path / "SHA256SUMS").write_text(f"{sha256_of(weights)}  model.safetensors\n")
+    assert towers.resolve_tower(str(tmp_path)) == str(tmp_path)
+    damage(weights)
+    with pytest.raises(
+        DataError, match=r"model\.safetensors is not the file that SHA256SUMS names"
+    ):
+        towers.resolve_tower(str(tmp_path))
+
+
 def test_an_unknown_name_is_left_to_the_hub():
     assert towers.resolve_tower("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
 
@@ -61,6 +77,7 @@ def parameters(tiny_towers):
                 "text_tower": str(tiny_towers.text(text)),
                 "vision_tower": vision and str(tiny_towers.vision(vision)),
                 "vision_config": {},
+                "images": {"source": "own", "seed": 0},
                 "attention": "sdpa",
                 "config": {"num_fusion_layers": 2},
                 **fields,

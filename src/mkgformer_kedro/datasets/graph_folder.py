@@ -178,9 +178,8 @@ class GraphFolderDataset(TextFolderDataset[RawGraph]):
         if layout == "rdf" and self._rdf is None:
             raise self._contradiction("the layout is rdf; say what to read of it in 'rdf'")
         if layout in ("openke", "pykeen") and None in (self._files.entities, self._files.relations):
-            raise self._contradiction(
-                f"the layout {layout} needs files.entities and files.relations"
-            )
+            what = f"the layout {layout} needs files.entities and files.relations"
+            raise self._contradiction(what)
 
     def _contradiction(self, what: str) -> DataError:
         remedy = "Correct link_prediction in globals.yml."

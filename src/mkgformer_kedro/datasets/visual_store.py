@@ -82,6 +82,9 @@ class VisualStore:
 
     Args:
         folder: The store's folder.
+        source: Which images it shows: each owner's ``own``, ``none``, or, as a control, those of
+            another owner that has images (``shuffled``) or noise in the place of each (``random``).
+        seed: Of the shuffling and the noise, which are the same whenever the store is opened.
 
     Attributes:
         roles: Layout of each role that has slots, in slot order.
@@ -91,23 +94,44 @@ class VisualStore:
         DataError: The folder is no store, or a file's size does not fit ``store.json``.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, source: str = "own", seed: int = 0) -> None:
         self.folder = Path(folder)
+        self.source = source
+        self.seed = seed
         header = self._read_header()
         self.roles = header.roles
         self.slots = self._open_slots(header.owners)
         self._images = {role: self._open_images(role) for role in self.roles}
+        if source == "none":
+            self.slots = np.full(self.slots.shape, -1, dtype=np.int32)
+        elif source == "shuffled":
+            owners = np.random.default_rng(seed).permutation(np.flatnonzero(self.has_images))
+            self.slots = np.array(self.slots)
+            self.slots[owners] = self.slots[np.roll(owners, 1)]
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.folder,)
+        return type(self), (self.folder, self.source, self.seed)
 
     @cached_property
     def has_images(self) -> NDArray[np.bool_]:
         """Whether each owner has at least one image, ``(owners,)``."""
         return (np.asarray(self.slots) >= 0).any(axis=1)
+
+    def _pixels(self, role: str, rows: NDArray[np.int32]) -> NDArray[np.uint8]:
+        if self.source != "random":
+            return self._images[role][rows]
+        shape = self._images[role].shape[1:]
+        number = [*INPUT_NAMES].index(role)
+        noise = [
+            np.random.default_rng([self.seed, number, row]).integers(
+                256, size=shape, dtype=np.uint8
+            )
+            for row in rows
+        ]
+        return np.array(noise, dtype=np.uint8).reshape(len(rows), *shape)
 
     def read(self, owners: ArrayLike) -> dict[str, NDArray]:
         """Gather the images of some owners.
@@ -132,7 +156,7 @@ class VisualStore:
             rows = slots[:, start : start + layout.count]
             pixels = np.zeros((*rows.shape, 3, layout.size, layout.size), dtype=np.uint8)
             present = rows >= 0
-            pixels[present] = self._images[role][rows[present]]
+            pixels[present] = self._pixels(role, rows[present])
             inputs[INPUT_NAMES[role]] = pixels
             start += layout.count
         return {**inputs, "image_mask": np.asarray(slots >= 0)}

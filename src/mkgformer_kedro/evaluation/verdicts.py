@@ -109,6 +109,28 @@ def images_figures(metric: str, scores: tuple[float, float], difference: Differe
     )
 
 
+def control_verdict(
+    metric: str, control: str, scores: tuple[float, float], difference: Difference
+) -> Verdict:
+    """Whether the right image matters: each one's own images against others.
+
+    Args:
+        metric: Name of the metric.
+        control: What the other images are, as in "shuffled".
+        scores: The score of the model that learned from each one's own images, and of the control.
+        difference: The first minus the second.
+    """
+    figures = (
+        f"{metric} is {scores[0]:.3f} with each one's own and {scores[1]:.3f} with {control} "
+        f"images, a difference of {described_difference(difference)}"
+    )
+    if not difference.is_clear:
+        return Verdict(f"It is not shown that the right image matters: {figures}.", "open")
+    if difference.value > 0:
+        return Verdict(f"The right image matters: {figures}.", "good")
+    return Verdict(f"The right image does worse than a wrong one: {figures}.", "bad")
+
+
 def seeds_verdict(metric: str, units: str, by_seed: pd.Series) -> Verdict:
     """How much a score owes to chance in training.
 

@@ -18,13 +18,14 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
-from mkgformer_kedro.configuration import read_yaml
+from mkgformer_kedro.configuration import RUNTIME_GLOBALS, read_yaml
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
 """What ``--params`` can give to the catalog; no node takes them."""
+_FOLDER = r"[\w.-]*\w[\w.-]*"
 
 
 _FP32 = "Set it to fp32, or to auto: bf16 where a GPU has it."
@@ -49,7 +50,7 @@ class BadInputHooks:
         for path in sorted(folder.glob("parameters*.yml")):
             base |= read_yaml(path)
         parameters = loader["parameters"]
-        known = base | dict.fromkeys(CATALOG_PARAMETERS)
+        known = base | dict.fromkeys((*CATALOG_PARAMETERS, *RUNTIME_GLOBALS))
         stages = {stage: f"{task}.{stage}" for task in reversed(TASKS) for stage in base[task]}
         problems = _unknown(parameters, known, "parameter", elsewhere=stages)
         for task in TASKS:
@@ -69,7 +70,9 @@ class BadInputHooks:
         dataset, wait, share = (
             loader["globals"][key] for key in ("dataset", "wait_for_lock", "memory_share")
         )
-        if not isinstance(dataset, str) or not re.fullmatch(r"[\w.-]*\w[\w.-]*", dataset):
+        # A cell of a study works in a folder inside that of the study.
+        folder_of_one = rf"({_FOLDER}-study/)?{_FOLDER}"
+        if not isinstance(dataset, str) or not re.fullmatch(folder_of_one, dataset):
             problems.append("dataset in globals.yml must be the name of one folder")
         if type(wait) not in (int, float) or not 0 <= wait < math.inf:
             problems.append(f"wait_for_lock in globals.yml is {wait!r}; it must be seconds, from 0")
@@ -130,6 +133,18 @@ def show_plainly(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """Print an uncaught exception: of bad input the message alone, of all else the traceback."""
+    if (cause := bad_input_behind(error)) is not None:
+        print(f"\n{_without_kedro(str(cause))}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        what = f"there is not enough memory ({error})"
+        remedy = "Make batch sizes, images or models smaller."
+        print(f"\n{Problem('This machine', None, what, remedy)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def bad_input_behind(error: BaseException) -> BaseException | None:
+    """What says plainly what is wrong with the input, if that is why something failed."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -139,14 +154,8 @@ def show_plainly(
     for plain in (DataError, ParameterValidationError, DatasetError):
         for found in chain:
             if isinstance(found, plain):
-                print(f"\n{_without_kedro(str(found))}", file=sys.stderr)
-                return
-    if isinstance(error, MemoryError):
-        what = f"there is not enough memory ({error})"
-        remedy = "Make batch sizes, images or models smaller."
-        print(f"\n{Problem('This machine', None, what, remedy)}", file=sys.stderr)
-        return
-    sys.__excepthook__(kind, error, traceback)
+                return found
+    return None
 
 
 _OF_A_GROUP = re.compile(r"- Parameter '([^']+)': (?:Failed to instantiate .* parameter '\1': )?")

@@ -150,5 +150,5 @@ class Claims:
 def place_of(catalog: CatalogProtocol, name: str) -> Path | None:
     """Where a dataset lies on the disk; None for one that lies nowhere."""
     dataset = catalog.get(name)
-    place = getattr(dataset, "_filepath", None) or getattr(dataset, "_folder", None)
-    return None if place is None else Path(str(place))
+    places = (getattr(dataset, name, None) for name in ("_filepath", "_folder", "_path"))
+    return next((Path(str(place)) for place in places if place is not None), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -250,6 +250,7 @@ def load_experts(
     *,
     store_folder: Path,
     attention: str = "sdpa",
+    images: Mapping[str, Any] | None = None,
 ) -> list[Expert]:
     """All experts of link prediction that were made: seeds of the model first, a mixture last.
 
@@ -259,6 +260,7 @@ def load_experts(
         mixture: Folder of an expert that is made of the others.
         store_folder: Visual store of the entities.
         attention: Attention implementation of the models.
+        images: Which images the models see, as ``VisualStore`` takes it; None: each entity's own.
 
     Returns:
         Of each seed ``model`` and ``without_images``, which share their weights, then the others.
@@ -267,7 +269,7 @@ def load_experts(
     Raises:
         DataError: A folder holds no model or expert, or the store is of another graph.
     """
-    store = VisualStore(store_folder)
+    store = VisualStore(store_folder, **(images or {}))
     experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention))
     task: Any = load_task(seed_folders(models)[0][1])
     if len(store) != len(task.entities):
@@ -283,7 +285,11 @@ def load_experts(
 
 
 def load_posts_experts(
-    models: Path, *, store_folder: Path, attention: str = "sdpa"
+    models: Path,
+    *,
+    store_folder: Path,
+    attention: str = "sdpa",
+    images: Mapping[str, Any] | None = None,
 ) -> list[PostsExpert]:
     """All experts of a task on posts: of each seed ``model`` and ``without_images``.
 
@@ -291,11 +297,13 @@ def load_posts_experts(
         models: Folder with one model folder ``seed_<seed>`` per seed.
         store_folder: Visual store of the posts.
         attention: Attention implementation.
+        images: Which images the models see, as ``VisualStore`` takes it; None: each post's own.
 
     Raises:
         DataError: The folder holds no model, or no visual store.
     """
-    return list(_of_seeds(ModelPostsExpert, models, VisualStore(store_folder), attention))
+    store = VisualStore(store_folder, **(images or {}))
+    return list(_of_seeds(ModelPostsExpert, models, store, attention))
 
 
 def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.training.tasks.questions import wrong
+from mkgformer_kedro.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from mkgformer_kedro.modeling import MKGformerProcessor
 
 
 class GivenImages:
-    """Images of questions: each question has its own, or those of an owner in a visual store.
+    """Images that were given, of questions or of new entities, behind those of a visual store.
 
-    Owners are numbered: first those of the store, then the questions.
+    Owners are numbered: first those of the store, then those whose images are given.
 
     Args:
         processor: The model's processor; it decodes exactly as the visual store does.
-        given: For each question what the processor takes as the images of one example.
-        names: What each question is called in errors.
-        store: Visual store of the model's images, or None.
+        given: For each owner what the processor takes as the images of one example.
+        names: What each owner is called in errors, such as ``question 3``.
+        store: Images of the owners that come first, or None.
     """
 
     def __init__(
@@ -33,13 +33,16 @@ class GivenImages:
         processor: MKGformerProcessor,
         given: Sequence[Any],
         names: Sequence[Any],
-        store: VisualStore | None = None,
+        store: VisualStore | GivenImages | None = None,
     ) -> None:
         self._processor = processor
         self._given = [None if is_nothing(images) else images for images in given]
         self._names = names
         self._store = store
         self.first = 0 if store is None else len(store)
+
+    def __len__(self) -> int:
+        return self.first + len(self._given)
 
     @cached_property
     def has_images(self) -> NDArray[np.bool_]:
@@ -51,7 +54,7 @@ class GivenImages:
         """Gather the images of some owners, as :meth:`VisualStore.read` does.
 
         Raises:
-            DataError: An image of a question cannot be used.
+            DataError: An image that was given cannot be used.
         """
         rows = [
             self._store.read([owner]) if owner < self.first else self._read(owner - self.first)
@@ -59,12 +62,13 @@ class GivenImages:
         ]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    def _read(self, question: int) -> dict[str, NDArray]:
+    def _read(self, number: int) -> dict[str, NDArray]:
         try:
-            inputs = self._processor.image_inputs([self._given[question]])
+            inputs = self._processor.image_inputs([self._given[number]])
         except ValueError as error:
             remedy = "Give a path, a PIL image, or a list of these."
-            raise wrong(self._names[question], str(error).rstrip("."), remedy) from error
+            where, what = str(self._names[number]), str(error).rstrip(".")
+            raise DataError(Problem(where, None, what, remedy)) from error
         inputs.pop("image_index")
         return {name: tensor.numpy() for name, tensor in inputs.items()}
 

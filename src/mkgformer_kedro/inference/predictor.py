@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +12,12 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.explanations import WAYS, Way
 from mkgformer_kedro.inference.experts import LoadedModel
+from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
 from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
 
@@ -35,7 +39,7 @@ class Predictor:
 
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
-        self._store = store
+        self._store: VisualStore | GivenImages | None = store
         if store is not None:
             self._check_store(store)
 
@@ -116,6 +120,94 @@ class Predictor:
         answers.insert(0, "question", answers.index)
         return answers.reset_index(drop=True)
 
+    def add_entities(
+        self, table: pd.DataFrame, images: Sequence[Any] | None = None, batch_size: int = 64
+    ) -> None:
+        """Make entities known that training never saw, to be asked about and to be answers.
+
+        The model reads each entity's text and images once and makes an embedding of them; the
+        scores of all other entities stay the same to the last bit. This predictor alone knows the
+        new entities, until it is gone.
+
+        Args:
+            table: A row for each: its id ``entity``, its ``name``, and its ``text``, a description.
+            images: Images of each, as for :meth:`predict`; None: none has any.
+            batch_size: Entities read at a time.
+
+        Raises:
+            DataError: An entity is known already or described badly, or an image cannot be used.
+        """
+        if not getattr(self._model.config, "entity_encoder", False):
+            what = "the model has no encoder of entities"
+            remedy = "Take a model of a graph, of the preset `corrected`."
+            raise DataError(Problem("entities", None, what, remedy))
+        new = self.task.read_entities(table)
+        given = [None] * len(new) if images is None else list(images)
+        if len(given) != len(new):
+            what = f"there are {len(new)} entities, but images of {len(given)}"
+            raise DataError(Problem("entities", None, what, "Give None where there are none."))
+        names = [f"entity {index}" for index in table.index]
+        of_new = replace(self.task, entities=new)
+        prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
+        seen = GivenImages(self._processor, given, names)
+        states = encode_descriptions(self._model, prompts, seen, batch_size)
+        self._model.add_entities(self._model.embed_entities(states))
+        if self._store is None:
+            before = len(self.task.entities)
+            given, names = [None] * before + given, [None] * before + names
+        self._store = GivenImages(self._processor, given, names, self._store)
+        known = [self.task.entities, new]
+        self.task = replace(self.task, entities=pd.concat(known, ignore_index=True))
+
+    def explain(
+        self,
+        *question: Any,
+        images: Any = None,
+        by: Way = "correlation",
+        layer: int | None = None,
+        **parts: Any,
+    ) -> Explanation:
+        """What the model looks at while it answers one question.
+
+        Args:
+            *question: The question's parts, as :meth:`predict` takes them.
+            images: Images of the question, likewise.
+            by: What gives a patch its weight: ``correlation`` (how similar each token is to it),
+                ``attention`` (how much of its attention goes to each token) or ``gradient`` (how
+                much the answer hangs on its pixels).
+            layer: A fused layer, from 1, the lowest; None: all of them.
+            **parts: The question's parts by name.
+
+        Returns:
+            The answer, which is that of :meth:`predict`, and the weights.
+
+        Raises:
+            DataError: The question cannot be asked, has no images, or an image cannot be used.
+            ValueError: There is no such way or layer.
+        """
+        if by not in WAYS:
+            raise ValueError(f"by is {by!r}; it must be {', '.join(WAYS)}")
+        fused = self._model.config.num_fusion_layers
+        if layer is not None and by == "gradient":
+            raise ValueError(f"layer is {layer!r}, but gradients are of the whole model")
+        if layer is not None and not (is_whole(layer) and 1 <= layer <= fused):
+            raise ValueError(f"layer is {layer!r}; fused layers are numbered from 1 to {fused}")
+        if question and isinstance(question[0], pd.DataFrame):
+            what, remedy = "a table is given", "Explain one question at a time."
+            raise DataError(Problem("questions", None, what, remedy))
+        table = self._one_row(question, parts)
+        table["images"] = pd.Series([images], dtype=object)
+        asked, items, given = self._read(table)
+        if not given.has_images[items.owners[0]]:
+            what, remedy = "it has no images, so that there is nothing to look at", "Give images."
+            raise DataError(Problem("question", None, what, remedy))
+        looker = Looker(self._model, self._tokenizer, self.task)
+        found, outputs = looker.explain(items, given, 0, by)
+        rows = np.array([0])
+        answer = self.task.reply(self._model, outputs, items, rows, asked, top=10)
+        found = replace(found, answer=answer.reset_index(drop=True))
+        return found if layer is None else found.of_layer(layer)
+
     def _one_row(self, question: tuple[Any, ...], parts: dict[str, Any]) -> pd.DataFrame:
         known = self.task.question
         named = self.task.name_parts(question)
@@ -133,17 +225,9 @@ class Predictor:
         return pd.DataFrame({name: [value] for name, value in {**named, **parts}.items()})
 
     def _answers(self, table: pd.DataFrame, top: int, batch_size: int) -> pd.DataFrame:
-        check_columns(table, ())
         index = table.index
         # Numbers in place of the index, which may hold a label twice.
-        numbered = table.set_index(pd.RangeIndex(len(table)))
-        asked = self.task.read_questions(numbered)
-        items = self.task.encode(asked, self._tokenizer, self._model.config)
-        given = list(numbered["images"]) if "images" in numbered else [None] * len(numbered)
-        images = GivenImages(self._processor, given, numbered.index, self._store)
-        own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
-        owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
-        items = replace(items, owners=owners)
+        asked, items, images = self._read(table.set_index(pd.RangeIndex(len(table))))
         parts = [
             self.task.reply(self._model, outputs, items, rows, asked.iloc[rows], top)
             for rows, outputs in ask(
@@ -157,6 +241,18 @@ class Predictor:
         ]
         answers = pd.concat(parts).sort_index(kind="stable")
         return answers.set_index(index[answers.index])
+
+    def _read(self, table: pd.DataFrame) -> tuple[pd.DataFrame, Any, GivenImages]:
+        """Questions as the task reads and encodes them, and their images."""
+        check_columns(table, ())
+        asked = self.task.read_questions(table)
+        items = self.task.encode(asked, self._tokenizer, self._model.config)
+        given = list(table["images"]) if "images" in table else [None] * len(table)
+        names = [f"question {number}" for number in table.index]
+        images = GivenImages(self._processor, given, names, self._store)
+        own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
+        owners = np.where(own, images.first + np.arange(len(asked)), items.owners)
+        return asked, replace(items, owners=owners), images
 
     def _check_store(self, store: VisualStore) -> None:
         problem = None

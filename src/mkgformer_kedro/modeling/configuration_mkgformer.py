@@ -87,6 +87,13 @@ class MKGformerConfig(PreTrainedConfig):
         prefix_source (`str`, *optional*, defaults to `"same_layer"`):
             Text layer whose keys and values the visual self-attention of a pair reads: the pair's
             own (`"same_layer"`) or the one below it (`"previous_layer"`).
+        prefix_guided_interaction (`bool`, *optional*, defaults to `True`):
+            Whether the visual self-attention of a pair reads the text. Otherwise patches attend to
+            patches alone, for ablations.
+        correlation_aware_fusion (`bool`, *optional*, defaults to `True`):
+            Whether a token gets from the patches what is similar to it. Otherwise every token gets
+            the mean of all patches, for ablations. (Without any fusion no image would reach the
+            text.)
         mask_prefix_padding (`bool`, *optional*, defaults to `True`):
             Whether patches are kept from attending to padding tokens of the text.
         mask_missing_images (`bool`, *optional*, defaults to `True`):
@@ -113,11 +120,13 @@ class MKGformerConfig(PreTrainedConfig):
         image_std (`tuple[float, ...]`, *optional*, defaults to CLIP's):
             Standard deviation of each colour channel, likewise.
         num_entities (`int`, *optional*, defaults to 0):
-            Number of entities; each is one token of the vocabulary.
+            Number of entities. Each has a token id and an embedding of its own; these ids follow
+            those of the vocabulary.
         num_relations (`int`, *optional*, defaults to 0):
-            Number of relations; their tokens follow those of the entities.
-        entity_token_start (`int`, *optional*):
-            Token id of entity 0.
+            Number of relations, likewise; their ids follow those of the entities.
+        entity_encoder (`bool`, *optional*, defaults to `False`):
+            Whether the model makes embeddings of new entities from their descriptions, see
+            [`MKGformerForLinkPrediction.embed_entities`].
         mask_token_id (`int`, *optional*):
             Token id of `[MASK]`.
         loss (`str`, *optional*, defaults to `"binary_cross_entropy"`):
@@ -146,6 +155,8 @@ class MKGformerConfig(PreTrainedConfig):
     text_pooler: bool = False
     num_fusion_layers: int = 3
     prefix_source: str = "same_layer"
+    prefix_guided_interaction: bool = True
+    correlation_aware_fusion: bool = True
     mask_prefix_padding: bool = True
     mask_missing_images: bool = True
     scale_similarity: bool = True
@@ -161,7 +172,7 @@ class MKGformerConfig(PreTrainedConfig):
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     num_entities: int = 0
     num_relations: int = 0
-    entity_token_start: int | None = None
+    entity_encoder: bool = False
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0
@@ -170,15 +181,23 @@ class MKGformerConfig(PreTrainedConfig):
     constrain_transitions: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "entity_token_start" in kwargs:
+            raise ValueError(
+                "The model is of an earlier version, in which entities and relations were rows of "
+                "the word embeddings. Train it again."
+            )
         self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
         super().__post_init__(**kwargs)
         self._check()
 
     @property
-    def relation_token_start(self) -> int | None:
+    def entity_token_start(self) -> int:
+        """Token id of entity 0: entities follow the vocabulary."""
+        return self.text_config.vocab_size
+
+    @property
+    def relation_token_start(self) -> int:
         """Token id of relation 0: relations follow the entities."""
-        if self.entity_token_start is None:
-            return None
         return self.entity_token_start + self.num_entities
 
     @property
@@ -258,14 +277,6 @@ class MKGformerConfig(PreTrainedConfig):
         for name in ("label_smoothing", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Use a value in [0, 1).")
-        if self.num_entities and self.entity_token_start is None:
-            raise ValueError("num_entities is given without entity_token_start. Set both.")
-        vocab_size = self.text_config.vocab_size
-        if (end := (self.relation_token_start or 0) + self.num_relations) > vocab_size:
-            raise ValueError(
-                f"Entities and relations take tokens up to {end}, but text_config.vocab_size is "
-                f"{vocab_size}. Resize the vocabulary first."
-            )
 
     def _check_towers(self) -> None:
         family = text_family(self.text_config)

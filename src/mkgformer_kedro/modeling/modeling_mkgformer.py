@@ -61,9 +61,9 @@ class MKGformerModelOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, d)`):
-            States of the text.
+            States of the text, `(B, K, d)` where `positions` were asked for.
         pooler_output (`torch.FloatTensor` of shape `(B, d)`, *optional*):
-            Pooled state, where the text tower has a pooler.
+            Pooled state, where the text tower has a pooler and all positions were asked for.
         text_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
             Attention weights of each text layer, `(B, heads, T, T)`.
         vision_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
@@ -249,10 +249,19 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
         module.register_buffer(name, value)
 
 
-def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Score classes in float32, whatever the model computes in."""
     with torch.autocast(states.device.type, enabled=False):
-        return nn.functional.linear(states.float(), weight.float(), bias.float())
+        bias = None if bias is None else bias.float()
+        return nn.functional.linear(states.float(), weight.float(), bias)
+
+
+def _entity_encoder(config: MKGformerConfig) -> nn.Linear:
+    """A linear map of states, which is fitted, not trained."""
+    width = config.text_config.hidden_size
+    encoder = nn.Linear(width, width)
+    _keep_untrained(encoder, "weight", "bias")
+    return encoder
 
 
 def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -320,11 +329,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         def bridge(inputs: int, outputs: int, needed: bool) -> nn.Module:
             return nn.Linear(inputs, outputs) if needed else nn.Identity()
 
-        self.key_bridge = bridge(width, visual_width, not (same_width and same_heads))
-        self.value_bridge = bridge(width, visual_width, not (same_width and same_heads))
+        self.reads_text = config.prefix_guided_interaction
+        crosses = self.reads_text and not (same_width and same_heads)
+        self.key_bridge = bridge(width, visual_width, crosses)
+        self.value_bridge = bridge(width, visual_width, crosses)
         self.visual_bridge = bridge(visual_width, width, not same_width)
         self.fusion_dense = nn.Linear(width, text.intermediate_size)
         self.scale = width**-0.5 if config.scale_similarity else 1.0
+        if not config.correlation_aware_fusion:
+            self.scale = 0.0  # all patches are as similar as any other
         self.text_family, self.vision_family = text_family(text), vision_family(vision)
 
     def forward(
@@ -341,6 +354,7 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         visual_mask: Tensor | None,
         rows: Tensor | None,
         image_index: Tensor | None,
+        positions: Tensor | None = None,
         recording: _Recording | None = None,
     ) -> tuple[Any, ...]:
         """Run a pair of layers.
@@ -357,12 +371,14 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             visual_mask: `(P, V)`, True for tokens of images; None where all are.
             rows: `(P,)` examples that have images; None where all have.
             image_index: `(P,)` row of `visual_states` that each of these examples sees.
+            positions: `(B, K)` tokens whose states are asked for; None: all.
             recording: Asks for the weights of what is attended to.
 
         Returns:
-            Text states `(B, T, d_t)`, visual states `(P, V, d_v)`, the text keys and values of this
-            layer, and, with `recording`, the weights of the text's attention `(B, heads, T, T)`, of
-            the visual attention `(P, heads, V, T + V)` and of the fusion `(P, T, V)`, else None.
+            Text states `(B, T, d_t)` or `(B, K, d_t)`, visual states `(P, V, d_v)`, the text keys
+            and values of this layer, and, with `recording`, the weights of the text's attention
+            `(B, heads, T, T)`, of the visual attention `(P, heads, V, T + V)` and of the fusion
+            `(P, T, V)`, else None.
         """
         family = self.text_family
         query, key, value = family.query_key_value(text_layer, text_states)
@@ -388,8 +404,14 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             image_index,
         )
         bridged = self.visual_bridge(visual_states)
-        correlations = correlation_weights(_select(context, rows), bridged, visual_mask, self.scale)
-        fused = self.fusion_dense(torch.matmul(correlations, bridged))
+
+        def correlate(context: Tensor) -> Tensor:
+            return correlation_weights(_select(context, rows), bridged, visual_mask, self.scale)
+
+        if weights is not None:
+            weights = (*weights, correlate(context))
+        text_states, context = _at(text_states, positions), _at(context, positions)
+        fused = self.fusion_dense(torch.matmul(correlate(context), bridged))
 
         def fuse(hidden_states: Tensor) -> Tensor:
             if rows is None:
@@ -397,8 +419,6 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             return hidden_states.index_add(0, rows, fused)
 
         text_states = family.finish(text_layer, text_states, context, fuse)
-        if weights is not None:
-            weights = (*weights, correlations)
         return text_states, visual_states, key, value, weights
 
     def read_prefix(
@@ -428,12 +448,15 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
         attention = family.attention(layer)
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+            value = torch.cat([self.value_bridge(prefix_value), value], dim=1)
         context = attend(
             attention,
             attention.config._attn_implementation,
             query,
-            torch.cat([self.key_bridge(prefix_key), key], dim=1),
-            torch.cat([self.value_bridge(prefix_value), value], dim=1),
+            key,
+            value,
             attention_mask,
             num_heads=family.num_heads(layer),
             dropout=family.dropout(layer),
@@ -453,12 +476,59 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         query, key, _ = (
             _select(projected, image_index) for projected in family.query_key_value(layer, states)
         )
-        key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
-        return attention_weights(query, key, attention_mask, family.num_heads(layer))
+        if self.reads_text:
+            key = torch.cat([self.key_bridge(prefix_key), key], dim=1)
+        weights = attention_weights(query, key, attention_mask, family.num_heads(layer))
+        unread = 0 if self.reads_text else prefix_key.shape[1]
+        return nn.functional.pad(weights, (unread, 0))
+
+
+class MKGformerGraphEmbeddings(nn.Module):
+    """An embedding for each entity and for each relation.
+
+    Their token ids follow those of the vocabulary: first the entities', then the relations'.
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: MKGformerConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.entities = nn.Embedding(config.num_entities, width)
+        self.relations = nn.Embedding(config.num_relations, width)
+        # Entities that came after training, each time some. They count as the last entities.
+        self.added = nn.ModuleList()
+
+    def forward(self, input_ids: Tensor, words: nn.Embedding) -> Tensor:
+        """Look token ids up, words and those of the graph.
+
+        Args:
+            input_ids: `(B, T)`.
+            words: Word embeddings.
+
+        Returns:
+            `(B, T, d)`.
+        """
+        states = words(input_ids.clamp(max=words.num_embeddings - 1))
+        rows = input_ids - words.num_embeddings
+        for table in (self.entities, *self.added, self.relations):
+            if table.num_embeddings:
+                found = table(rows.clamp(0, table.num_embeddings - 1))
+                states = torch.where((rows >= 0)[..., None], found, states)
+            rows = rows - table.num_embeddings
+        return states
 
 
 def _select(states: Tensor, rows: Tensor | None) -> Tensor:
     return states if rows is None else states.index_select(0, rows)
+
+
+def _at(states: Tensor, positions: Tensor | None) -> Tensor:
+    """States `(B, K, d)` of the tokens at positions `(B, K)`, of `(B, T, d)`; None: all."""
+    if positions is None:
+        return states
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def _scatter(values: Tensor, rows: Tensor | None, batch_size: int) -> Tensor:
@@ -579,6 +649,15 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     def _load_prediction_head(self, state: dict[str, Tensor]) -> None:
         """Take over the head of masked language modelling, where the model has one."""
 
+    def lookup_tables(self) -> list[nn.Embedding]:
+        """Tables of words and relations, whose gradient reaches only what a batch looks up.
+
+        (Each step reaches all entities, since they are the classes of the loss.)
+        """
+        graph = cast(MKGformerModel, self.base_model).graph_embeddings
+        words = cast(nn.Embedding, self.get_input_embeddings())
+        return [words] if graph is None else [words, graph.relations]
+
 
 @dataclass
 class _Images:
@@ -610,6 +689,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         self.text_family = text_family(config.text_config)
         self.vision_family = vision_family(config.vision_config)
         self.text_model = self.text_family.build(config.text_config, config.text_pooler)
+        self.graph_embeddings = MKGformerGraphEmbeddings(config) if config.num_entities else None
         self.vision_model = self.vision_family.build(config.vision_config)
         # Set by `transformers`, for layers that cannot checkpoint themselves.
         self.gradient_checkpointing = False
@@ -669,6 +749,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
+        positions: Tensor | None = None,
         output_attentions: bool = False,
     ) -> MKGformerModelOutput:
         r"""Encode texts in the light of their images.
@@ -679,7 +760,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
-                Token ids.
+                Token ids, of words, entities and relations.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
                 1 for tokens, 0 for padding.
             token_type_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
@@ -694,6 +775,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 True where a slot holds an image; slots stand in the order of the three inputs.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none. Left out: row i belongs to example i.
+            positions (`torch.LongTensor` of shape `(B, K)`, *optional*):
+                Tokens whose states are asked for: the last layer does no more than these need.
             output_attentions (`bool`, *optional*, defaults to `False`):
                 Whether to record who attends to whom, whatever the implementation of attention. It
                 is computed beside the model's own attention, whose results stay the same.
@@ -704,7 +787,13 @@ class MKGformerModel(MKGformerPreTrainedModel):
         Raises:
             ValueError: Images do not have the shapes that the configuration gives.
         """
-        text_states = self.text_family.embed(self.text_model, input_ids, token_type_ids)
+        inputs_embeds = None
+        if self.graph_embeddings is not None:
+            words = cast(nn.Embedding, self.get_input_embeddings())
+            inputs_embeds = self.graph_embeddings(input_ids, words)
+        text_states = self.text_family.embed(
+            self.text_model, input_ids, token_type_ids, inputs_embeds
+        )
         images = self._look_up_images(
             input_ids.shape[0],
             [pixel_values, grounding_pixel_values, detection_pixel_values],
@@ -722,13 +811,15 @@ class MKGformerModel(MKGformerPreTrainedModel):
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
             text_states, visual_mask = self._encode_fused(
-                text_states, attention_mask, attention, images, recording
+                text_states, attention_mask, attention, images, positions, recording
             )
         else:
             if self.training:
                 text_states = self._reach_visual_parameters(text_states)
-            for layer in self.text_family.layers(self.text_model):
+            *layers, last = self.text_family.layers(self.text_model)
+            for layer in layers:
                 text_states = self._run_text_layer(layer, text_states, attention, recording)
+            text_states = self._run_text_layer(last, text_states, attention, recording, positions)
         text_states = self.text_family.final(self.text_model, text_states)
 
         recorded: dict[str, Any] = {}
@@ -739,9 +830,10 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 if name != "visual_mask"
             }
             recorded["visual_mask"] = visual_mask
+        pools = self.config.text_pooler and positions is None
         return MKGformerModelOutput(
             last_hidden_state=text_states,
-            pooler_output=self.text_model.pooler(text_states) if self.config.text_pooler else None,
+            pooler_output=self.text_model.pooler(text_states) if pools else None,
             **recorded,
         )
 
@@ -751,23 +843,27 @@ class MKGformerModel(MKGformerPreTrainedModel):
         states: Tensor,
         attention: TextAttention,
         recording: _Recording | None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Run a text layer that is not fused."""
+        """Run a text layer that is not fused; see [`MKGformerFusionLayer`] for `positions`."""
         family = self.text_family
         if recording is not None:
             query, key, _ = family.query_key_value(layer, states)
             recording.text_attentions.append(
                 family.weights(layer, query, key, recording.text_attention)
             )
-        if (
-            self.gradient_checkpointing
-            and self.training
-            and not isinstance(layer, GradientCheckpointingLayer)
-        ):
-            return self._gradient_checkpointing_func(
-                lambda states: family.run(layer, states, attention), states
-            )
-        return family.run(layer, states, attention)
+
+        def run(states: Tensor) -> Tensor:
+            if positions is None:
+                return family.run(layer, states, attention)
+            context = family.context(layer, *family.query_key_value(layer, states), attention)
+            states, context = _at(states, positions), _at(context, positions)
+            return family.finish(layer, states, context, lambda hidden_states: hidden_states)
+
+        checkpoints_itself = isinstance(layer, GradientCheckpointingLayer) and positions is None
+        if self.gradient_checkpointing and self.training and not checkpoints_itself:
+            return self._gradient_checkpointing_func(run, states)
+        return run(states)
 
     def _encode_fused(
         self,
@@ -775,12 +871,14 @@ class MKGformerModel(MKGformerPreTrainedModel):
         attention_mask: Tensor,
         text_attention: TextAttention,
         images: _Images,
+        positions: Tensor | None,
         recording: _Recording | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Text states `(B, T, d)`, and, with `recording`, where examples have images `(B, V)`."""
+        """Text states `(B, T, d)` or `(B, K, d)`; with `recording`, who has images `(B, V)`."""
         depth = self.config.num_fusion_layers
         text_layers = self.text_family.layers(self.text_model)
         vision_layers = self.vision_family.layers(self.vision_model)
+        last = text_layers[-1]
 
         below = text_states
         for layer in text_layers[:-depth]:
@@ -830,6 +928,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 visual_mask=visual_mask,
                 rows=rows,
                 image_index=image_index,
+                positions=positions if text_layer is last else None,
                 recording=recording,
             )
             image_index = None  # from here on there is one row of visual states per example
@@ -837,7 +936,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 prefix_key, prefix_value = key, value
             if recording is not None:
                 of_text, of_images, correlations = weights
-                share = of_images[..., : text_states.shape[1]].sum(dim=-1)
+                share = of_images[..., : attention_mask.shape[1]].sum(dim=-1)
                 recording.text_attentions.append(of_text)
                 recording.vision_attentions.append(_scatter(of_images, rows, batch_size))
                 recording.prefix_shares.append(_scatter(share, rows, batch_size))
@@ -865,7 +964,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
         visual_states: Tensor,
         vision_config: PreTrainedConfig,
     ) -> Any:
-        """Mask of visual queries over text and visual tokens."""
+        """Mask of visual queries over the text tokens that they read, and visual tokens."""
+        if not self.config.prefix_guided_interaction:
+            attention_mask = attention_mask[:, :0]
         if not self.config.mask_prefix_padding:
             attention_mask = torch.ones_like(attention_mask)
         shape = (attention_mask.shape[0], visual_states.shape[1])
@@ -903,7 +1004,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             return None
         used, index = image_index[rows].unique(return_inverse=True)
         return _Images(
-            [self._normalize(pixels.index_select(0, used)) for pixels in given],
+            [self.normalize(pixels.index_select(0, used)) for pixels in given],
             None if image_mask is None else image_mask.index_select(0, used),
             index,
             None if len(rows) == batch_size else rows,
@@ -918,7 +1019,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> _Images:
         """Put an image of zeros wherever one is missing."""
         config, vision_config = self.config, self.vision_model.config
-        images = [self._normalize(pixels) for pixels in given]
+        images = [self.normalize(pixels) for pixels in given]
         if image_mask is not None and images:
             masks = image_mask.bool().split([pixels.shape[1] for pixels in images], dim=1)
             images = [
@@ -984,11 +1085,39 @@ class MKGformerModel(MKGformerPreTrainedModel):
     def _count_and_size(self, role: str) -> tuple[int, int]:
         return self.config.image_counts[role], self.config.image_sizes[role]
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Images as the towers see them: uint8 is normalised, floats are believed to be."""
         dtype = self.image_scale.dtype
         if pixels.is_floating_point():
             return pixels.to(dtype)
         return torch.addcmul(self.image_shift, pixels.to(dtype), self.image_scale)
+
+    def patch_positions(self, num_tokens: int) -> list[Tensor]:
+        """Where the patches of each image slot stand in the visual sequence.
+
+        Args:
+            num_tokens: Length `V` of the sequence, as what is recorded has it. It tells how many
+                tokens of other kinds (class, registers) stand before the patches.
+
+        Returns:
+            For each slot, in the order of the slots, the positions `(rows, columns)` of its grid.
+        """
+        config = self.config
+        patch_size = config.vision_config.patch_size
+        sides = [
+            size // patch_size
+            for count, size in map(self._count_and_size, config.image_roles)
+            for _ in range(count)
+        ]
+        others = num_tokens - sum(side**2 for side in sides)
+        shared = config.visual_embeddings == "class_and_crops"
+        start, before_each = (others, 0) if shared else (0, others // len(sides))
+        positions = []
+        for side in sides:
+            start += before_each
+            positions.append(torch.arange(start, start + side**2).view(side, side))
+            start += side**2
+        return positions
 
     def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
         """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
@@ -1038,8 +1167,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
 class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
     """The model with a head that scores every entity at the mask of a query.
 
-    The head is the one of masked language modelling; the classes are the embeddings of the entity
-    tokens. Nothing is computed for other positions or other tokens.
+    The head is the one of masked language modelling; the classes are the embeddings of the
+    entities. Nothing is computed for other positions or for words.
 
     Args:
         config ([`MKGformerConfig`]):
@@ -1054,6 +1183,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.mkgformer = MKGformerModel(config)
         self.transform = text_family(config.text_config).head(config.text_config)
         self.entity_bias = nn.Parameter(torch.zeros(config.num_entities))
+        self.entity_encoder = _entity_encoder(config) if config.entity_encoder else None
         self.mkgformer.keep_pooler_untrained()
         self.post_init()
 
@@ -1061,7 +1191,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         self.transform.load_state_dict(state)
 
     def add_graph_tokens(self, num_entities: int, num_relations: int) -> None:
-        """Append one token per entity, then one per relation, to the vocabulary.
+        """Add a token and an embedding for each entity, then for each relation.
 
         Args:
             num_entities: Number of entities, at least 1.
@@ -1076,12 +1206,51 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             )
         if num_entities < 1 or num_relations < 0:
             raise ValueError(f"{num_entities} entities and {num_relations} relations are no graph.")
-        start = self.config.text_config.vocab_size
-        # The mean of all words (the default) costs seconds and says nothing about an entity.
-        self.resize_token_embeddings(start + num_entities + num_relations, mean_resizing=False)
-        self.config.entity_token_start = start
         self.config.num_entities, self.config.num_relations = num_entities, num_relations
+        embeddings = MKGformerGraphEmbeddings(self.config).to(self.device, self.dtype)
+        self.mkgformer.graph_embeddings = embeddings.apply(self._init_weights)
         self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def set_entity_encoder(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the model the map from states to embeddings that [`embed_entities`] takes.
+
+        Args:
+            weight: `(d, d)`, multiplied with a state from the left.
+            bias: `(d,)`.
+        """
+        self.config.entity_encoder = True
+        encoder = _entity_encoder(self.config)
+        encoder.load_state_dict({"weight": weight, "bias": bias})
+        self.entity_encoder = encoder.to(self.device, self.dtype)
+
+    def embed_entities(self, states: Tensor) -> Tensor:
+        """Make embeddings of entities from the states `(M, d)` at the masks of descriptions.
+
+        Raises:
+            ValueError: The model has no encoder of entities.
+        """
+        if self.entity_encoder is None:
+            raise ValueError("The model has no encoder of entities. Call set_entity_encoder first.")
+        return self.entity_encoder(states)
+
+    def add_entities(self, embeddings: Tensor) -> None:
+        """Add entities behind the others of a trained model, in memory.
+
+        Scores of the others stay the same to the last bit, since those of the new ones are a
+        product of their own. Token ids of relations move up.
+
+        Args:
+            embeddings: `(M, d)`, one for each new entity.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        graph = self.mkgformer.graph_embeddings
+        if graph is None:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        table = nn.Embedding.from_pretrained(embeddings.to(graph.entities.weight))
+        graph.added.append(table)
+        self.config.num_entities += len(embeddings)
 
     def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
         """Transformed state at the mask, which is compared with the entities' embeddings.
@@ -1101,11 +1270,10 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
     def _encode_mask(self, input_ids: Tensor, **inputs: Any) -> tuple[Tensor, MKGformerModelOutput]:
         if self.config.mask_token_id is None:
             raise ValueError("config.mask_token_id is not set. Set it to the id of `[MASK]`.")
-        outputs = self.mkgformer(input_ids, **inputs, return_dict=True)
         # Stays on the device: `nonzero` would make the host wait for it.
-        position = (input_ids == self.config.mask_token_id).int().argmax(dim=1)
-        batch = torch.arange(len(position), device=position.device)
-        return self.transform(outputs.last_hidden_state[batch, position]), outputs
+        position = (input_ids == self.config.mask_token_id).int().argmax(dim=1, keepdim=True)
+        outputs = self.mkgformer(input_ids, **inputs, positions=position, return_dict=True)
+        return self.transform(outputs.last_hidden_state[:, 0]), outputs
 
     def score_entities(self, states: Tensor) -> Tensor:
         """Score every entity for the states `(B, d)` of [`encode_mask`]: `(B, N)`.
@@ -1113,14 +1281,15 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         Raises:
             ValueError: The model has no entities.
         """
-        config = self.config
-        if not config.num_entities:
+        embeddings = self.mkgformer.graph_embeddings
+        if embeddings is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
-        start = cast(int, config.entity_token_start)
-        embeddings = cast(Tensor, self.get_input_embeddings().weight)
-        embeddings = embeddings[start : start + config.num_entities]
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
-        return _linear_in_float32(states, embeddings, self.entity_bias)
+        scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
+        if not embeddings.added:
+            return scores
+        added = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in embeddings.added]
+        return torch.cat([scores, *added], dim=1)
 
     @can_return_tuple
     def forward(
@@ -1268,6 +1437,10 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
                 "The representation 'markers' needs head_index and tail_index, the positions of "
                 "the tokens that open the mentions."
             )
+        if markers:
+            positions = torch.stack([cast(Tensor, head_index), cast(Tensor, tail_index)], dim=1)
+        else:
+            positions = torch.zeros_like(input_ids[:, :1])
         outputs = self.mkgformer(
             input_ids,
             attention_mask=attention_mask,
@@ -1277,15 +1450,11 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            positions=positions,
             output_attentions=output_attentions,
             return_dict=True,
         )
-        states = outputs.last_hidden_state
-        if markers:
-            batch = torch.arange(len(states), device=states.device)
-            pooled = torch.cat([states[batch, head_index], states[batch, tail_index]], dim=1)
-        else:
-            pooled = states[:, 0]
+        pooled = outputs.last_hidden_state.flatten(1)
         classifier = self.classifier
         logits = _linear_in_float32(self.dropout(pooled), classifier.weight, classifier.bias)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
@@ -1505,6 +1674,7 @@ __all__ = [
     "MKGformerForLinkPrediction",
     "MKGformerForRelationExtraction",
     "MKGformerForTokenClassification",
+    "MKGformerGraphEmbeddings",
     "MKGformerModel",
     "MKGformerModelOutput",
     "MKGformerOutput",

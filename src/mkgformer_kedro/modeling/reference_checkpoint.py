@@ -35,6 +35,9 @@ _MODELS: dict[str, type[MKGformerPreTrainedModel]] = {
 # `{base}` is what the task calls the model below its head.
 _NAMES = {
     "mkgformer.text_model.embeddings.": "{base}.text_embeddings.",
+    # One matrix of theirs holds words, entities and relations.
+    "mkgformer.graph_embeddings.entities.weight": "{base}.text_embeddings.word_embeddings.weight",
+    "mkgformer.graph_embeddings.relations.weight": "{base}.text_embeddings.word_embeddings.weight",
     "mkgformer.text_model.encoder.layer.": "{base}.encoder.text_layer.",
     "mkgformer.text_model.pooler.": "{base}.text_pooler.",
     "mkgformer.vision_model.embeddings.": "{base}.vision_embeddings.",
@@ -176,10 +179,11 @@ def _faithful_config(sizes: Mapping[str, Any], text_pooler: bool) -> MKGformerCo
     }
     preset = MKGformerConfig.preset("faithful", sizes["task"])
     preset["num_fusion_layers"] = sizes["num_hidden_layers"] - sizes["first_fused_layer_index"]
+    words = "num_word_tokens" if sizes["task"] == "link_prediction" else "vocab_size"
     return MKGformerConfig(
         text_config=BertConfig(
             **shared,
-            vocab_size=sizes["vocab_size"],
+            vocab_size=sizes[words],
             max_position_embeddings=sizes["max_position_embeddings"],
             hidden_act=sizes["text_hidden_act"],
             layer_norm_eps=sizes["layer_norm_eps"]["text"],
@@ -206,7 +210,6 @@ def _task_fields(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "num_entities": sizes["num_entities"],
         "num_relations": sizes["num_relations"],
-        "entity_token_start": sizes["num_word_tokens"],
         "mask_token_id": mask_token_id,
     }
 
@@ -230,12 +233,19 @@ def _rename(
         expected[name] = prefixes[prefix] + name.removeprefix(prefix)
 
     renamed = {name: state[theirs] for name, theirs in expected.items() if theirs in state}
-    if "entity_bias" in renamed:
-        start = sizes["num_word_tokens"]
-        renamed["entity_bias"] = renamed["entity_bias"][start : start + sizes["num_entities"]]
+    if model.task == "link_prediction":
+        words, entities, relations = (sizes[name] for name in _TASK_SIZES[model.task])
+        for name, start, count in (
+            ("mkgformer.text_model.embeddings.word_embeddings.weight", 0, words),
+            ("mkgformer.graph_embeddings.entities.weight", words, entities),
+            ("mkgformer.graph_embeddings.relations.weight", words + entities, relations),
+            ("entity_bias", words, entities),
+        ):
+            if name in renamed:
+                renamed[name] = renamed[name][start : start + count]
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     problems = {
-        "missing": [theirs for theirs in expected.values() if theirs not in state],
+        "missing": sorted({theirs for theirs in expected.values() if theirs not in state}),
         "unknown": [
             name for name in state if name not in expected.values() and not _UNUSED.fullmatch(name)
         ],

@@ -182,9 +182,22 @@ class TextFamily:
         """The tower's layers, from the bottom up."""
         return tower.encoder.layer
 
-    def embed(self, tower: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Input of the first layer, `(B, T, d)`."""
-        return tower.embeddings(input_ids, token_type_ids)
+    def embed(
+        self,
+        tower: Any,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Input of the first layer, `(B, T, d)`.
+
+        Args:
+            tower: The tower.
+            input_ids: `(B, T)`; some families read positions off the padding.
+            token_type_ids: `(B, T)` segments; None for zeros.
+            inputs_embeds: `(B, T, d)` embeddings of the tokens; None looks up `input_ids`.
+        """
+        return tower.embeddings(input_ids, token_type_ids, inputs_embeds=inputs_embeds)
 
     def attention(
         self, tower: Any, states: Tensor, attention_mask: Tensor | None, *, eager: bool = False
@@ -357,9 +370,15 @@ class ModernBertFamily(TextFamily):
         """The tower's layers, from the bottom up."""
         return tower.layers
 
-    def embed(self, tower: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(
+        self,
+        tower: Any,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
         """Input of the first layer; the family has no segments."""
-        return tower.embeddings(input_ids)
+        return tower.embeddings(input_ids, inputs_embeds)
 
     def attention(
         self, tower: Any, states: Tensor, attention_mask: Tensor | None, *, eager: bool = False

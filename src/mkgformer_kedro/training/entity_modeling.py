@@ -8,23 +8,27 @@ epoch, so each description is encoded once and the epochs run on these states al
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AddedToken, set_seed
+from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.training.batches import image_inputs, on_device
+from mkgformer_kedro.training.entity_encoder import encode_descriptions, fit_entity_encoder
 from mkgformer_kedro.training.model_folder import save_model
-from mkgformer_kedro.training.parameters import EntityModelingParameters, ModelParameters, Preset
-from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.parameters import (
+    AdamParameters,
+    EntityModelingParameters,
+    ModelParameters,
+    Preset,
+)
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 from mkgformer_kedro.training.towers import (
     build_model,
@@ -32,20 +36,17 @@ from mkgformer_kedro.training.towers import (
     check_vocabulary,
     load_tokenizer,
 )
-from mkgformer_kedro.training.trainer import (
-    StageTrainer,
-    discard_checkpoints,
-    fingerprint_of,
-    train_to_end,
-    training_arguments,
-)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from mkgformer_kedro.training.prompts import PromptBuilder
 
 logger = logging.getLogger(__name__)
+
+_ROWS = 1024
+_MOST_STEPS = 50
+_REMEMBERED_STEPS = 5
+_TOLERANCE = 1e-4
+_WARMUP = 0.06
 
 
 def model_entities(
@@ -58,13 +59,13 @@ def model_entities(
     preset: Preset,
     seed: int,
 ) -> tuple[Path, pd.DataFrame]:
-    """Build the model, give it a token per entity and relation, and fit the entity embeddings.
+    """Build the model, give it an embedding per entity and relation, and fit the entities'.
 
     Args:
         entities: Table ``entities``.
         relations: Table ``relations``.
         store_folder: Visual store.
-        work_folder: Private folder for checkpoints; the finished model folder is made inside it.
+        work_folder: Private folder, inside which the finished model folder is made.
         model_parameters: Towers and fusion.
         parameters: Settings of this stage.
         preset: Decides the fields that the parameters leave open.
@@ -75,7 +76,7 @@ def model_entities(
     """
     parameters = parameters.with_preset(preset)
     set_seed(seed)
-    store = VisualStore(store_folder)
+    store = VisualStore(store_folder, **model_parameters.images.model_dump())
     tokenizer = load_tokenizer(model_parameters)
     model = build_model(
         MKGformerForLinkPrediction,
@@ -85,7 +86,8 @@ def model_entities(
         mask_token_id=tokenizer.mask_token_id,
     )
     check_length(model, parameters.max_length)
-    add_graph_tokens(model, tokenizer, len(entities), len(relations))
+    check_vocabulary(model, tokenizer)
+    model.add_graph_tokens(len(entities), len(relations))
     task = LinkPrediction(entities, relations, parameters.prompt, parameters.max_length)
     prompts = task.prompt_builder(tokenizer, model.config)
 
@@ -94,146 +96,152 @@ def model_entities(
     initialize_graph_tokens(model, prompts, parameters.initialization)
     states = encode_descriptions(model, prompts, store, parameters.encoding_batch_size)
 
-    start, count = model.config.entity_token_start, len(entities)
-    embeddings = model.get_input_embeddings().weight
-    fitted, curve = _fit(
-        embeddings[start : start + count].detach(), states, work_folder, parameters, seed
+    embeddings = model.mkgformer.graph_embeddings.entities.weight.detach()
+    fitted, curve = (
+        solve(embeddings, states, parameters.ridge)
+        if parameters.solver == "lbfgs"
+        else descend(embeddings, states, parameters.adam, seed)
     )
-    with torch.no_grad():
-        embeddings[start : start + count] = fitted.to(device)
-    folder = save_model(work_folder / "model", model, tokenizer, task)
-    discard_checkpoints(work_folder / "checkpoints")
-    return folder, curve
-
-
-def add_graph_tokens(
-    model: MKGformerForLinkPrediction,
-    tokenizer: PreTrainedTokenizerBase,
-    num_entities: int,
-    num_relations: int,
-) -> None:
-    """Append one token per entity, then one per relation, to tokenizer and model.
-
-    Raises:
-        ValueError: The text tower's vocabulary is not its tokenizer's.
-    """
-    check_vocabulary(model, tokenizer)
-    names = [f"[ENTITY_{i}]" for i in range(num_entities)]
-    names += [f"[RELATION_{i}]" for i in range(num_relations)]
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
-    model.add_graph_tokens(num_entities, num_relations)
+    logger.info("Entity embeddings fitted: the loss is %.3f", curve["loss"].iloc[-1])
+    if not bool(fitted.isfinite().all()):
+        what = "the fitted entity embeddings are no finite numbers"
+        remedy = "Raise ridge, or lower the learning rate of adam."
+        raise DataError(Problem("link_prediction.entity_modeling", None, what, remedy))
+    embeddings.copy_(fitted)
+    fit_entity_encoder(model, states, np.ones(len(entities), dtype=bool))
+    return save_model(work_folder / "model", model, tokenizer, task), curve
 
 
 @torch.no_grad()
 def initialize_graph_tokens(
     model: MKGformerForLinkPrediction, prompts: PromptBuilder, initialization: str
 ) -> None:
-    """Set the embeddings of new tokens.
+    """Set the embeddings of entities and relations.
 
     Args:
-        model: Model whose word embeddings are changed in place.
+        model: Model whose embeddings are changed in place.
         prompts: Knows the word pieces of every text.
         initialization: ``text``: the mean of the word pieces of the entity's description (a
             relation's: of its text). ``normal``: random, as the model initialises embeddings.
     """
     if initialization == "normal":
         return
-    config = model.config
-    embeddings = model.get_input_embeddings().weight
-    for start, count, tokens_of in (
-        (config.entity_token_start, config.num_entities, prompts.text_tokens),
-        (config.relation_token_start, config.num_relations, prompts.relation_tokens),
+    words, graph = model.get_input_embeddings().weight, model.mkgformer.graph_embeddings
+    for table, tokens_of in (
+        (graph.entities, prompts.text_tokens),
+        (graph.relations, prompts.relation_tokens),
     ):
-        tokens = [tokens_of(i) for i in range(count)]
+        tokens = [tokens_of(i) for i in range(table.num_embeddings)]
         offsets = np.cumsum([0] + [len(row) for row in tokens[:-1]])
         means = torch.nn.functional.embedding_bag(
-            torch.from_numpy(np.concatenate(tokens)).to(embeddings.device),
-            embeddings,
-            torch.from_numpy(offsets).to(embeddings.device),
+            torch.from_numpy(np.concatenate(tokens)).to(words.device),
+            words,
+            torch.from_numpy(offsets).to(words.device),
             mode="mean",
         )
-        embeddings[start : start + count] = means
+        table.weight.copy_(means)
 
 
-@torch.no_grad()
-def encode_descriptions(
-    model: MKGformerForLinkPrediction,
-    prompts: PromptBuilder,
-    store: VisualStore,
-    batch_size: int,
-) -> torch.Tensor:
-    """State at the mask of each entity's description, ``(entities, hidden)``, on the CPU."""
-    order = np.argsort(prompts.description_lengths(), kind="stable")
-    states = torch.empty(len(order), model.config.text_config.hidden_size)
-    with Progress("Encoding descriptions", len(order), "entities") as progress:
-        for start in range(0, len(order), batch_size):
-            entity = order[start : start + batch_size]
-            text = prompts.descriptions(entity)
-            inputs = {name: torch.from_numpy(array) for name, array in text.items()}
-            inputs |= image_inputs(store, entity)
-            states[entity] = model.encode_mask(**on_device(inputs, model.device)).float().cpu()
-            progress.advance(len(entity))
-    return states
+def solve(
+    start: torch.Tensor, states: torch.Tensor, ridge: float
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Find the embeddings that make the states most likely to name their entities.
 
-
-class EntityEmbeddings(torch.nn.Module):
-    """Entity embeddings as the classes of a softmax over fixed states.
+    Minimised is the mean over entities of the cross-entropy of a softmax over all embeddings, plus
+    half of ``ridge`` times the squared distance of the entity's embedding from its start. This is
+    convex with one solution. L-BFGS finds it, in coordinates in which the curvature at the start,
+    where the softmax is flat, is one in all directions: its first step is the closed form.
 
     Args:
-        embeddings: ``(entities, hidden)`` initial values.
-        states: ``(entities, hidden)``; row ``i`` should be answered by entity ``i``.
+        start: ``(n, d)`` initial embeddings.
+        states: ``(n, d)``; row ``i`` should name entity ``i``.
+        ridge: Weight of the distance from the start.
+
+    Returns:
+        The embeddings ``(n, d)`` and the curve: ``step``, ``loss`` (cross-entropy), ``objective``.
     """
+    from scipy.optimize import minimize
 
-    def __init__(self, embeddings: torch.Tensor, states: torch.Tensor) -> None:
-        super().__init__()
-        self.embeddings = torch.nn.Parameter(embeddings.clone())
-        self.register_buffer("states", states, persistent=False)
+    count = len(states)
+    curvatures, axes = torch.linalg.eigh((states.T @ states).double() / count)
+    flatten = (axes * (curvatures.clamp(min=0) + ridge).rsqrt() @ axes.T).to(start)
+    losses = dict.fromkeys(("loss", "objective"), 0.0)
+    curve: list[dict[str, float]] = []
 
-    def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Cross-entropy over all entities for the entities ``labels``, ``(B,)``."""
-        logits = self.states[labels] @ self.embeddings.T
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+    def gradient_at(moved: torch.Tensor) -> torch.Tensor:
+        loss, gradient = _cross_entropy(start + moved, states)
+        whole = loss + 0.5 * ridge * float(moved.square().sum(dtype=torch.float64))
+        losses.update(loss=loss / count, objective=whole / count)
+        return (gradient + ridge * moved) @ flatten
+
+    # The first step of this L-BFGS has length one: the unit is the length of the closed form.
+    unit = float(gradient_at(torch.zeros_like(start)).norm())
+
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        moved = torch.from_numpy(point).to(start).view_as(start) @ (unit * flatten)
+        gradient = unit * gradient_at(moved)
+        return losses["objective"] * count, gradient.flatten().double().cpu().numpy()
+
+    with Progress("Fitting embeddings", _MOST_STEPS, "steps") as progress:
+
+        def note(_: np.ndarray) -> None:
+            curve.append({"step": len(curve) + 1, **losses})
+            progress.advance(1)
+
+        found = minimize(
+            objective,
+            np.zeros(start.numel()),
+            jac=True,
+            method="L-BFGS-B",
+            callback=note,
+            options={"maxiter": _MOST_STEPS, "maxcor": _REMEMBERED_STEPS, "ftol": _TOLERANCE},
+        )
+    moved = torch.from_numpy(found.x).to(start).view_as(start) @ (unit * flatten)
+    return start + moved, pd.DataFrame(curve)
 
 
-def _fit(
-    embeddings: torch.Tensor,
-    states: torch.Tensor,
-    work_folder: Path,
-    parameters: EntityModelingParameters,
-    seed: int,
+def _cross_entropy(embeddings: torch.Tensor, states: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Summed over entities, and its gradient ``(n, d)``; some rows of the logits at a time."""
+    loss, gradient = 0.0, torch.zeros_like(embeddings)
+    for begin in range(0, len(states), _ROWS):
+        block = states[begin : begin + _ROWS]
+        shares = block @ embeddings.T
+        row = torch.arange(len(block), device=block.device)
+        normalizer = shares.logsumexp(dim=1)
+        loss += float((normalizer - shares[row, begin + row]).sum(dtype=torch.float64))
+        shares.sub_(normalizer[:, None]).exp_()
+        shares[row, begin + row] -= 1
+        gradient.addmm_(shares.T, block)
+    return loss, gradient
+
+
+def descend(
+    start: torch.Tensor, states: torch.Tensor, parameters: AdamParameters, seed: int
 ) -> tuple[torch.Tensor, pd.DataFrame]:
-    entity = np.arange(len(states))
-    sampler = BatchSampler(
-        entity,
-        entity,
-        np.ones_like(entity),
-        batch_size=parameters.batch_size,
-        items_per_owner=1,
-        shuffle=True,
-        seed=seed,
-    )
-    module = EntityEmbeddings(embeddings, states)
-    trainer = StageTrainer(
-        model=module,
-        args=training_arguments(
-            work_folder / "checkpoints",
-            parameters,
-            batches_per_epoch=len(sampler),
-            seed=seed,
-            metric=None,
-        ),
-        batch_sampler=sampler,
-        learning_rates=parameters.learning_rates,
-        train_dataset=entity,
-        data_collator=_labels,
-    )
-    # The states sum up model, texts and images: a change of any of them makes it another job.
-    digest = hashlib.sha256(states.numpy().tobytes()).hexdigest()
-    settings = parameters.model_dump(exclude={"log_every"})
-    fingerprint = fingerprint_of({**settings, "seed": seed, "states": digest})
-    curve = train_to_end(trainer, fingerprint)
-    return module.embeddings.detach().cpu(), curve
+    """Go down the cross-entropy as the authors do: AdamW, a rate that rises and falls linearly.
 
+    Arguments and result as for :func:`solve`; a step of the curve is an epoch.
+    """
+    from transformers import get_linear_schedule_with_warmup
 
-def _labels(entities: list[Any]) -> dict[str, torch.Tensor]:
-    return {"labels": torch.from_numpy(np.array(entities))}
+    embeddings = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([embeddings], lr=parameters.learning_rate, weight_decay=0.0)
+    steps = parameters.epochs * -(-len(states) // parameters.batch_size)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(steps * _WARMUP), steps)
+    order = torch.Generator().manual_seed(seed)
+    curve = []
+    with Progress("Fitting embeddings", parameters.epochs, "epochs") as progress:
+        for epoch in range(1, parameters.epochs + 1):
+            total = 0.0
+            shuffled = torch.randperm(len(states), generator=order).to(states.device)
+            for labels in shuffled.split(parameters.batch_size):
+                logits = states[labels] @ embeddings.T
+                loss = torch.nn.functional.cross_entropy(logits, labels)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                total += float(loss.detach()) * len(labels)
+            curve.append({"step": epoch, "loss": total / len(states)})
+            progress.advance(1)
+    return embeddings.detach(), pd.DataFrame(curve)

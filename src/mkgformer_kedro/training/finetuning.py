@@ -123,7 +123,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     kind = task_named(job["task"])
     parameters = kind.parameters_class.model_validate(job["parameters"])
     paths = {name: Path(path) for name, path in job["inputs"].items()}
-    store = VisualStore(Path(job["visual_store"]))
+    store = VisualStore(Path(job["visual_store"]), **job["model"]["images"])
     set_seed(job["seed"])
     model, tokenizer, task = _begin(job, kind, paths, parameters, store)
     check_length(model, parameters.max_length)
@@ -131,6 +131,9 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         model.gradient_checkpointing_enable()
 
     table = pd.read_parquet(paths[kind.items])
+    if parameters.train_subset is not None:
+        tables = kind.restrict_train({kind.items: table}, parameters.train_subset, job["seed"])
+        table = tables[kind.items]
     items = task.encode(table, tokenizer, model.config)
     in_train = (table["split"] == "train").to_numpy()
     sampler = task.sampler(items, np.flatnonzero(in_train), parameters, job["seed"])
@@ -147,6 +150,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         ),
         batch_sampler=sampler,
         learning_rates=parameters.learning_rates,
+        weight_decay=parameters.weight_decay,
+        lookup_tables=model.lookup_tables(),
         train_dataset=np.arange(len(table)),
         eval_dataset=task.dev_rows(np.flatnonzero(~in_train), parameters, job["seed"]),
         data_collator=Collator(items, store),
@@ -163,6 +168,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         files += sorted(path.iterdir()) if path.is_dir() else [path]
     curve = train_to_end(trainer, fingerprint_of(settings, files), parameters.patience)
     if trainer.is_world_process_zero():
+        train = np.flatnonzero(in_train)
+        task.finish(model.eval(), items, train, store, parameters, job["seed"])
         save_model(Path(job["model_folder"]), model, tokenizer, task)
     return curve.to_dict("records")
 

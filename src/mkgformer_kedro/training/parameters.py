@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters, typed
 
@@ -31,7 +31,7 @@ _SET_ELSEWHERE = {
     "vision_config": "model.vision_config",
     "num_entities": "the graph",
     "num_relations": "the graph",
-    "entity_token_start": "the graph",
+    "entity_encoder": "the graph",
 }
 
 
@@ -48,12 +48,20 @@ class PresetParameters(Parameters):
         )
 
 
+class ImagesParameters(Parameters):
+    """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
+
+    source: Literal["own", "none", "shuffled", "random"]
+    seed: int = Field(ge=0, lt=2**32)
+
+
 class ModelParameters(Parameters):
     """Which towers are fused, and how."""
 
     text_tower: str
     vision_tower: str | None
     vision_config: dict[str, Any]
+    images: ImagesParameters
     attention: Literal["sdpa", "eager", "flex_attention"]
     config: dict[str, Any]
 
@@ -83,56 +91,77 @@ class LaunchParameters(Parameters):
     processes: int = Field(ge=1, le=1024)
 
 
-class OptimizationParameters(PresetParameters):
-    """What every training stage shares."""
+class AdamParameters(Parameters):
+    """How the authors fit the embeddings of entities."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, lt=math.inf)
+
+
+class EntityModelingParameters(PresetParameters):
+    """Stage 1: learn one embedding per entity from its description and images."""
+
+    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "corrected": {"prompt": "paper", "initialization": "text", "solver": "lbfgs"},
+        "faithful": {"prompt": "authors", "initialization": "normal", "solver": "adam"},
+    }
+
+    max_length: int = Field(ge=16)
+    prompt: Literal["paper", "authors"] | None
+    initialization: Literal["text", "normal"] | None
+    solver: Literal["lbfgs", "adam"] | None
+    ridge: float = Field(gt=0, lt=math.inf)
+    adam: AdamParameters
+    encoding_batch_size: int = Field(ge=1)
+
+
+class TrainSubset(Parameters):
+    """A part of the train split: ``shots`` of each relation or type, or a ``share``."""
+
+    shots: int | None = Field(None, ge=1)
+    share: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _says_one(self) -> Self:
+        if (self.shots is None) == (self.share is None):
+            raise ValueError("train_subset is either {shots: 8} or {share: 0.05}")
+        return self
+
+
+class FinetuningParameters(PresetParameters):
+    """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
+
+    A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
+    """
 
     epochs: float = Field(gt=0, le=1e6)
     max_steps: int | None = Field(ge=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(ge=1)
     learning_rates: dict[str, float]
-    weight_decay: float = Field(ge=0)
+    weight_decay: dict[str, float]
     warmup_ratio: float = Field(ge=0, lt=1)
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _has_default(cls, rates: dict[str, float]) -> dict[str, float]:
-        if "default" not in rates:
-            raise ValueError("learning_rates needs the key 'default'")
-        if not all(0 <= rate < math.inf for rate in rates.values()):
-            raise ValueError("learning_rates must be numbers that are not negative")
-        return rates
-
-
-class EntityModelingParameters(OptimizationParameters):
-    """Stage 1: learn one embedding per entity from its description and images."""
-
-    preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "corrected": {"prompt": "paper", "initialization": "text"},
-        "faithful": {"prompt": "authors", "initialization": "normal"},
-    }
-
-    prompt: Literal["paper", "authors"] | None
-    initialization: Literal["text", "normal"] | None
-    encoding_batch_size: int = Field(ge=1)
-
-
-class FinetuningParameters(OptimizationParameters):
-    """What fine-tuning for any task shares: a dev set picks the model, and each seed has its own.
-
-    A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
-    """
-
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    train_subset: TrainSubset | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
     patience: int | None = Field(ge=1)
     dev_batch_size: int = Field(ge=1)
     loader_workers: int = Field(ge=0, le=1024)
     launch: LaunchParameters
+
+    @field_validator("learning_rates", "weight_decay")
+    @classmethod
+    def _has_default(cls, values: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        if "default" not in values:
+            raise ValueError(f"{info.field_name} needs the key 'default'")
+        if not all(0 <= value < math.inf for value in values.values()):
+            raise ValueError(f"{info.field_name} must be numbers that are not negative")
+        return values
 
     @field_validator("seeds")
     @classmethod

@@ -127,6 +127,24 @@ class PromptBuilder:
             ]
         )
 
+    def query(
+        self, is_tail: bool, entity: int, relation: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The prompt of one query, and where the things stand in it that ask.
+
+        Returns:
+            Token numbers ``(n,)``, and positions by what stands there: ``mask``, ``relation`` (its
+            words and its own token), ``entity`` (its own token).
+        """
+        prompt = self._prompt("tail" if is_tail else "head", entity, relation)
+        words = self._relations[relation]
+        own = int((prompt == words[-1]).argmax())
+        return prompt, {
+            "mask": np.flatnonzero(prompt == self._special["[MASK]"]),
+            "relation": np.arange(own - len(words) + 1, own + 1),
+            "entity": np.flatnonzero(prompt == self._entity_token_start + entity),
+        }
+
     def descriptions(self, entity: np.ndarray) -> dict[str, np.ndarray]:
         """Prompts of entity modelling, shaped as those of :meth:`queries`."""
         return self._pad([self._prompt("description", int(e), None) for e in entity])

@@ -61,7 +61,8 @@ PACKAGED_TOWERS = {
 def resolve_tower(name: str) -> str:
     """Return what ``from_pretrained`` can load for ``name``.
 
-    An existing folder is taken as it is. Otherwise an installed package that carries the weights of
+    An existing folder is taken, its files held to those of its `SHA256SUMS` where it has one.
+    Otherwise an installed package that carries the weights of
     that name is used, after its hash was compared with the original's. Any other name is left to
     the model hub.
 
@@ -82,6 +83,7 @@ def resolve_tower(name: str) -> str:
         if not (path / "config.json").is_file():
             what = "the folder holds no model: config.json is missing"
             raise DataError(Problem(name, None, what, _PUT_FILES))
+        _check_digests(path)
         return str(path)
     if not _HUB_NAME.fullmatch(name):
         raise DataError(Problem(name, None, "there is no such folder", _PUT_FILES))
@@ -103,6 +105,19 @@ def resolve_tower(name: str) -> str:
         )
     logger.info("Text tower %s comes from the installed package %s", name, packaged.package)
     return str(folder)
+
+
+def _check_digests(folder: Path) -> None:
+    """Hold the files of a folder to the list that it brings along, if any."""
+    listed = folder / "SHA256SUMS"
+    if not listed.is_file():
+        return
+    for line in listed.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            what = f"{name} is not the file that SHA256SUMS names"
+            remedy = "Get the folder anew, from version control or where it came from."
+            raise DataError(Problem(str(folder), None, what, remedy))
 
 
 def load_tokenizer(parameters: ModelParameters) -> PreTrainedTokenizerBase:

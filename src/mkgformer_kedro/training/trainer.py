@@ -1,4 +1,4 @@
-"""What both stages share: the Trainer, exact resumption, progress and the training curve."""
+"""The Trainer of fine-tuning: exact resumption, progress and the training curve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from transformers.trainer_callback import PrinterCallback
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, relative, sha256_of, written_atomically
 from mkgformer_kedro.progress import seconds_in_words
-from mkgformer_kedro.training.parameters import OptimizationParameters
+from mkgformer_kedro.training.optimizer import RowwiseAdamW
+from mkgformer_kedro.training.parameters import FinetuningParameters
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +38,30 @@ _JOB = "job.json"
 
 
 class StageTrainer(Trainer):
-    """The transformers Trainer with a custom batch sampler, learning rates by name, and a curve.
+    """The transformers Trainer with a custom batch sampler, rates by name, and a curve.
 
     Args:
         batch_sampler: Gives lists of item numbers; has ``set_epoch``.
-        learning_rates: Learning rate by part of a parameter's name, see :func:`learning_rate_of`.
+        learning_rates: Learning rate by part of a parameter's name, see :func:`value_of`.
+        weight_decay: Weight decay, likewise; biases and norms have none.
+        lookup_tables: Embeddings that learn row by row, see :class:`RowwiseAdamW`.
         **kwargs: As for :class:`transformers.Trainer`.
     """
 
     def __init__(
-        self, *, batch_sampler: Any, learning_rates: dict[str, float], **kwargs: Any
+        self,
+        *,
+        batch_sampler: Any,
+        learning_rates: dict[str, float],
+        weight_decay: dict[str, float],
+        lookup_tables: Sequence[torch.nn.Embedding] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch_sampler = batch_sampler
         self.learning_rates = learning_rates
+        self.weight_decay = weight_decay
+        self.lookup_tables = lookup_tables
         self._examples = 0
         self._waiting = self._paused = 0.0
         self._logged_at: float | None = None
@@ -73,41 +84,54 @@ class StageTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with one group per learning rate and weight decay."""
+        """AdamW with one group per learning rate, weight decay and way of learning."""
         if self.optimizer is None:
             model = self.model if model is None else model
+            for parameter in ("learning_rates", "weight_decay"):
+                self._check_names(parameter, model)
             decayed = set(self.get_decay_parameter_names(model))
-            groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+            rowwise = {id(table.weight) for table in self.lookup_tables}
+            for table in self.lookup_tables:
+                # NCCL cannot sum up sparse gradients.
+                table.sparse = self.args.world_size == 1
+            groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     key = (
-                        learning_rate_of(name, self.learning_rates),
-                        self.args.weight_decay if name in decayed else 0.0,
+                        value_of(name, self.learning_rates),
+                        value_of(name, self.weight_decay) if name in decayed else 0.0,
+                        id(parameter) in rowwise,
                     )
                     groups.setdefault(key, []).append(parameter)
-            unused = (
-                set(self.learning_rates)
-                - {"default"}
-                - {
-                    key
-                    for key in self.learning_rates
-                    for name, _ in model.named_parameters()
-                    if key in name
-                }
-            )
-            if unused:
-                what = f"no weight of the model has a name with {', '.join(sorted(unused))} in it"
-                remedy = "Correct the key or leave it out."
-                raise DataError(Problem("finetuning.learning_rates", None, what, remedy))
-            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer(
+            _, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = RowwiseAdamW(
                 [
-                    {"params": parameters, "lr": rate, "weight_decay": decay}
-                    for (rate, decay), parameters in groups.items()
+                    {"params": parameters, "lr": rate, "weight_decay": decay, "rowwise": by_row}
+                    for (rate, decay, by_row), parameters in groups.items()
                 ],
                 **options,
             )
         return self.optimizer
+
+    def _check_names(self, parameter: str, model: torch.nn.Module) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        keys = set(getattr(self, parameter)) - {"default"}
+        if unused := sorted(key for key in keys if not any(key in name for name in names)):
+            what = f"no weight of the model has a name with {', '.join(unused)} in it"
+            remedy = "Correct the key or leave it out."
+            raise DataError(Problem(f"finetuning.{parameter}", None, what, remedy))
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        # torch has no norm of sparse gradients: their values stand in for them.
+        stand_ins = []
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                values = parameter.grad.values()
+                parameter = torch.nn.Parameter(values)
+                parameter.grad = values
+            stand_ins.append(parameter)
+        return self.accelerator.clip_grad_norm_(stand_ins, self.args.max_grad_norm)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Fetch batches, and note how long that took."""
@@ -209,8 +233,7 @@ class _Milestones(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_evaluate = args.eval_strategy != "no"
-            control.should_save = True
+            control.should_evaluate = control.should_save = True
         control.should_log |= control.should_save
 
 
@@ -247,19 +270,19 @@ class _ProgressLines(TrainerCallback):
             )
 
 
-def learning_rate_of(name: str, learning_rates: dict[str, float]) -> float:
-    """Learning rate of a parameter: that of the longest key its name contains, or ``default``."""
-    matching = [key for key in learning_rates if key in name]
-    return learning_rates[max(matching, key=len, default="default")]
+def value_of(name: str, values: dict[str, float]) -> float:
+    """What holds for a parameter: the value of the longest key in its name, or ``default``."""
+    matching = [key for key in values if key in name]
+    return values[max(matching, key=len, default="default")]
 
 
 def training_arguments(
     folder: Path,
-    parameters: OptimizationParameters,
+    parameters: FinetuningParameters,
     *,
     batches_per_epoch: int,
     seed: int,
-    metric: str | None,
+    metric: str,
     precision: str = "fp32",
     loader_workers: int = 0,
 ) -> TrainingArguments:
@@ -267,11 +290,10 @@ def training_arguments(
 
     Args:
         folder: Where checkpoints go.
-        parameters: Optimization parameters with every preset field set.
+        parameters: Parameters with every preset field set.
         batches_per_epoch: Batches per process in one epoch.
         seed: Seed of everything random.
-        metric: Dev metric that picks the model (``eval_...``), larger is better; None evaluates
-            nothing and keeps the last model.
+        metric: Dev metric that picks the model (``eval_...``); larger is better.
         precision: ``auto`` (bf16 where the device has it), ``fp32``, ``bf16`` or ``fp16``.
         loader_workers: Processes that build batches.
     """
@@ -291,18 +313,19 @@ def training_arguments(
         max_steps=steps,
         per_device_train_batch_size=parameters.batch_size,
         gradient_accumulation_steps=parameters.gradient_accumulation,
-        weight_decay=parameters.weight_decay,
         warmup_steps=math.ceil(parameters.warmup_ratio * steps),
         logging_steps=parameters.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if metric else "no",
+        eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        load_best_model_at_end=metric is not None,
+        load_best_model_at_end=True,
         metric_for_best_model=metric,
-        greater_is_better=True if metric else None,
+        greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
+        # The fused kernel would keep from gradient scaling what learns row by row.
+        optim="adamw_torch" if precision == "fp16" else "adamw_torch_fused",
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available(),

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, ranks_of, raw_view
+from mkgformer_kedro.evaluation.ranking.metrics import (
+    mean_average_precisions,
+    ranking_metrics,
+    ranks_of,
+    raw_view,
+)
 
 
 def frame(**columns: list) -> pd.DataFrame:
@@ -107,3 +112,28 @@ def test_ranks_equal_pykeens_on_scores_that_are_all_alike(graph):
     expected = Ranks.from_scores(scores[:1, :1], scores[:1])
     for rank_type, ranks in expected.items():
         assert set(ranks_of(predictions, rank_type)) == {float(ranks)}
+
+
+def test_average_precision_equals_scikit_learns(graph):
+    from sklearn.metrics import average_precision_score
+
+    # Without ties, which scikit-learn counts as one step.
+    scores = torch.rand(graph.scores.shape, generator=torch.Generator().manual_seed(0))
+    predictions = graph.answers("model", scores)
+    expected = {"head": [], "tail": [], "both": []}
+    for (direction, entity, relation), answers in predictions.groupby(
+        ["direction", "entity", "relation"]
+    )["answer"]:
+        asked = graph.queries[["direction", "entity", "relation"]].eq([direction, entity, relation])
+        row = scores[int(np.flatnonzero(asked.all(axis=1))[0])].numpy()
+        given, sought = ("head", "tail") if direction == "tail" else ("tail", "head")
+        train = graph.train[(graph.train[given] == entity) & (graph.train["relation"] == relation)]
+        kept = ~np.isin(np.arange(len(row)), train[sought].to_numpy())
+        is_answer = np.isin(np.arange(len(row)), answers.to_numpy())
+        value = average_precision_score(is_answer[kept], row[kept])
+        expected[direction].append(value)
+        expected["both"].append(value)
+    found = mean_average_precisions(predictions)
+    for side, values in expected.items():
+        key = f"{side}.realistic.mean_average_precision"
+        assert found[key] == pytest.approx(np.mean(values), abs=1e-6)

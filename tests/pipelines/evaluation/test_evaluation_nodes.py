@@ -10,7 +10,12 @@ import pandas as pd
 import pytest
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
+from mkgformer_kedro.evaluation.explanations import WAYS
+from mkgformer_kedro.evaluation.report import Look
+from mkgformer_kedro.inference import explanation
+from mkgformer_kedro.pipelines.evaluation import nodes as evaluation_nodes
 from mkgformer_kedro.pipelines.evaluation.nodes import (
+    explain_for,
     nodes,
     predict_baseline_for,
     predict_for,
@@ -28,6 +33,7 @@ SETTINGS = {
     "batch_size": 8,
     "resamples": 100,
     "examples": 2,
+    "explanations": {"questions": 4, "shares": [0.5]},
     "published": [
         {"name": "Theirs", "metrics": {"f1": 0.8, "hits_at_1": 0.8}, "source": "a paper"}
     ],
@@ -42,6 +48,20 @@ REPORTS = {
         },
         "test": None,
     }
+}
+_CELL = {"value": 0.25, "low": 0.1, "high": 0.4}
+EXPLANATIONS = {
+    "questions": 4,
+    "deletion": [
+        {
+            "group": "all",
+            "count": 4,
+            "share": 0.5,
+            "random": {"value": 0.0, "low": 0.0, "high": 0.0},
+        }
+        | {way: {**_CELL, "minus_random": _CELL} for way in WAYS}
+    ],
+    "pointing": [],
 }
 MAIN = {
     "link_prediction": "both.realistic.inverse_harmonic_mean_rank",
@@ -122,7 +142,10 @@ def tables_of(task: str) -> list[pd.DataFrame]:
 
 def parameters_of(task: str) -> EvaluationParameters:
     if task == "link_prediction":
-        return RankingEvaluationParameters(**SETTINGS, known_offset=None)
+        explanations = {**SETTINGS["explanations"], "pointing": {"next": "upper_left"}}
+        return RankingEvaluationParameters(
+            **SETTINGS | {"explanations": explanations}, known_offset=None
+        )
     return EvaluationParameters(**SETTINGS)
 
 
@@ -133,7 +156,15 @@ def perfect_of(task: str, baseline: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("task", MAIN)
-def test_tables_become_metrics_groups_figure_and_page(task, store):
+def test_tables_become_metrics_groups_figure_and_page(task, store, monkeypatch):
+    def look_at(looker, items, images):
+        heats = [np.arange(8.0).reshape(2, 2, 2)]
+        owners = items["entity"] if task == "link_prediction" else items.index
+        look = Look("correlation", "mask & more", heats)
+        return [[look] if images.has_images[owner] else [] for owner in owners]
+
+    monkeypatch.setattr(explanation, "look_at", look_at)
+    monkeypatch.setattr(evaluation_nodes, "_looker", lambda models, model: None)
     tables = tables_of(task)
     baseline = predict_baseline_for(task_named(task))(*tables)
     perfect = perfect_of(task, baseline)
@@ -145,10 +176,13 @@ def test_tables_become_metrics_groups_figure_and_page(task, store):
     metrics, drill_down, figure, page = report_for(task_named(task))(
         pd.concat(answers, ignore_index=True),
         baseline,
+        Path("models"),
         store,
+        EXPLANATIONS,
         CURVE,
         {"data_set": "three & more", "posts": 12},
         {"with_images": 6},
+        None,
         parameters_of(task),
         "corrected",
         5,
@@ -169,17 +203,39 @@ def test_tables_become_metrics_groups_figure_and_page(task, store):
     assert "One training run (seed 5)" in page
     assert "synthetic sample" in page
     assert "data:image/jpeg;base64," in page
+    shown = page.count('<details class="looks">')
+    assert shown > 0
+    # A mean over the layers and both of them, over each example's image.
+    assert page.count("--heat:url(data:image/png;base64,") == 3 * shown
+    assert "mask &amp; more: correlation (CAF), layer 2" in page
+    assert "25\u00a0% of the answers change, against 0\u00a0%" in page
 
 
 @pytest.mark.parametrize("task", MAIN)
 def test_a_task_has_its_own_parameters_and_tables(task):
     kind = task_named(task)
-    annotated = {make(kind).__annotations__["parameters"] for make in (predict_for, report_for)}
+    makers = (predict_for, explain_for, report_for)
+    annotated = {make(kind).__annotations__["parameters"] for make in makers}
     assert annotated == {type(parameters_of(task))}
     stage = nodes(kind)
-    assert [node.name for node in stage] == ["predict", "predict_baseline", "report"]
+    assert [node.name for node in stage] == ["predict", "predict_baseline", "explain", "report"]
     for node in stage:
         assert set(kind.tables) <= set(node.inputs)
+
+
+def test_a_split_without_images_explains_nothing(store):
+    tables = graph_tables()
+    tables["queries"] = tables["queries"][tables["queries"]["entity"] % 2 == 1]
+    kind = task_named("link_prediction")
+    found = explain_for(kind)(
+        Path("models"),
+        store,
+        None,
+        parameters_of("link_prediction"),
+        5,
+        *(tables[name] for name in kind.tables),
+    )
+    assert found == {"questions": 0, "deletion": [], "pointing": []}
 
 
 def test_every_task_is_tested():

@@ -22,7 +22,7 @@ from mkgformer_kedro.evaluation.experts import (
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES, Difference, Scores
 from mkgformer_kedro.evaluation.ranking.breakdown import break_down_ranks
-from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, raw_view
+from mkgformer_kedro.evaluation.ranking.metrics import on_side, ranking_metrics, raw_view
 from mkgformer_kedro.evaluation.ranking.scores import mrr_difference, score_ranks
 
 PREFIX = "both.realistic."
@@ -34,9 +34,9 @@ NAMES = {BASELINE: "popularity baseline"}
 class RankingEvaluation(Evaluation):
     """What is known of link prediction beyond :class:`Evaluation`.
 
-    Views are ``without_leaks`` (the triples whose reverse pair is not in train) and
-    ``unseen_entities`` (those with an entity that train lacks), each only where it is a part of
-    the test triples and not all of them.
+    Views are ``tail`` and ``head`` (one direction alone), ``without_leaks`` (the triples whose
+    reverse pair is not in train) and ``unseen_entities`` (those with an entity that train lacks),
+    the last two only where they are a part of the test triples and not all of them.
 
     Attributes:
         raw: Metrics of the reference's raw ranks, by PyKEEN's key, means over seeds.
@@ -117,13 +117,19 @@ def evaluate(
             answers[expert], train, tables["relations"], leak=leak, has_images=has_images, **chance
         )
 
-    def view(name: str, kept: np.ndarray) -> View:
+    def view(name: str, kept: np.ndarray, side: str = "both") -> View:
         parts = {
-            expert: table[kept[table["triple"].to_numpy()]] for expert, table in answers.items()
+            expert: on_side(table[kept[table["triple"].to_numpy()]], side)
+            for expert, table in answers.items()
         }
         return look_at(name, parts, int(kept.sum()), score, compare)
 
     answers = by_expert(predictions, reference)
+    everything = np.ones(len(test), dtype=bool)
+    sides = {
+        "tail": view("asked for the tail", everything, "tail"),
+        "head": view("asked for the head", everything, "head"),
+    }
     parts = {
         "without_leaks": ("without leaking triples", ~leak),
         "unseen_entities": ("with an entity that train lacks", unseen),
@@ -134,9 +140,10 @@ def evaluate(
         metric=MRR,
         units="test triples",
         predictions=predictions,
-        whole=view("all test triples", np.ones(len(test), dtype=bool)),
+        whole=view("all test triples", everything),
         added=added_by_mixture(answers, compare),
-        views={key: view(name, kept) for key, (name, kept) in parts.items() if 0 < kept.mean() < 1},
+        views=sides
+        | {key: view(name, kept) for key, (name, kept) in parts.items() if 0 < kept.mean() < 1},
         groups=groups_of_all(answers, break_down),
         raw=_mean_metrics(raw_view(answers[reference])),
         leak_share=float(leak.mean()),

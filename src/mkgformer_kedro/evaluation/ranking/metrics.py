@@ -45,6 +45,34 @@ def rank_contributions(ranks: np.ndarray) -> pd.DataFrame:
     )
 
 
+def mean_average_precisions(predictions: pd.DataFrame) -> dict[str, float]:
+    """By side, the mean over the distinct queries of the average precision of their answers.
+
+    It suits queries with many answers, of which at most one can come first: the precision at each
+    answer's place, where other answers of the split stand before it, is averaged over the answers.
+    Answers of other splits are left out, as in filtered ranks; ties count half (realistic ranks).
+
+    Args:
+        predictions: A predictions table of one expert and seed: ``direction``, ``entity``,
+            ``relation``, and the filtered ranks.
+
+    Returns:
+        ``<side>.realistic.mean_average_precision``; a side without a single row is left out.
+    """
+    query = ["direction", "entity", "relation"]
+    ordered = predictions[query].assign(rank=ranks_of(predictions)).sort_values("rank")
+    queries = ordered.groupby(query, sort=False)
+    place = queries.cumcount() + 1
+    # A filtered rank does not count the other answers; those before this one are place - 1.
+    precision = place / (ordered["rank"] + place - 1)
+    by_query = precision.groupby([ordered[name] for name in query]).mean().reset_index(name="value")
+    return {
+        f"{side}.realistic.mean_average_precision": float(rows["value"].mean())
+        for side in SIDES
+        if len(rows := on_side(by_query, side))
+    }
+
+
 def ranking_metrics(predictions: pd.DataFrame) -> dict[str, float]:
     """Score a predictions table.
 

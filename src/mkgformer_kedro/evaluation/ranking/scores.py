@@ -14,6 +14,7 @@ from mkgformer_kedro.evaluation.intervals import (
 )
 from mkgformer_kedro.evaluation.ranking.metrics import (
     SIDES,
+    mean_average_precisions,
     on_side,
     rank_contributions,
     ranking_metrics,
@@ -32,15 +33,19 @@ def score_ranks(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMP
         resamples: Number of bootstrap samples.
 
     Returns:
-        Means over seeds by PyKEEN's key, with the intervals of the realistic mean reciprocal rank,
-        hits and mean rank.
+        Means over seeds by PyKEEN's key and of the mean average precision, with the intervals of
+        the realistic mean reciprocal rank, hits and mean rank.
 
     Raises:
         ValueError: If the table is empty, or its seeds cover different triples.
     """
     tables = dict(list(predictions.groupby("seed")))
     by_seed = pd.DataFrame.from_dict(
-        {number: ranking_metrics(table) for number, table in tables.items()}, orient="index"
+        {
+            number: ranking_metrics(table) | mean_average_precisions(table)
+            for number, table in tables.items()
+        },
+        orient="index",
     )
     if by_seed.empty:
         raise ValueError("no predictions to score")

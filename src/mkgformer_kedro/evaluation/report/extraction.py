@@ -22,8 +22,8 @@ from mkgformer_kedro.evaluation.report.figures import (
     format_number,
     inline_svg,
 )
-from mkgformer_kedro.evaluation.report.page import Section, thumbnails
-from mkgformer_kedro.evaluation.report.sections import Groups, Layout
+from mkgformer_kedro.evaluation.report.page import Section, heat_maps, thumbnails
+from mkgformer_kedro.evaluation.report.sections import Explain, Groups, Layout, not_explained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,6 +77,7 @@ class ExtractionExample:
         readings: The post's words, marked, under the names of those who read them so.
         answers: Answers by whoever gives them, for answers that are not marks.
         images: Data URIs of thumbnails.
+        looks: What looked at each image, see ``page.heat_maps``.
     """
 
     kind: str
@@ -86,6 +87,7 @@ class ExtractionExample:
     readings: Mapping[str, Sequence[Piece]]
     answers: Mapping[str, str]
     images: Sequence[str]
+    looks: Sequence[Mapping[str, Sequence[str]]]
 
 
 def choose_posts(
@@ -142,6 +144,7 @@ def relation_examples(
     tables: Mapping[str, pd.DataFrame],
     has_images: np.ndarray,
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
     *,
     number: int,
     seed: int,
@@ -153,6 +156,7 @@ def relation_examples(
         tables: The tables ``posts`` of all splits and ``labels``.
         has_images: Whether a post has images, ``(posts,)``.
         images: Gives the images of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
+        explain: Says what looked at the images of posts.
         number: Number of posts of each kind.
         seed: Seed of the choice.
     """
@@ -178,7 +182,7 @@ def relation_examples(
         return f"{texts[row.predicted]}{sure}"
 
     found = []
-    for kind, row, post in _posts_of(chosen, posts):
+    for kind, row, post, looks in _posts_of(chosen, posts, explain):
         given = {name: answered(of[post.post]) for name, of in rows.items()}
         gold = {"Gold": texts[rows[evaluation.reference][post.post].relation]}
         found.append(
@@ -190,6 +194,7 @@ def relation_examples(
                 readings={"": _mention_pieces(post)},
                 answers=gold | {_reader(evaluation, name): one for name, one in given.items()},
                 images=thumbnails(images(row)),
+                looks=looks,
             )
         )
     return found
@@ -200,6 +205,7 @@ def entity_examples(
     tables: Mapping[str, pd.DataFrame],
     has_images: np.ndarray,
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
     *,
     number: int,
     seed: int,
@@ -211,6 +217,7 @@ def entity_examples(
         tables: The tables ``posts`` of all splits and ``labels``.
         has_images: Whether a post has images, ``(posts,)``.
         images: Gives the images of a row of ``posts``: ``uint8`` arrays ``(3, height, width)``.
+        explain: Says what looked at the images of posts.
         number: Number of posts of each kind.
         seed: Seed of the choice.
     """
@@ -237,7 +244,7 @@ def entity_examples(
         seed=seed,
     )
     found = []
-    for kind, row, post in _posts_of(chosen, posts):
+    for kind, row, post, looks in _posts_of(chosen, posts, explain):
         readings = {"Gold": model.loc[post.post, "tags"]} | {
             _reader(evaluation, name): table.loc[post.post, "predicted"]
             for name, table in answers.items()
@@ -260,6 +267,7 @@ def entity_examples(
                 },
                 answers={},
                 images=thumbnails(images(row)),
+                looks=looks,
             )
         )
     return found
@@ -339,11 +347,12 @@ def _examples_section(choose: Callable[..., list[ExtractionExample]]) -> Callabl
         tables: Mapping[str, pd.DataFrame],
         has_images: np.ndarray,
         images: Callable[[int], Sequence[np.ndarray]],
+        explain: Explain = not_explained,
         *,
         number: int,
         seed: int,
     ) -> Section:
-        found = choose(evaluation, tables, has_images, images, number=number, seed=seed)
+        found = choose(evaluation, tables, has_images, images, explain, number=number, seed=seed)
         kinds = [
             kind
             for key, kind in _KINDS.items()
@@ -363,10 +372,17 @@ def _examples_section(choose: Callable[..., list[ExtractionExample]]) -> Callabl
     return section
 
 
-def _posts_of(chosen: Sequence[tuple[str, str]], posts: pd.DataFrame) -> list[tuple[str, int, Any]]:
-    """The chosen posts: why each was chosen, its row number and its row."""
+def _posts_of(
+    chosen: Sequence[tuple[str, str]], posts: pd.DataFrame, explain: Explain
+) -> list[tuple[str, int, Any, list[dict[str, list[str]]]]]:
+    """The chosen posts: why each was chosen, its row number, its row, and what looked at it."""
     rows = pd.Series(np.arange(len(posts)), index=posts["post"])
-    return [(kind, int(rows[name]), posts.iloc[int(rows[name])]) for kind, name in chosen]
+    numbers = [int(rows[name]) for _, name in chosen]
+    looks = map(heat_maps, explain(posts.iloc[numbers]))
+    return [
+        (kind, number, posts.iloc[number], of_post)
+        for (kind, _), number, of_post in zip(chosen, numbers, looks, strict=True)
+    ]
 
 
 def _of_first_seeds(evaluation: Evaluation) -> dict[str, pd.DataFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,8 @@ _SERIES = ("#0b5cad", "#c2571a", "#6b7280", "#7b3fa0", "#0d7d74", "#b0306a")
 _VARIABLES = {_TEXT: "--ink", _INK: "--soft", _GRID: "--line"} | {
     colour: f"--series-{i}" for i, colour in enumerate(_SERIES, start=1)
 }
+# What heat maps are drawn in, and how opaque the hottest patch is, of 255.
+_HEAT, _HEAT_OPACITY = (214, 39, 20), 190
 _LINES = ("-", "--", ":", "-.")
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _GRID,
@@ -161,6 +163,64 @@ def calibration_figure(
     return figure
 
 
+def cells_figure(table: pd.DataFrame, metric: str) -> Figure:
+    """Draw the scores of the cells of a study with their intervals, one below the other.
+
+    Args:
+        table: A row a cell: ``cell``, ``score``, ``low``, ``high``.
+        metric: Name of the metric.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 1.0 + 0.3 * len(table)), layout="constrained")
+        axis = figure.subplots()
+        places = np.arange(len(table))
+        ends = [table["score"] - table["low"], table["high"] - table["score"]]
+        axis.errorbar(table["score"], places, xerr=ends, fmt="o", color=_SERIES[0], capsize=3)
+        axis.set_yticks(places, [str(name).replace("_", " ") for name in table["cell"]])
+        axis.invert_yaxis()
+        axis.set_title(f"{metric}, 95 % intervals", loc="left")
+        for label in axis.get_yticklabels():
+            label.set_parse_math(False)
+    return figure
+
+
+def bands_figure(
+    curves: Mapping[str, pd.DataFrame], labels: Mapping[float, str], *, x: str, metric: str
+) -> Figure:
+    """Draw scores along a parameter, each in a band.
+
+    Args:
+        curves: By what was scored, ``x``, ``score``, ``low`` and ``high`` of each point.
+        labels: What points are called, by their place on the horizontal axis.
+        x: What the horizontal axis shows.
+        metric: Name of the metric.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, curve) in enumerate(curves.items()):
+            colour, line = _SERIES[number % len(_SERIES)], _LINES[number % len(_LINES)]
+            axis.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15)
+            axis.plot(
+                curve["x"], curve["score"], color=colour, linestyle=line, marker="o", markersize=3,
+                label=name,
+            )  # fmt: skip
+        if min(labels) > 0:
+            axis.set_xscale("log")
+        axis.set_xticks(list(labels), list(labels.values()))
+        axis.minorticks_off()
+        axis.set_title(metric, loc="left")
+        axis.set_xlabel(x)
+        axis.legend(loc="best")
+    return figure
+
+
 def confusion_figure(matrix: pd.DataFrame) -> Figure:
     """Draw a confusion matrix: darker cells hold a larger share of their row.
 
@@ -209,6 +269,67 @@ def confusion_figure(matrix: pd.DataFrame) -> Figure:
         axis.set_xlabel("predicted")
         axis.set_ylabel("gold")
     return figure
+
+
+def heat_figure(images: Sequence[np.ndarray], heats: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Draw images, and over them how much each patch is looked at.
+
+    Args:
+        images: ``uint8`` arrays ``(3, height, width)``.
+        heats: By title, for each image a number for each patch ``(rows, columns)``, at least 0.
+
+    Returns:
+        A figure with one row for each image: the image itself, then one panel for each title. The
+        hottest patch of all images of a title has the full colour, 0 has none.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    columns = 1 + len(heats)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heat"}):
+        figure = Figure(figsize=(1.7 * columns, 0.3 + 1.7 * len(images)), layout="constrained")
+        axes = figure.subplots(len(images), columns, squeeze=False)
+        for number, (row, pixels) in enumerate(zip(axes, images, strict=True)):
+            for axis in row:
+                axis.imshow(np.moveaxis(pixels, 0, -1))
+                axis.set_axis_off()
+            for axis, of_images in zip(row[1:], heats.values(), strict=True):
+                axis.set_title(f"up to {of_images[number].max():.2g}", y=-0.13, fontsize=7)
+                overlay = heat_colours(of_images)[number]
+                height, width = pixels.shape[1:]
+                axis.imshow(overlay, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        for axis, title in zip(axes[0, 1:], heats, strict=True):
+            # Names are data: a dollar sign in them is no formula.
+            axis.text(
+                0.5,
+                1.03,
+                title,
+                transform=axis.transAxes,
+                ha="center",
+                fontsize=9,
+                parse_math=False,
+            )
+    return figure
+
+
+def heat_colours(heats: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Numbers of patches as colours that lie over images, the more opaque the larger.
+
+    Args:
+        heats: For each image ``(rows, columns)``, at least 0.
+
+    Returns:
+        uint8 RGBA ``(rows, columns, 4)`` for each image; opacity grows with the number's share of
+        the largest one of all images.
+    """
+    most = max(float(heat.max()) for heat in heats) or 1.0
+    colours = []
+    for heat in heats:
+        overlay = np.empty((*heat.shape, 4), dtype=np.uint8)
+        overlay[..., :3] = _HEAT
+        overlay[..., 3] = np.round(_HEAT_OPACITY * heat / most)
+        colours.append(overlay)
+    return colours
 
 
 def inline_svg(figure: Figure, description: str) -> Markup:

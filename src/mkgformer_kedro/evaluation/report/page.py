@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.intervals import Difference, Interval
-from mkgformer_kedro.evaluation.report.figures import format_number, inline_svg
+from mkgformer_kedro.evaluation.report.figures import format_number, heat_colours, inline_svg
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -139,6 +139,21 @@ class ViewRow:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What looked at the images of an example, in one way.
+
+    Attributes:
+        way: What the numbers are, see :mod:`mkgformer_kedro.evaluation.explanations`.
+        part: The tokens that looked; empty where it is not some of them.
+        heats: For each image the number of each patch, ``(layers, rows, columns)``.
+    """
+
+    way: str
+    part: str
+    heats: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of a page.
 
@@ -229,6 +244,47 @@ def thumbnail(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def heat_maps(looks: Sequence[Look]) -> list[dict[str, list[str]]]:
+    """What looked at each of the images that are shown, as overlays of their thumbnails.
+
+    Args:
+        looks: The ways of one example.
+
+    Returns:
+        For each image, by what looked, data URIs of PNGs with one pixel a patch: the mean over
+        layers, and where there are several, each layer from the lowest up.
+    """
+    if not looks:
+        return []
+    shown: list[dict[str, list[str]]] = [{} for _ in looks[0].heats[:IMAGES_SHOWN]]
+    for look in looks:
+        label = _LOOKS[look.way].format(look.part)
+        layers = len(look.heats[0])
+        steps = [[each.mean(axis=0) for each in look.heats]]
+        if layers > 1:
+            steps += [[each[layer] for each in look.heats] for layer in range(layers)]
+        for step in steps:
+            for of_image, overlay in zip(shown, heat_colours(step), strict=False):
+                of_image.setdefault(label, []).append(_png(overlay))
+    return shown
+
+
+_LOOKS = {
+    "correlation": "{}: correlation (CAF)",
+    "attention": "attention to the text (PGI)",
+    "gradient": "gradient of the answer",
+}
+
+
+def _png(pixels: np.ndarray) -> str:
+    """A PNG of ``(height, width, 4)`` RGBA pixels as a data URI."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 @cache

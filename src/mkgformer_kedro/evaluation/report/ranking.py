@@ -15,8 +15,14 @@ from mkgformer_kedro.evaluation.ranking.evaluation import PREFIX, RankingEvaluat
 from mkgformer_kedro.evaluation.ranking.metrics import HITS_AT, RANK_TYPES, SIDES, ranks_of
 from mkgformer_kedro.evaluation.report.calibration import calibration_sections
 from mkgformer_kedro.evaluation.report.figures import format_number, hits_figure, inline_svg
-from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, thumbnails
-from mkgformer_kedro.evaluation.report.sections import Groups, Layout, below
+from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, heat_maps, thumbnails
+from mkgformer_kedro.evaluation.report.sections import (
+    Explain,
+    Groups,
+    Layout,
+    below,
+    not_explained,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +32,7 @@ METRICS = (
     *(Metric(f"hits_at_{k}", f"Hits@{k}") for k in HITS_AT),
     Metric("arithmetic_mean_rank", "Mean rank", digits=1, higher_is_better=False),
     Metric("adjusted_arithmetic_mean_rank_index", "Adjusted MR index"),
+    Metric("mean_average_precision", "MAP"),
 )
 _SIDE_NAMES = {"head": "Head (?, r, t)", "tail": "Tail (h, r, ?)", "both": "Both"}
 _GUESSES_SHOWN = 5
@@ -74,6 +81,7 @@ class RankingExample:
         candidates: Number of entities in that ranking.
         guesses: The best entities of the ranking, best first.
         other_ranks: Rank of the answer by each other expert.
+        looks: What looked at each image of the known entity, see ``page.heat_maps``.
     """
 
     direction: str
@@ -84,6 +92,7 @@ class RankingExample:
     candidates: int
     guesses: Sequence[Guess]
     other_ranks: Mapping[str, float]
+    looks: Sequence[Mapping[str, Sequence[str]]]
 
 
 def choose_queries(
@@ -122,6 +131,7 @@ def describe_queries(
     entities: pd.DataFrame,
     relations: Sequence[str],
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
 ) -> list[RankingExample]:
     """Look up names, texts and images of predictions to show.
 
@@ -131,6 +141,7 @@ def describe_queries(
         entities: Columns ``name`` and ``text``; row number is entity index.
         relations: Text of every relation by index.
         images: Gives the images of an entity index: ``uint8`` arrays ``(3, height, width)``.
+        explain: Says what looked at the images of queries.
 
     Returns:
         One example per row.
@@ -160,8 +171,11 @@ def describe_queries(
                 )
             ],
             other_ranks={name: float(of[row.triple, row.direction]) for name, of in ranks.items()},
+            looks=heat_maps(looks),
         )
-        for row in chosen.itertuples()
+        for row, looks in zip(
+            chosen.itertuples(), explain(chosen[["direction", "entity", "relation"]]), strict=True
+        )
     ]
 
 
@@ -170,6 +184,7 @@ def examples_section(
     tables: Mapping[str, pd.DataFrame],
     has_images: np.ndarray,
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
     *,
     number: int,
     seed: int,
@@ -187,6 +202,7 @@ def examples_section(
         tables["entities"],
         tables["relations"]["text"].tolist(),
         images,
+        explain,
     )
     content = {"examples": examples, "seeds": evaluation.seeds}
     return Section.from_template("Examples", "ranking_examples.html.j2", content)
@@ -204,6 +220,8 @@ def _asked(evaluation: RankingEvaluation) -> str:
 def _parts(evaluation: RankingEvaluation) -> str:
     leaks, unseen = 100 * evaluation.leak_share, 100 * evaluation.unseen_share
     return (
+        "Asked for the tail, (h, r, ?), or for the head, (?, r, t). MAP, the mean average "
+        "precision, suits questions that have many answers, of which at most one can come first. "
         f"{format_number(leaks, 1)}\u00a0% of the test triples leak: train holds the same two "
         "entities the other way round, by any relation, so that turning a training triple round "
         f"answers them. {format_number(unseen, 1)}\u00a0% have an entity that train lacks, of "

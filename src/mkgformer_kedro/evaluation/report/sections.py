@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES, Evaluation, Metric, View
+from mkgformer_kedro.evaluation.explanations import RANDOM, WAYS, verdicts
 from mkgformer_kedro.evaluation.intervals import Interval, Scores
 from mkgformer_kedro.evaluation.report.figures import curve_figure, inline_svg
 from mkgformer_kedro.evaluation.report.page import (
     DifferenceRow,
     GroupRow,
+    Look,
     Published,
     ScoreRow,
     Section,
@@ -25,6 +27,15 @@ from mkgformer_kedro.evaluation.verdicts import percent
 
 _GROUPS_SHOWN = 12
 _Value = TypeVar("_Value")
+
+
+Explain = Callable[[pd.DataFrame], Sequence[Sequence[Look]]]
+"""Says of rows of the task's items (queries or posts) what looked at their images."""
+
+
+def not_explained(items: pd.DataFrame) -> list[list[Look]]:
+    """Nothing is known of what looked at the images."""
+    return [[] for _ in range(len(items))]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Layout:
         bars: What the bars of groups show.
         curve: Columns of the training curve, by panel title.
         examples: Chooses answers to show: a section, of an evaluation, tables, whether owners have
-            images, images by owner, how many of each kind, and a seed.
+            images, images by owner, what explains, how many of each kind, and a seed.
         more: Further sections, of an evaluation and the texts of labels.
         figure: The figure that stands for the evaluation, of the same.
         reports: Makes sections of reports of other stages, by the name of the report: of the
@@ -104,6 +115,8 @@ def render(
     curve: pd.DataFrame,
     has_images: np.ndarray,
     images: Callable[[int], Sequence[np.ndarray]],
+    explain: Explain = not_explained,
+    explanations: Mapping[str, Any] | None = None,
     examples: int,
     seed: int,
     facts: Mapping[str, Any],
@@ -123,6 +136,8 @@ def render(
         curve: Training curve with the column ``step``, and ``seed`` where there are several.
         has_images: Whether an owner of images (entity or post) has any, ``(owners,)``.
         images: Gives the images of an owner: ``uint8`` arrays ``(3, height, width)``.
+        explain: Says what looked at the images of the examples.
+        explanations: What deletion test and pointing game found; None: they were not made.
         examples: Number of answers of each kind to show.
         seed: Seed of their choice.
         facts: What is known about data and run, by heading: nested mappings, lists and values.
@@ -137,7 +152,10 @@ def render(
     every = [
         scores_section(layout, evaluation, published),
         *parts_section(layout, evaluation),
-        layout.examples(evaluation, tables, has_images, images, number=examples, seed=seed),
+        layout.examples(
+            evaluation, tables, has_images, images, explain, number=examples, seed=seed
+        ),
+        *explanations_section(explanations or {}, labels),
         *layout.more(evaluation, labels),
         groups_section(layout, evaluation, labels),
         *(
@@ -195,7 +213,7 @@ def scores_section(
                 for heading, differences in comparisons.items()
                 if differences
             },
-            "scale": _scale(*comparisons.values()),
+            "scale": difference_scale(*comparisons.values()),
             "published": [result.row for result in published],
             "published_metrics": [
                 metric
@@ -240,6 +258,30 @@ def parts_section(layout: Layout, evaluation: Evaluation) -> list[Section]:
                 "same": _same_answers(evaluation, against),
                 "details": details,
                 "best": {name: _best(layout, scores) for name, scores in details.items()},
+            },
+        )
+    ]
+
+
+def explanations_section(
+    explanations: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[Section]:
+    """Whether what the model looks at decides; nothing where that was not measured."""
+    deletion, pointing = (explanations.get(name) or [] for name in ("deletion", "pointing"))
+    if not deletion and not pointing:
+        return []
+    return [
+        Section.from_template(
+            "What the model looks at",
+            "explanations.html.j2",
+            {
+                "verdicts": verdicts(deletion),
+                "columns": [*WAYS, RANDOM],
+                "deletion": deletion,
+                "pointing": [
+                    {**row, "relation": labels.get(row["relation"], row["relation"])}
+                    for row in pointing
+                ],
             },
         )
     ]
@@ -350,7 +392,7 @@ def _seed_rows(layout: Layout, scores: Scores) -> list[ScoreRow]:
     ]
 
 
-def _scale(*comparisons: Mapping[str, Any]) -> float:
+def difference_scale(*comparisons: Mapping[str, Any]) -> float:
     """Half the width of the axis on which differences are drawn."""
     ends = [
         abs(end)

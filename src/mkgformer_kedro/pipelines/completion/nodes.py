@@ -63,7 +63,12 @@ def propose_triples(
     from mkgformer_kedro.inference.experts import load_experts
 
     *_, mixed = load_experts(
-        models, structure_models, mixture, store_folder=visual_store, attention=model.attention
+        models,
+        structure_models,
+        mixture,
+        store_folder=visual_store,
+        attention=model.attention,
+        images=model.images.model_dump(),
     )
     train = triples[triples["split"] == "train"]
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)

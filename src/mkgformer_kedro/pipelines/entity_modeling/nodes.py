@@ -34,7 +34,7 @@ def model_entities(
 
 
 def nodes(task: type[Task]) -> list[Node]:
-    """Tables and images in, a model folder with one token per entity out."""
+    """Tables and images in, a model folder with an embedding per entity out."""
     return [
         Node(
             func=model_entities,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
@@ -16,6 +17,10 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
 )
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.evaluation.report import Look
+    from mkgformer_kedro.inference.explanation import Looker
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +44,39 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         preset: str,
         *inputs: Any,
     ) -> pd.DataFrame:
-        ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
-        return ask(task, given, models, visual_store, model, parameters, preset)
+        return ask_test(task, given, models, visual_store, model, parameters, preset)
 
     node.__annotations__["parameters"] = _parameters_of(task)
     node.__name__ = f"predict_{task.name}"
     return node
+
+
+def ask_test(
+    task: type[Task],
+    given: Mapping[str, Any],
+    models: Path,
+    visual_store: Path,
+    model: ModelParameters,
+    parameters: EvaluationParameters,
+    preset: str,
+) -> pd.DataFrame:
+    """Ask the models, and what experts there are besides, about the test split.
+
+    Args:
+        task: The task.
+        given: Its ``tables``, and folders of its ``experts``, by name.
+        models: Folder with a model folder per seed.
+        visual_store: Visual store of the owners of images.
+        model: Which images the models see, and how they attend.
+        parameters: Parameters of the evaluation.
+        preset: What filters known answers where the parameters do not say.
+
+    Returns:
+        A predictions table.
+    """
+    ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
+    return ask(task, given, models, visual_store, model, parameters, preset)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -65,6 +96,68 @@ def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     return node
 
 
+def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
+    """The node's function that measures whether what a model looks at decides.
+
+    Args:
+        task: The task. Kedro reads the type of its parameters from the function's annotations.
+
+    Returns:
+        A function of the models, of which the one of the first seed is asked, the visual store,
+        parameters and the task's ``tables``. It returns the number of ``questions`` and what
+        ``deletion`` and ``pointing`` found, see :mod:`mkgformer_kedro.evaluation.explanations`.
+    """
+
+    def node(
+        models: Path,
+        visual_store: Path,
+        model: ModelParameters,
+        parameters: EvaluationParameters,
+        seed: int,
+        *tables: pd.DataFrame,
+    ) -> dict[str, Any]:
+        from mkgformer_kedro.datasets.visual_store import VisualStore
+        from mkgformer_kedro.evaluation.explanations import deletion_scores, pointing_scores
+        from mkgformer_kedro.inference.explanation import delete_patches, point
+
+        wanted, store = parameters.explanations, VisualStore(visual_store)
+        given = dict(zip(task.tables, tables, strict=True))
+        rows = given[task.items]
+        owners = rows.index if task.owner == "post" else rows[task.owner]
+        asked = rows[(rows["split"] == "test") & store.has_images[owners]]
+        found: dict[str, Any] = {"questions": 0, "deletion": [], "pointing": []}
+        if asked.empty or not wanted.questions:
+            return found
+        looker = _looker(models, model)
+        resampling = {"seed": seed, "resamples": parameters.resamples}
+        drawn = _drawn(asked, wanted.questions, seed)
+        changes = delete_patches(
+            looker,
+            drawn,
+            store,
+            shares=wanted.shares,
+            seed=seed,
+            batch_size=parameters.batch_size,
+        )
+        group = drawn["subset"] if "subset" in drawn else pd.Series(None, index=drawn.index)
+        changes["group"] = group.to_numpy()[changes["question"]]
+        found |= {"questions": len(drawn), "deletion": deletion_scores(changes, **resampling)}
+        if pointing := getattr(wanted, "pointing", {}):
+            names = given["relations"]["relation"].to_numpy()[asked["relation"]]
+            about = (asked["direction"] == "tail") & np.isin(names, [*pointing])
+            drawn = _drawn(asked[about], wanted.questions, seed)
+            names = given["relations"]["relation"].to_numpy()[drawn["relation"]]
+            quarters = [pointing[name] for name in names]
+            hits = point(looker, drawn, store, quarters=quarters, batch_size=parameters.batch_size)
+            hits["relation"] = names[hits["question"].to_numpy(int)]
+            found["pointing"] = pointing_scores(hits, **resampling) if len(hits) else []
+        return found
+
+    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__name__ = f"explain_{task.name}"
+    return node
+
+
 def report_for(
     task: type[Task],
 ) -> Callable[..., tuple[dict[str, Any], pd.DataFrame, Any, str]]:
@@ -74,8 +167,10 @@ def report_for(
         task: The task. Kedro reads the type of its parameters from the function's annotations.
 
     Returns:
-        A function of both predictions tables, the visual store, the training curve, the reports of
-        other stages, parameters, the task's ``tables`` and its ``reports``. It returns the metrics
+        A function of both predictions tables, the models, the visual store, what was measured of
+        explanations, the training curve, the reports of other stages, parameters, the task's
+        ``tables`` and its ``reports``. The model of the first seed is asked what it looked at in
+        the examples. It returns the metrics
         (key ``test`` and what stands beside it), the scores of all groups in one table, a figure
         and the HTML page.
     """
@@ -83,10 +178,13 @@ def report_for(
     def node(
         predictions: pd.DataFrame,
         baseline: pd.DataFrame,
+        models: Path,
         visual_store: Path,
+        explanations: dict[str, Any],
         training_curve: pd.DataFrame,
         ingestion_report: dict[str, Any],
         coverage_report: dict[str, Any],
+        model: ModelParameters,
         parameters: EvaluationParameters,
         preset: str,
         seed: int,
@@ -107,6 +205,12 @@ def report_for(
         )
         for verdict in evaluation.verdicts:
             logger.info(verdict.text)
+
+        def explain(items: pd.DataFrame) -> list[list[Look]]:
+            from mkgformer_kedro.inference.explanation import look_at
+
+            return look_at(_looker(models, model), items, store) if len(items) else []
+
         page = render(
             layout,
             evaluation,
@@ -117,6 +221,8 @@ def report_for(
             curve=training_curve,
             has_images=store.has_images,
             images=store.images,
+            explain=explain,
+            explanations=explanations,
             examples=parameters.examples,
             seed=seed,
             facts={
@@ -158,14 +264,31 @@ def nodes(task: type[Task]) -> list[Node]:
             name="predict_baseline",
         ),
         Node(
+            func=explain_for(task),
+            inputs=[
+                "models",
+                "visual_store",
+                "params:model",
+                "params:evaluation",
+                "params:seed",
+                *task.tables,
+            ],
+            outputs="explanations",
+            name="explain",
+            tags="gpu",
+        ),
+        Node(
             func=report_for(task),
             inputs=[
                 "predictions",
                 "predictions_baseline",
+                "models",
                 "visual_store",
+                "explanations",
                 "training_curve",
                 "ingestion_report",
                 "coverage_report",
+                "params:model",
                 "params:evaluation",
                 "params:preset",
                 "params:seed",
@@ -195,7 +318,8 @@ def _ask_queries(
             models,
             store_folder=visual_store,
             attention=model.attention,
-            **{name: given[name] for name in task.experts},
+            images=model.images.model_dump(),
+            **{name: given[name] for name in task.experts if name in given},
         ),
         _of_test(given["queries"]),
         _of_test(given["triples"]),
@@ -218,11 +342,29 @@ def _ask_posts(
 
     posts = given["posts"]
     return predict_posts(
-        load_posts_experts(models, store_folder=visual_store, attention=model.attention),
+        load_posts_experts(
+            models,
+            store_folder=visual_store,
+            attention=model.attention,
+            images=model.images.model_dump(),
+        ),
         posts[posts["split"] == "test"],
         task.gold,
         batch_size=parameters.batch_size,
     )
+
+
+def _looker(models: Path, model: ModelParameters) -> Looker:
+    """The model of the first seed."""
+    from mkgformer_kedro.inference.experts import LoadedModel, seed_folders
+    from mkgformer_kedro.inference.explanation import Looker
+
+    return Looker(*LoadedModel(seed_folders(models)[0][1], model.attention).parts)
+
+
+def _drawn(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
+    """So many rows in their order, or all."""
+    return table.sample(min(number, len(table)), random_state=seed).sort_index()
 
 
 def _parameters_of(task: type[Task]) -> type[EvaluationParameters]:

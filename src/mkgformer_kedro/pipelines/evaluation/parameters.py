@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
+from mkgformer_kedro.evaluation.explanations import Quarter
 from mkgformer_kedro.parameters import Parameters
 
 _BYTES_PER_SAMPLE = 64
@@ -19,6 +22,19 @@ class PublishedResult(Parameters):
     note: str = ""
 
 
+class ExplanationParameters(Parameters):
+    """How it is measured whether what the model looks at decides."""
+
+    questions: int = Field(ge=0)
+    shares: list[Annotated[float, Field(gt=0, le=1)]]
+
+
+class RankingExplanationParameters(ExplanationParameters):
+    """What a graph needs to know besides."""
+
+    pointing: dict[str, Quarter]
+
+
 class EvaluationParameters(Parameters):
     """How answers to the test split are made, scored and reported."""
 
@@ -27,6 +43,7 @@ class EvaluationParameters(Parameters):
     batch_size: int = Field(ge=1)
     resamples: int = Field(ge=100)
     examples: int = Field(ge=0)
+    explanations: ExplanationParameters
     published: list[PublishedResult]
 
     @property
@@ -38,6 +55,7 @@ class EvaluationParameters(Parameters):
 class RankingEvaluationParameters(EvaluationParameters):
     """What ranking needs to know besides."""
 
+    explanations: RankingExplanationParameters
     known_offset: float | None = Field(lt=0)
 
     def offset(self, preset: str) -> float:

@@ -37,7 +37,11 @@ def mix_experts(
     from mkgformer_kedro.inference.mixture import choose_experts, fit_mixture
 
     experts = load_experts(
-        models, structure_models, store_folder=visual_store, attention=model.attention
+        models,
+        structure_models,
+        store_folder=visual_store,
+        attention=model.attention,
+        images=model.images.model_dump(),
     )
     mixture = fit_mixture(
         choose_experts(experts, parameters.experts),
@@ -71,7 +75,12 @@ def report_calibration(
     from mkgformer_kedro.inference.mixture import report_calibration
 
     *_, mixed = load_experts(
-        models, structure_models, mixture, store_folder=visual_store, attention=model.attention
+        models,
+        structure_models,
+        mixture,
+        store_folder=visual_store,
+        attention=model.attention,
+        images=model.images.model_dump(),
     )
     report = report_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from mkgformer_kedro.evaluation.experts import Evaluation
@@ -121,6 +122,33 @@ class Task(ABC):
         """Numbers of the dev items that pick the model, of all dev items' numbers ``rows``."""
         return rows
 
+    def finish(  # noqa: B027
+        self, model: Any, items: Any, rows: np.ndarray, images: Any, parameters: Any, seed: int
+    ) -> None:
+        """Complete the picked model, in place, before it is saved.
+
+        Args:
+            model: The model, in evaluation mode.
+            items: All items.
+            rows: ``(n,)`` numbers of the train items.
+            images: Images of the items' owners.
+            parameters: Parameters of fine-tuning.
+            seed: Seed of everything random.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restrict_train(
+        cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """The tables with a part of the train split; dev and test are left as they are.
+
+        Args:
+            tables: Those of ``inputs`` or ``tables`` that hold items, and any others.
+            subset: How much of train is kept.
+            seed: Seed of the draw, which is the same whichever tables are given.
+        """
+
     @abstractmethod
     def decode(
         self, model: Any, outputs: Any, items: Any, rows: np.ndarray, table: pd.DataFrame
@@ -133,6 +161,37 @@ class Task(ABC):
             items: All items, as :meth:`encode` gave them.
             rows: ``(b,)`` numbers of the block's items in ``items``.
             table: The block's rows of the table.
+        """
+
+    def best(self, model: Any, outputs: Any, items: Any, rows: np.ndarray) -> torch.Tensor:
+        """The classes that the model answers a block of items with.
+
+        Args:
+            model: The model.
+            outputs: What it gave for the block.
+            items: All items, as :meth:`encode` gave them.
+            rows: ``(b,)`` numbers of the block's items in ``items``.
+
+        Returns:
+            ``(b,)`` class of each item; or ``(b, W)`` class of each unit (a word), -1 for none.
+        """
+        return outputs.logits.argmax(dim=-1)
+
+    @abstractmethod
+    def tokens(
+        self, tokenizer: PreTrainedTokenizerBase, items: Any, row: int, best: np.ndarray
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """An item's tokens, and those of interest: what the question or the answer is about.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            items: All items, as :meth:`encode` gave them.
+            row: Number of the item in ``items``.
+            best: What :meth:`best` says of it.
+
+        Returns:
+            The tokens as texts, and by name the positions of those of interest, of which there is
+            at least one.
         """
 
     @abstractmethod

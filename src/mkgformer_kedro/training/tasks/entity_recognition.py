@@ -8,7 +8,7 @@ of their own, as in the authors' code (https://github.com/zjunlp/MKGformer).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -27,6 +27,7 @@ from mkgformer_kedro.training.tasks.posts import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from mkgformer_kedro.evaluation.extraction import EntityEvaluation
@@ -67,6 +68,11 @@ class EntityRecognition(PostsTask):
     }
 
     units: str
+
+    @classmethod
+    def taught_by(cls, gold: Iterable[str]) -> Iterable[Hashable]:
+        """The types that the post names; a post that names none teaches that."""
+        return {entity.type for entity in entities_of(gold)} or {None}
 
     @classmethod
     def from_parameters(
@@ -144,19 +150,12 @@ class EntityRecognition(PostsTask):
         self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
         """``predicted`` (a tag per word) and ``words_lost`` (words beyond the window, outside)."""
-        import torch
-
         starts = [items.word_starts[row] for row in rows]
-        lengths = items.tokens.lengths[rows] if self.units == "tokens" else map(len, starts)
-        units = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
-        mask = units < torch.tensor([*lengths], device=units.device)[:, None]
-        paths = model.decode(outputs.logits, mask).cpu().numpy()
-        # A word whose state is one of the special ones is no entity.
-        names = np.array([n if n[:2] in ("B-", "I-") else OUTSIDE for n in self.class_names])
-        predicted = []
-        for path, at, words in zip(paths, starts, table["words"], strict=True):
-            states = path[at] if self.units == "tokens" else path[: len(at)]
-            predicted.append(names[states].tolist() + [OUTSIDE] * (len(words) - len(at)))
+        paths = self.best(model, outputs, items, rows).cpu().numpy()
+        predicted = [
+            self._tags(path, at) + [OUTSIDE] * (len(words) - len(at))
+            for path, at, words in zip(paths, starts, table["words"], strict=True)
+        ]
         lost = [len(words) - len(at) for words, at in zip(table["words"], starts, strict=True)]
         return pd.DataFrame(
             {
@@ -164,6 +163,39 @@ class EntityRecognition(PostsTask):
                 "words_lost": np.array(lost, dtype=np.int32),
             }
         ).set_index(table.index)
+
+    def best(self, model: Any, outputs: Any, items: EncodedPosts, rows: np.ndarray) -> torch.Tensor:
+        """The CRF's best path over the units of each post, ``(b, W)``."""
+        import torch
+
+        of_units = items.tokens if self.units == "tokens" else items.word_starts
+        units = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
+        lengths = torch.from_numpy(of_units.lengths[rows]).to(units.device)
+        return model.decode(outputs.logits, units < lengths[:, None])
+
+    def _tags(self, path: np.ndarray, starts: np.ndarray) -> list[str]:
+        """Tags of the words that begin at these tokens; a special state is no entity."""
+        names = np.array([n if n[:2] in ("B-", "I-") else OUTSIDE for n in self.class_names])
+        return names[path[starts] if self.units == "tokens" else path[: len(starts)]].tolist()
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        items: EncodedPosts,
+        row: int,
+        best: np.ndarray,
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Of interest are the entities found, by their words; where there are none, all words."""
+        names = tokenizer.convert_ids_to_tokens(items.tokens[row].tolist())
+        starts = items.word_starts[row]
+        # Behind the last word stands [SEP].
+        ends = np.append(starts, len(names) - 1)[1:]
+        places: dict[str, np.ndarray] = {}
+        for first, end, kind in entities_of(self._tags(best, starts)):
+            at = np.arange(starts[first], ends[end - 1])
+            text = tokenizer.convert_tokens_to_string([names[place] for place in at]).strip()
+            places[f"{text} ({kind})"] = at
+        return names, places or {"all words": np.arange(1, len(names) - 1)}
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Strict precision, recall and F1 of entities."""

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.sampler import BatchSampler
+from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, wrong
 
@@ -26,14 +28,20 @@ if TYPE_CHECKING:
     from mkgformer_kedro.evaluation.report import Layout
 
 _HEADLINE = "both.realistic."
+_TRIPLE = ["head", "relation", "tail"]
 
 
 class LinkPredictionParameters(FinetuningParameters):
     """Stage 2: predict the missing entity of a query."""
 
     preset_values: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "corrected": {"prompt": "paper", "item": "query", "shuffle": True},
-        "faithful": {"prompt": "authors", "item": "triple", "shuffle": False},
+        "corrected": {"prompt": "paper", "item": "query", "shuffle": True, "entity_encoder": True},
+        "faithful": {
+            "prompt": "authors",
+            "item": "triple",
+            "shuffle": False,
+            "entity_encoder": False,
+        },
     }
 
     prompt: Literal["paper", "authors"] | None
@@ -43,6 +51,7 @@ class LinkPredictionParameters(FinetuningParameters):
     shuffle: bool | None
     queries_per_entity: int = Field(ge=1)
     dev_queries: int | None = Field(ge=1)
+    entity_encoder: bool | None
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,32 @@ class LinkPrediction(Task):
         """Queries with their prompts, and their answers where they have any."""
         return EncodedQueries.from_frame(table, self.prompt_builder(tokenizer, config))
 
+    @classmethod
+    def restrict_train(
+        cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """So many triples of each relation, or a share of the triples.
+
+        Queries keep the answers that chosen triples give them, and those without any are left out.
+        What is known of them, which ranking leaves out, stays what it is.
+        """
+        found = dict(tables)
+        for name in {"queries", "triples"} & set(tables):
+            in_train = (tables[name]["split"] == "train").to_numpy()
+            train, rest = tables[name][in_train], tables[name][~in_train]
+            triples = _as_triples(train) if name == "queries" else train[_TRIPLE]
+            distinct = triples.drop_duplicates().sort_values(_TRIPLE)
+            groups = distinct[["relation"]].to_numpy().tolist()
+            kept = distinct[draw_subset(groups, subset, seed)]
+            chosen = pd.MultiIndex.from_frame(triples).isin(pd.MultiIndex.from_frame(kept))
+            if name == "queries":
+                answers = train["answers"].explode()[chosen].groupby(level=0).agg(list)
+                train = train.loc[answers.index].assign(answers=answers)
+            else:
+                train = train[chosen]
+            found[name] = pd.concat([train, rest]).sort_index()
+        return found
+
     def sampler(
         self,
         items: EncodedQueries,
@@ -222,11 +257,43 @@ class LinkPrediction(Task):
             return rows
         return np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
 
+    def finish(
+        self,
+        model: Any,
+        items: EncodedQueries,
+        rows: np.ndarray,
+        images: Any,
+        parameters: LinkPredictionParameters,
+        seed: int,
+    ) -> None:
+        """Fit the encoder of entities, which gives those that train lacks their embeddings."""
+        from mkgformer_kedro.training.entity_encoder import embed_unseen
+
+        if parameters.entity_encoder:
+            known = np.isin(np.arange(len(self.entities)), items.entity[rows])
+            embed_unseen(model, items.prompts, images, known, parameters.dev_batch_size, seed)
+
     def decode(
         self, model: Any, outputs: Any, items: EncodedQueries, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
         """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
         return rank_answers_of(items, rows, outputs.logits.float())
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        items: EncodedQueries,
+        row: int,
+        best: np.ndarray,
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Of interest are the mask and the relation's words."""
+        entity, relation = int(items.entity[row]), int(items.relation[row])
+        prompt, places = items.prompts.query(bool(items.is_tail[row]), entity, relation)
+        names = tokenizer.convert_ids_to_tokens(prompt.tolist())
+        for place in places.pop("entity"):
+            names[place] = self.entities["name"].iat[entity]
+        names[places["relation"][-1]] = self.relations["relation"].iat[relation]
+        return names, places
 
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
@@ -273,6 +340,38 @@ class LinkPrediction(Task):
                 raise wrong(index, f"the direction is {direction!r}", remedy)
         return read
 
+    def read_entities(self, table: pd.DataFrame) -> pd.DataFrame:
+        """New entities, as rows of the table ``entities``.
+
+        Raises:
+            DataError: There are none, a column is missing, an id is known already or given twice,
+                or a name or text is empty. Each mistake is named.
+        """
+        columns = ["entity", "name", "text"]
+        if missing := [name for name in columns if name not in table]:
+            what = f"missing: {', '.join(missing)}"
+            remedy = "Give each entity its id, its name and its text."
+            raise DataError(Problem("entities", None, what, remedy))
+        if table.empty:
+            raise DataError(Problem("entities", None, "there are none", "Give at least one."))
+        problems = []
+        ids = list(table["entity"])
+        taken = set(self.entities["entity"])
+        for index, *values in table[columns].itertuples(name=None):
+            for name, value in zip(columns, values, strict=True):
+                if not isinstance(value, str) or not value.strip():
+                    what = f"{name} is {value!r}, no text or an empty one"
+                    problems.append(Problem(f"entity {index}", None, what, "Give a text."))
+            if values[0] in taken:
+                what = f"the model has an entity '{values[0]}' already"
+                problems.append(Problem(f"entity {index}", None, what, "Leave it out."))
+            elif ids.count(values[0]) > 1:
+                what = f"'{values[0]}' is given twice"
+                problems.append(Problem(f"entity {index}", None, what, "Give it once."))
+        if problems:
+            raise DataError(problems)
+        return table[columns].assign(text_source="long")
+
     def reply(
         self,
         model: Any,
@@ -294,6 +393,19 @@ class LinkPrediction(Task):
         from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 
         return LINK_PREDICTION
+
+
+def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
+    """The triples that queries and their answers stand for, a row each with the query's index."""
+    each = queries[["direction", "entity", "relation", "answers"]].explode("answers")
+    is_tail, answer = each["direction"] == "tail", each["answers"].astype(np.int64)
+    return pd.DataFrame(
+        {
+            "head": each["entity"].where(is_tail, answer),
+            "relation": each["relation"],
+            "tail": answer.where(is_tail, each["entity"]),
+        }
+    )
 
 
 def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:

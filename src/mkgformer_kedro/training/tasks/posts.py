@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.questions import read_words
 from mkgformer_kedro.training.tokenization import token_numbers
@@ -142,6 +143,23 @@ class PostsTask(Task):
         if parameters.classifier_dropout is not None:
             configuration["classifier_dropout"] = parameters.classifier_dropout
         return configuration
+
+    @classmethod
+    def restrict_train(
+        cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """So many posts with each thing that they are to teach, or a share of the posts."""
+        posts = tables["posts"]
+        in_train = (posts["split"] == "train").to_numpy()
+        kept = ~in_train
+        groups = [cls.taught_by(gold) for gold in posts.loc[in_train, cls.gold]]
+        kept[in_train] = draw_subset(groups, subset, seed)
+        return {**tables, "posts": posts[kept]}
+
+    @classmethod
+    def taught_by(cls, gold: Any) -> Iterable[Hashable]:
+        """What a post with that right answer teaches: what ``shots`` counts."""
+        return [gold]
 
     def encode(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any

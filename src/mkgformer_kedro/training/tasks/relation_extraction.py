@@ -145,6 +145,23 @@ class RelationExtraction(PostsTask):
             index=table.index,
         )
 
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        items: EncodedPosts,
+        row: int,
+        best: np.ndarray,
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Of interest are the two mentions, with their markers."""
+        names = tokenizer.convert_ids_to_tokens(items.tokens[row].tolist())
+        places = {
+            mention: np.arange(names.index(opening), names.index(closing) + 1)
+            for mention, opening, closing in zip(
+                ("head", "tail"), MARKERS[::2], MARKERS[1::2], strict=True
+            )
+        }
+        return names, places
+
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Micro precision, recall and F1 without the negative class."""
         counts = count_relations(

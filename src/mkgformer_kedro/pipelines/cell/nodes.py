@@ -1,0 +1,79 @@
+"""The node that asks the models of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from kedro.pipeline import Node
+
+from mkgformer_kedro.pipelines.evaluation.nodes import ask_test
+from mkgformer_kedro.pipelines.evaluation.parameters import (
+    EvaluationParameters,
+    RankingEvaluationParameters,
+)
+from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
+from mkgformer_kedro.training.tasks.base import Task
+
+
+def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
+    """The node's function that asks a task's models and its baseline about the test split.
+
+    Args:
+        task: The task. Kedro reads the type of its parameters from the function's annotations.
+
+    Returns:
+        A function of the models, the visual store, parameters, and the task's ``tables``; it
+        returns a predictions table. The baseline learns from the same part of train as the models,
+        with each of their seeds.
+    """
+
+    def node(
+        models: Path,
+        visual_store: Path,
+        model: ModelParameters,
+        parameters: EvaluationParameters,
+        finetuning: FinetuningParameters,
+        preset: str,
+        seed: int,
+        *inputs: pd.DataFrame,
+    ) -> pd.DataFrame:
+        tables = dict(zip(task.tables, inputs, strict=True))
+        parts = [ask_test(task, tables, models, visual_store, model, parameters, preset)]
+        if (subset := finetuning.train_subset) is None:
+            parts.append(task.predict_baseline(tables))
+        else:
+            for each in finetuning.seeds or [seed]:
+                baseline = task.predict_baseline(task.restrict_train(tables, subset, each))
+                parts.append(baseline.assign(seed=each))
+        return pd.concat(parts, ignore_index=True)
+
+    node.__annotations__["parameters"] = (
+        RankingEvaluationParameters if task.items == "queries" else EvaluationParameters
+    )
+    node.__annotations__["finetuning"] = task.parameters_class
+    node.__name__ = f"predict_{task.name}_cell"
+    return node
+
+
+def nodes(task: type[Task]) -> list[Node]:
+    """Models and tables in, answers to the test split out."""
+    return [
+        Node(
+            func=predict_cell_for(task),
+            inputs=[
+                "models",
+                "visual_store",
+                "params:model",
+                "params:evaluation",
+                "params:finetuning",
+                "params:preset",
+                "params:seed",
+                *task.tables,
+            ],
+            outputs="cell_predictions",
+            name="predict",
+            tags="gpu",
+        )
+    ]

@@ -1,0 +1,120 @@
+"""Embeddings of entities that training never saw, from the state at the mask of a description.
+
+A trained model reads "<description> is the description of [MASK]". The closed form of stage 1, the
+first step of ``entity_modeling.solve``, says which embedding would fill the mask: the distance of
+the state from the mean of all states, divided by their covariance. Only mean and covariance are
+needed, so that a new entity costs one forward pass and a linear map.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mkgformer_kedro.progress import Progress
+from mkgformer_kedro.training.batches import Images, image_inputs, on_device
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.prompts import PromptBuilder
+
+# Entities that tell the mean and covariance of states.
+_SAMPLE = 1000
+# What is added to the variance of states in each direction, in multiples of their mean variance.
+_RIDGE = 20.0
+# Spread of a new entity's scores, as a share of that of the others. All of these were picked on dev
+# triples with an unseen entity (docs/results.md).
+_SPREAD = 0.75
+
+
+@torch.no_grad()
+def encode_descriptions(
+    model: Any,
+    prompts: PromptBuilder,
+    images: Images,
+    batch_size: int,
+    entities: np.ndarray | None = None,
+) -> torch.Tensor:
+    """State at the mask of entities' descriptions, ``(entities, hidden)``, on the model's device.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompts: Knows the descriptions.
+        images: Images of the entities.
+        batch_size: Entities at a time.
+        entities: ``(m,)`` which; None: all.
+    """
+    lengths = prompts.description_lengths()
+    entities = np.arange(len(lengths)) if entities is None else entities
+    order = np.argsort(lengths[entities], kind="stable")
+    width = model.config.text_config.hidden_size
+    states = torch.empty(len(order), width, device=model.device)
+    with Progress("Encoding descriptions", len(order), "entities") as progress:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            text = prompts.descriptions(entities[rows])
+            inputs = {name: torch.from_numpy(array) for name, array in text.items()}
+            inputs |= image_inputs(images, entities[rows])
+            states[rows] = model.encode_mask(**on_device(inputs, model.device)).float()
+            progress.advance(len(rows))
+    return states
+
+
+@torch.no_grad()
+def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> None:
+    """Give the model its encoder of entities.
+
+    Args:
+        model: The model.
+        states: ``(m, d)`` states at the masks of some descriptions.
+        known: ``(entities,)`` bool, whose embeddings were learned.
+    """
+    embeddings = model.mkgformer.graph_embeddings.entities.weight[torch.from_numpy(known)]
+    mean = states.mean(dim=0)
+    centred = (states - mean).double()
+    covariance = centred.T @ centred / len(states)
+    ridge = _RIDGE * covariance.diagonal().mean()
+    weight = torch.linalg.inv(covariance + ridge * torch.eye(len(mean)).to(covariance))
+
+    def spread(rows: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of scores over descriptions, the mean of rows ``(n, d)``."""
+        return ((rows @ covariance) * rows).sum(dim=1).sqrt().mean()
+
+    middle = embeddings.mean(dim=0)
+    weight *= _SPREAD * spread((embeddings - middle).double()) / spread(centred @ weight)
+    model.set_entity_encoder(weight.to(mean), middle - weight.to(mean) @ mean)
+
+
+@torch.no_grad()
+def embed_unseen(
+    model: Any,
+    prompts: PromptBuilder,
+    images: Images,
+    known: np.ndarray,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Fit the encoder of a trained model, and give embeddings to entities that train lacks.
+
+    As wrong answers of every query these were only pushed away.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompts: Knows the descriptions.
+        images: Images of the entities.
+        known: ``(entities,)`` bool, which train has.
+        batch_size: Entities encoded at a time.
+        seed: Seed of the sample that tells mean and covariance.
+    """
+    numbers = np.flatnonzero(known)
+    draw = np.random.default_rng(seed)
+    sample = np.sort(draw.choice(numbers, min(_SAMPLE, len(numbers)), replace=False))
+    states = encode_descriptions(model, prompts, images, batch_size, sample)
+    fit_entity_encoder(model, states, known)
+    unseen = np.flatnonzero(~known)
+    if len(unseen):
+        states = encode_descriptions(model, prompts, images, batch_size, unseen)
+        embeddings = model.mkgformer.graph_embeddings.entities.weight
+        embeddings[torch.from_numpy(unseen)] = model.embed_entities(states)
+        model.entity_bias[torch.from_numpy(unseen)] = 0.0

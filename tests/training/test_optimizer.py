@@ -1,0 +1,98 @@
+"""Rows that a batch looked up learn as by AdamW; the others stay as they are."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from mkgformer_kedro.training.optimizer import RowwiseAdamW
+
+ROWS, STEPS = 6, 12
+OPTIONS = {"lr": 0.1, "weight_decay": 0.3}
+
+
+def lookups():
+    """What each step looks up: row 1 twice in a step, row 3 late, row 5 never."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        [*torch.randint(0, 3 if step < 8 else 5, (2,), generator=generator).tolist(), 1, 1][
+            : 2 + 2 * (step % 2)
+        ]
+        for step in range(STEPS)
+    ]
+
+
+def loss_of(table, layer, rows):
+    return (layer(table(torch.tensor(rows))) ** 2).sum() + table(torch.tensor(rows)).sin().sum()
+
+
+@pytest.fixture
+def world():
+    torch.manual_seed(1)
+    return torch.nn.Embedding(ROWS, 4), torch.nn.Linear(4, 3)
+
+
+def optimizer_of(table, layer):
+    groups = [
+        {"params": table.parameters(), "rowwise": True},
+        {"params": layer.parameters(), "rowwise": False},
+    ]
+    return RowwiseAdamW(groups, **OPTIONS)
+
+
+def train(table, layer, optimizer, batches, first=0):
+    for step, rows in enumerate(batches, start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = OPTIONS["lr"] / (1 + step)
+        optimizer.zero_grad()
+        loss_of(table, layer, rows).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_each_row_is_a_parameter_of_its_own(world, sparse):
+    (table, layer), (other, other_layer) = world, deepcopy(world)
+    table.sparse = sparse
+
+    train(table, layer, optimizer_of(table, layer), lookups())
+
+    rows = [torch.nn.Parameter(row.clone()) for row in other.weight.detach()]
+    reference = torch.optim.AdamW([*rows, *other_layer.parameters()], **OPTIONS)
+    for step, looked_up in enumerate(lookups()):
+        reference.param_groups[0]["lr"] = OPTIONS["lr"] / (1 + step)
+        reference.zero_grad()  # to None, so that rows that are not looked up take no step
+        found = torch.stack([rows[row] for row in looked_up])
+        ((other_layer(found) ** 2).sum() + found.sin().sum()).backward()
+        reference.step()
+    torch.testing.assert_close(table.weight, torch.stack(rows))
+    torch.testing.assert_close(layer.weight, other_layer.weight)
+    assert torch.equal(table.weight[5], other.weight[5])
+    assert not torch.equal(table.weight[3], other.weight[3])
+
+
+def test_where_every_row_is_looked_up_it_is_adamw(world):
+    (table, layer), (other, other_layer) = world, deepcopy(world)
+    batches = [list(range(ROWS))] * 5
+
+    train(table, layer, optimizer_of(table, layer), batches)
+
+    parameters = [*other.parameters(), *other_layer.parameters()]
+    train(other, other_layer, torch.optim.AdamW(parameters, **OPTIONS), batches)
+    torch.testing.assert_close(table.weight, other.weight)
+    torch.testing.assert_close(layer.weight, other_layer.weight)
+
+
+def test_it_goes_on_from_its_state(world, tmp_path):
+    (table, layer), (other, other_layer) = world, deepcopy(world)
+    batches = lookups()
+    train(table, layer, optimizer_of(table, layer), batches)
+
+    first = optimizer_of(other, other_layer)
+    train(other, other_layer, first, batches[:5])
+    torch.save(first.state_dict(), tmp_path / "optimizer.pt")
+    second = optimizer_of(other, other_layer)
+    second.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    train(other, other_layer, second, batches[5:], first=5)
+
+    assert torch.equal(table.weight, other.weight)
+    assert torch.equal(layer.weight, other_layer.weight)
