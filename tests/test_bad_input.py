@@ -427,6 +427,7 @@ def model(world, **changes):
         "text_tower": str(towers.text("bert")),
         "vision_tower": str(towers.vision("clip_vision_model")),
         "vision_config": {},
+        "images": {"source": "own", "seed": 0},
         "attention": "sdpa",
         "config": {"num_fusion_layers": 1},
     }

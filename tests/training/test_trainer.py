@@ -9,13 +9,13 @@ import torch
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.training import trainer
-from mkgformer_kedro.training.parameters import EntityModelingParameters
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
 
 @pytest.fixture
-def training(tmp_path, entity_modeling_values):
+def training(tmp_path, finetuning_values):
     """A Trainer of two weights that has made checkpoints at the steps 1, 2 and 3."""
-    parameters = EntityModelingParameters.model_validate(entity_modeling_values)
+    parameters = LinkPredictionParameters.model_validate(finetuning_values)
     arguments = trainer.training_arguments(
         tmp_path, parameters, batches_per_epoch=1, seed=0, metric=None
     )
@@ -24,6 +24,7 @@ def training(tmp_path, entity_modeling_values):
         args=arguments,
         batch_sampler=[],
         learning_rates={"default": 0.1},
+        weight_decay={"default": 0.0},
     )
     made.create_optimizer_and_scheduler(3)
     for made.state.global_step in (1, 2, 3):
