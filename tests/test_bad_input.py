@@ -678,11 +678,7 @@ def trainer(world):
 
     parameters = LinkPredictionParameters.model_validate(world.fixture("finetuning_values"))
     arguments = training_arguments(
-<<<<<<< HEAD
-        world.folder, parameters, batches_per_epoch=1, seed=0, metric="mrr"
-=======
         world.folder, parameters, batches_per_epoch=1, seed=0, metric="eval_score"
->>>>>>> boundary
     )
     made = StageTrainer(
         model=torch.nn.Linear(2, 2),
