@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from kedro.config import OmegaConfigLoader
-from kedro.io import DataCatalog
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -28,7 +28,6 @@ from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.evaluation import MRR, PREFIX, RankingEvaluation
 from mkgformer_kedro.inference.predictions import predict_queries
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 from mkgformer_kedro.training.towers import resolve_tower
 
@@ -105,13 +104,16 @@ def evaluate_unseen(project: Path, env: str | None) -> RankingEvaluation:
     Raises:
         DataError: The evaluation was not run, or train has all entities of test.
     """
-    conf = OmegaConfigLoader(str(project / "conf"), env=env, **CONFIG_LOADER_ARGS)
-    catalog = DataCatalog.from_config(conf["catalog"])
+    bootstrap_project(project)
+    with KedroSession.create(project, env=env) as session:
+        context = session.load_context()
+    catalog, parameters = context.catalog, context.params
+    data_set = context.config_loader["globals"]["dataset"]
     command = f"kedro run --pipelines {TASK}" + (f" --env {env}" if env else "")
     predictions = []
     for name in ("predictions", "predictions_baseline"):
         if not catalog.exists(f"{TASK}.{name}"):
-            what = f"{name} of {conf['globals']['dataset']} is missing"
+            what = f"{name} of {data_set} is missing"
             raise DataError(Problem(name, None, what, f"Run `{command}` first."))
         predictions.append(catalog.load(f"{TASK}.{name}"))
     tables = {name: catalog.load(f"{TASK}.{name}") for name in LinkPrediction.tables}
@@ -119,18 +121,18 @@ def evaluate_unseen(project: Path, env: str | None) -> RankingEvaluation:
         name: tables[name][tables[name]["split"] == "test"].reset_index(drop=True)
         for name in ("queries", "triples")
     }
-    tower = conf["parameters"]["model"]["text_tower"]
+    tower = parameters["model"]["text_tower"]
     expert = SimilarityExpert(tower, tables["entities"], tables["relations"])
     predictions.append(predict_queries([expert], test["queries"], test["triples"], batch_size=256))
     evaluation = LinkPrediction.evaluate(
         pd.concat(predictions, ignore_index=True),
         tables,
         has_images=VisualStore(catalog.load(f"{TASK}.visual_store")).has_images,
-        seed=conf["parameters"]["seed"],
+        seed=parameters["seed"],
     )
     if VIEW not in evaluation.views:
         what = "train has all entities of test, or none"
-        raise DataError(Problem(conf["globals"]["dataset"], None, what, "Take another data set."))
+        raise DataError(Problem(data_set, None, what, "Take another data set."))
     return evaluation
 
 

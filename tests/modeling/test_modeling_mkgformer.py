@@ -22,6 +22,7 @@ from transformers import (
 
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction, MKGformerModel
 from mkgformer_kedro.modeling.modeling_mkgformer import (
+    _Images,
     correlation_aware_fusion,
     multi_answer_binary_cross_entropy,
     multi_answer_cross_entropy,
@@ -785,6 +786,26 @@ def test_what_cannot_be_asked(tiny):
         tiny.model(mask_token_id=None)(**texts)
     with pytest.raises(ValueError, match="0 entities and 1 relations"):
         tiny.model(num_entities=0).add_graph_tokens(0, 1)
+    with pytest.raises(ValueError, match="no entities"):
+        tiny.model(num_entities=0, num_relations=0).add_entities(torch.zeros(1, 32))
+    with pytest.raises(ValueError, match="no encoder of entities"):
+        tiny.model().embed_entities(torch.zeros(1, 32))
+
+
+def test_added_entities_leave_other_scores_as_they_are(tiny):
+    model, texts = tiny.model(), tiny.texts()
+    before = model(**texts).logits
+    new = torch.randn(3, 32)
+    model.add_entities(new[:1])
+    model.add_entities(new[1:])
+    moved = texts["input_ids"] >= tiny.words + tiny.entities  # relations come behind entities
+    asked = texts | {"input_ids": texts["input_ids"] + 3 * moved}
+    after = model(**asked).logits
+    assert torch.equal(after[:, :-3], before)
+    close(after[:, -3:], model.encode_mask(**asked) @ new.T)
+    table, words = model.mkgformer.graph_embeddings, model.get_input_embeddings()
+    second = torch.tensor([[tiny.words + tiny.entities + 1]])
+    assert torch.equal(table(second, words)[0, 0], new[1])
 
 
 def test_text_tower_configs_are_shared(tiny):
@@ -799,3 +820,25 @@ def test_text_tower_configs_are_shared(tiny):
         model.mkgformer.vision_model.encoder.layers[0].self_attn.config._attn_implementation
         == "eager"
     )
+
+
+@pytest.mark.parametrize("kind", ["class_and_position", "patches", "class_and_crops"])
+def test_patches_stand_where_their_pixels_are_embedded(tiny, kind):
+    model = tiny.model(visual_embeddings=kind).mkgformer
+    images = tiny.images(1, crops_only=kind == "class_and_crops")
+
+    def embedded(pixels):
+        normalized = [model.normalize(each) for each in pixels.values()]
+        return model._embed_images(_Images(normalized, None, None, None))[0][0]
+
+    before = embedded(images)
+    slots = [(name, slot) for name, each in images.items() for slot in range(each.shape[1])]
+    grids = model.patch_positions(len(before))
+    for (name, slot), grid in zip(slots, grids, strict=True):
+        side = images[name].shape[-1] // 8
+        assert grid.shape == (side, side)
+        row, column = side - 1, 0
+        changed = {other: each.clone() for other, each in images.items()}
+        changed[name][0, slot, :, 8 * row : 8 * row + 8, :8] += 100
+        differs = (embedded(changed) != before).any(dim=-1)
+        assert differs.nonzero().flatten().tolist() == [int(grid[row, column])]

@@ -135,7 +135,8 @@ def test_the_best_dev_model_is_kept(run, tables, store_folder):
 
 
 def test_a_part_of_the_model_has_its_own_rate(run, entity_model):
-    work, _ = run(epochs=1, learning_rates={"default": 0.0, "graph_embeddings": 0.01})
+    rates = {"default": 0.0, "graph_embeddings": 0.01}
+    work, _ = run(epochs=1, learning_rates=rates, entity_encoder=False)
     before = load_file(entity_model / "model.safetensors")
     changed = {name for name, weight in weights_of(work).items() if (weight != before[name]).any()}
     assert changed == {f"mkgformer.graph_embeddings.{part}.weight" for part in GRAPH}
