@@ -678,12 +678,17 @@ def trainer(world):
 
     parameters = LinkPredictionParameters.model_validate(world.fixture("finetuning_values"))
     arguments = training_arguments(
+<<<<<<< HEAD
         world.folder, parameters, batches_per_epoch=1, seed=0, metric="mrr"
+=======
+        world.folder, parameters, batches_per_epoch=1, seed=0, metric="eval_score"
+>>>>>>> boundary
     )
     made = StageTrainer(
         model=torch.nn.Linear(2, 2),
         args=arguments,
         batch_sampler=[],
+        eval_dataset=[0],
         learning_rates={},
         weight_decay={},
     )

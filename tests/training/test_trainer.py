@@ -17,12 +17,13 @@ def training(tmp_path, finetuning_values):
     """A Trainer of two weights that has made checkpoints at the steps 1, 2 and 3."""
     parameters = LinkPredictionParameters.model_validate(finetuning_values)
     arguments = trainer.training_arguments(
-        tmp_path, parameters, batches_per_epoch=1, seed=0, metric=None
+        tmp_path, parameters, batches_per_epoch=1, seed=0, metric="eval_score"
     )
     made = trainer.StageTrainer(
         model=torch.nn.Linear(2, 2),
         args=arguments,
         batch_sampler=[],
+        eval_dataset=[0],
         learning_rates={"default": 0.1},
         weight_decay={"default": 0.0},
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.training.towers import resolve_tower
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +19,7 @@ Found = tuple[str, Box, float]
 """A query, the box in which it was found (left, upper, right, lower in pixels), and the score."""
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _QUERIES_APART = {"owlv2", "owlvit"}
 _QUERIES_IN_ONE_TEXT = {"grounding-dino", "mm-grounding-dino"}
 
@@ -38,7 +40,12 @@ class ZeroShotDetector:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         try:
-            source = resolve_tower(model)
+            source = Path(model).expanduser()
+            if not source.is_dir():
+                # A path is never asked of the hub, which takes a minute to say no.
+                if not _HUB_NAME.fullmatch(model):
+                    raise OSError("there is no such folder")
+                source = model
             # Pillow's image processor: the other one needs torchvision.
             self.processor = AutoProcessor.from_pretrained(source, backend="pil")
             self.model, loading = AutoModelForZeroShotObjectDetection.from_pretrained(
@@ -47,8 +54,7 @@ class ZeroShotDetector:
             if loading["missing_keys"]:
                 raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
         except Exception as error:  # whatever a library says of files that people put there
-            why = error.problems[0].what if isinstance(error, DataError) else error
-            what = f"no zero-shot detector can be loaded from '{model}' ({why})".split("\n")[0]
+            what = f"no zero-shot detector can be loaded from '{model}' ({error})".split("\n")[0]
             remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
             problem = Problem("image_association.detector.model", None, what, remedy)
             raise DataError(problem) from error
