@@ -87,8 +87,8 @@ class StageTrainer(Trainer):
         """AdamW with one group per learning rate, weight decay and way of learning."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            for parameter in ("learning_rates", "weight_decay"):
-                self._check_names(parameter, model)
+            for values in ("learning_rates", "weight_decay"):
+                self._check_names(values, model)
             decayed = set(self.get_decay_parameter_names(model))
             rowwise = {id(table.weight) for table in self.lookup_tables}
             for table in self.lookup_tables:
