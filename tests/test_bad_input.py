@@ -682,6 +682,7 @@ def trainer(world):
         model=torch.nn.Linear(2, 2),
         args=arguments,
         batch_sampler=[],
+        eval_dataset=[],
         learning_rates={},
         weight_decay={},
     )
