@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-locked demo demo-relations demo-entities test fast-test lint viz docs \
+.PHONY: help setup setup-dev setup-locked demo demo-relations demo-entities test fast-test lint errors viz docs \
 	lock release audit-dependencies clean
 
 help:  ## List the targets
@@ -65,6 +65,9 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry src
+
+errors: $(VENV)/.dev  ## Write docs/errors.md anew, from what bad input is told
+	WRITE_ERRORS=1 $(BIN)/pytest -q tests/test_bad_input.py
 
 viz: $(VENV)/.dev  ## See the DAG in the browser
 	$(BIN)/kedro viz run

@@ -299,7 +299,8 @@ for name, changes in {
     def _(world, changes=changes):
         from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
-        LinkPredictionParameters.model_validate(world.fixture("finetuning_values") | changes)
+        values = world.fixture("finetuning_values") | changes
+        typed(LinkPredictionParameters, values, "link_prediction.finetuning")
 
 
 class Inputs:
@@ -329,7 +330,7 @@ def slots(**full):
     from mkgformer_kedro.pipelines.image_association.parameters import ImageParameters
 
     values = {"slots": {"full": full}, "min_side": 8, "max_pixels": 50_000_000, "workers": None}
-    return ImageParameters.model_validate(values)
+    return typed(ImageParameters, values, "link_prediction.image_association")
 
 
 @case("Parameters", "images of 100,000 pixels a side")
@@ -426,10 +427,11 @@ def model(world, **changes):
         "text_tower": str(towers.text("bert")),
         "vision_tower": str(towers.vision("clip_vision_model")),
         "vision_config": {},
+        "images": {"source": "own", "seed": 0},
         "attention": "sdpa",
         "config": {"num_fusion_layers": 1},
     }
-    return ModelParameters.model_validate(values | changes)
+    return typed(ModelParameters, values | changes, "model")
 
 
 def join(world, **changes):

@@ -90,7 +90,10 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
         ("preset=faithfull", "preset is 'faithfull'; it must be 'corrected' or 'faithful'"),
         ("entity_recognition=null", "parameter 'entity_recognition' is no group"),
         ("finetuning.epochs=3", "'finetuning'; did you mean 'link_prediction.finetuning'?"),
-        ("link_prediction.finetuning.learning_rates.default=.nan", "numbers that are not negative"),
+        (
+            "link_prediction.finetuning.learning_rates.default=.nan",
+            "learning_rates.default: Input should be a finite number",
+        ),
         (
             "entity_recognition.finetune.epochs=3",
             "unknown parameter 'entity_recognition.finetune'; "

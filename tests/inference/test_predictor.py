@@ -194,7 +194,23 @@ def test_relations_are_told_in_words(on_posts, image_file):
     assert with_image["score"][0] != answer["score"][0]
 
 
-def test_entities_are_listed_with_their_spans(on_posts):
+def test_mentions_look_at_the_images_of_a_post(on_posts, image_file):
+    predictor = on_posts("relation_extraction")
+    found = predictor.explain(WORDS, "word0", "word5", images=image_file)
+    pd.testing.assert_frame_equal(
+        found.answer, predictor.predict(WORDS, "word0", "word5", images=image_file), atol=1e-6
+    )
+    looking = {name: [found.tokens[place] for place in at] for name, at in found.parts.items()}
+    assert looking == {
+        "head": ["[HEAD]", "word0", "[/HEAD]"], "tail": ["[TAIL]", "word5", "[/TAIL]"],
+    }  # fmt: skip
+    # The one image given fills the first slot; that of the crops stays empty.
+    assert [(image.role, image.weights.shape) for image in found.images] == [
+        ("full", (1, len(found.tokens), 2, 2))
+    ]
+
+
+def test_entities_are_listed_with_their_spans_and_look_at_images(on_posts, image_file):
     predictor = on_posts("entity_recognition", epochs=30, learning_rates={"default": 0.01})
     words = ["the", "word1", "word2", "is", "next", "word5"]
     found = predictor.predict(words)
@@ -208,6 +224,17 @@ def test_entities_are_listed_with_their_spans(on_posts):
     table = predictor.predict(pd.DataFrame({"text": ["the is", " ".join(words)]}))
     assert table["question"].tolist() == [1, 1], "a post without entities has no rows"
     pd.testing.assert_frame_equal(table.drop(columns="question"), found)
+    by_role = {"full": image_file, "grounding": image_file}
+    explained = predictor.explain(words, images=by_role)
+    pd.testing.assert_frame_equal(explained.answer, predictor.predict(words, images=by_role))
+    assert [(image.role, image.pixels.shape[1]) for image in explained.images] == [
+        ("full", 16), ("grounding", 8),
+    ]  # fmt: skip
+    for entity in explained.answer.itertuples():
+        at = explained.parts[f"{entity.entity} ({entity.type})"]
+        assert at.tolist() == list(range(1 + entity.start, 1 + entity.end))
+    for by in ("attention", "gradient"):
+        assert predictor.explain(words, images=by_role, by=by).heat()[1].shape == (1, 1)
 
 
 @pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])

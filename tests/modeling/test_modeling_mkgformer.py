@@ -22,6 +22,7 @@ from transformers import (
 
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction, MKGformerModel
 from mkgformer_kedro.modeling.modeling_mkgformer import (
+    _Images,
     correlation_aware_fusion,
     multi_answer_binary_cross_entropy,
     multi_answer_cross_entropy,
@@ -819,3 +820,25 @@ def test_text_tower_configs_are_shared(tiny):
         model.mkgformer.vision_model.encoder.layers[0].self_attn.config._attn_implementation
         == "eager"
     )
+
+
+@pytest.mark.parametrize("kind", ["class_and_position", "patches", "class_and_crops"])
+def test_patches_stand_where_their_pixels_are_embedded(tiny, kind):
+    model = tiny.model(visual_embeddings=kind).mkgformer
+    images = tiny.images(1, crops_only=kind == "class_and_crops")
+
+    def embedded(pixels):
+        normalized = [model.normalize(each) for each in pixels.values()]
+        return model._embed_images(_Images(normalized, None, None, None))[0][0]
+
+    before = embedded(images)
+    slots = [(name, slot) for name, each in images.items() for slot in range(each.shape[1])]
+    grids = model.patch_positions(len(before))
+    for (name, slot), grid in zip(slots, grids, strict=True):
+        side = images[name].shape[-1] // 8
+        assert grid.shape == (side, side)
+        row, column = side - 1, 0
+        changed = {other: each.clone() for other, each in images.items()}
+        changed[name][0, slot, :, 8 * row : 8 * row + 8, :8] += 100
+        differs = (embedded(changed) != before).any(dim=-1)
+        assert differs.nonzero().flatten().tolist() == [int(grid[row, column])]

@@ -69,6 +69,14 @@ def test_query_prompts(tokenizer, form, tail, expected):
     assert words(tokenizer, prompt["input_ids"][0]) == expected
     assert prompt["attention_mask"].all()
 
+    tokens, places = builder(tokenizer, form).query(tail, 0, 0)
+    assert words(tokenizer, tokens) == expected
+    assert {name: words(tokenizer, tokens[at]) for name, at in places.items()} == {
+        "mask": "[MASK]",
+        "relation": "kind of <r0>",
+        "entity": "<e0>",
+    }
+
 
 @pytest.mark.parametrize(
     ("form", "expected"),

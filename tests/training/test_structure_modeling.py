@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from mkgformer_kedro.errors import DataError
@@ -305,7 +304,7 @@ def test_no_models_make_an_empty_folder(tmp_path, graph, values):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, changes, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(DataError, match=message):
         StructureModelingParameters.model_validate(values | changes)
 
 

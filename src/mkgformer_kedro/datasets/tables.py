@@ -12,13 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from kedro.io import DatasetError
 from kedro_datasets.json import JSONDataset as _JSONDataset
 from kedro_datasets.pandas import CSVDataset as _CSVDataset
 from kedro_datasets.pandas import ParquetDataset as _ParquetDataset
 from kedro_datasets.text import TextDataset as _TextDataset
 
 from mkgformer_kedro.datasets.lineage import Artefact, Lineage, parquet_lineage, write_parquet
-from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import relative, written_atomically
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -40,6 +42,24 @@ class AtomicSave:
         """
         with written_atomically(Path(self._filepath)) as temporary:
             self._write(temporary, data)
+
+    def load(self) -> Any:
+        """Read the file.
+
+        Raises:
+            DataError: It is not there, or damaged.
+        """
+        path = Path(self._filepath)
+        try:
+            if path.is_dir():
+                raise DatasetError("a folder instead of a file")
+            return super().load()  # type: ignore[misc]
+        except DatasetError as error:
+            what = "no such file"
+            if path.exists():
+                what = f"damaged ({str(error.__cause__ or error).splitlines()[0].rstrip('.')})"
+            remedy = "Run the stage that makes it."
+            raise DataError(Problem(str(relative(path)), None, what, remedy)) from error
 
     def _write(self, path: Path, data: Any) -> None:
         writer = copy.copy(self)

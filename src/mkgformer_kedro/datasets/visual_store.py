@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import storage_explained, written_atomically
+from mkgformer_kedro.parameters import typed
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,14 @@ class RoleLayout:
         return 3 * self.size * self.size
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What ``store.json`` says, as far as reading needs it."""
+
+    owners: int
+    roles: dict[str, RoleLayout]
+
+
 def slot_roles(counts: Mapping[str, int]) -> list[str]:
     """The role of each slot, in slot order, given the count of each role."""
     return [role for role in INPUT_NAMES for _ in range(counts.get(role, 0))]
@@ -90,8 +99,8 @@ class VisualStore:
         self.source = source
         self.seed = seed
         header = self._read_header()
-        self.roles = {role: RoleLayout(**layout) for role, layout in header["roles"].items()}
-        self.slots = self._open_slots(header["owners"])
+        self.roles = header.roles
+        self.slots = self._open_slots(header.owners)
         self._images = {role: self._open_images(role) for role in self.roles}
         if source == "none":
             self.slots = np.full(self.slots.shape, -1, dtype=np.int32)
@@ -159,16 +168,19 @@ class VisualStore:
         slots = [pixels for images in inputs.values() for pixels in images[0]]
         return [pixels for pixels, present in zip(slots, mask, strict=True) if present]
 
-    def _read_header(self) -> dict[str, Any]:
+    def _read_header(self) -> _Header:
         try:
             header = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise self._damaged("store.json", "the file is missing") from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise self._damaged("store.json", f"the file is no JSON ({error})") from error
-        if header.get("version") != VERSION:
+        if not isinstance(header, dict) or header.get("version") != VERSION:
             raise self._damaged("store.json", f"the store is not of version {VERSION}")
-        return header
+        try:
+            return typed(_Header, header)
+        except DataError as error:
+            raise self._damaged("store.json", str(error)) from None
 
     def _open_slots(self, owners: int) -> NDArray[np.int32]:
         expected = (owners, sum(layout.count for layout in self.roles.values()))
@@ -176,17 +188,24 @@ class VisualStore:
             slots = np.load(self.folder / "slots.npy", mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             raise self._damaged("slots.npy", "the file is missing") from None
-        except (ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise self._damaged("slots.npy", f"the file cannot be read ({error})") from error
         if slots.shape != expected or slots.dtype != np.int32:
             what = f"expected int32 {expected}, found {slots.dtype} {slots.shape}"
             raise self._damaged("slots.npy", what)
+        start = 0
+        for role, layout in self.roles.items():
+            most = slots[:, start : start + layout.count].max(initial=-1)
+            if most >= layout.rows:
+                what = f"row {most} of {role}.u8, which has {layout.rows}"
+                raise self._damaged("slots.npy", what)
+            start += layout.count
         return slots
 
     def _open_images(self, role: str) -> NDArray[np.uint8]:
         layout = self.roles[role]
         path = self.folder / f"{role}.u8"
-        found = path.stat().st_size if path.exists() else 0
+        found = path.stat().st_size if path.is_file() else 0
         expected = layout.rows * layout.image_bytes
         if found != expected:
             raise self._damaged(path.name, f"expected {expected} bytes, found {found}")
@@ -339,7 +358,7 @@ class VisualStoreWriter:
             path = self.folder / f"{role}.u8"
             lengths[path] = len(self._rows[role]) * layout.image_bytes
         for path, length in lengths.items():
-            found = path.stat().st_size if path.exists() else 0
+            found = path.stat().st_size if path.is_file() else 0
             if found < length:
                 what = f"the journal tells of {length} bytes, found {found}"
                 remedy = f"Delete {self.folder.parent} and run again."

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, cast
 
 import torch
@@ -748,6 +749,8 @@ def _from_pretrained(
         )
     except SafetensorError as error:
         raise ValueError(f"The weights of {source} are truncated or damaged: {error}") from error
+    except UnpicklingError as error:
+        raise ValueError(f"The weights of {source} hold more than numbers: not read.") from error
     except RuntimeError as error:
         raise ValueError(f"The weights of {source} do not fit its config.json: {error}") from error
     finally:

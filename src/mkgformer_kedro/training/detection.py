@@ -47,7 +47,8 @@ class ZeroShotDetector:
             if loading["missing_keys"]:
                 raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
         except Exception as error:  # whatever a library says of files that people put there
-            what = f"no zero-shot detector can be loaded from '{model}' ({error})".split("\n")[0]
+            why = error.problems[0].what if isinstance(error, DataError) else error
+            what = f"no zero-shot detector can be loaded from '{model}' ({why})".split("\n")[0]
             remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
             problem = Problem("image_association.detector.model", None, what, remedy)
             raise DataError(problem) from error

@@ -18,6 +18,7 @@ import torch
 from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.entity_encoder import encode_descriptions, fit_entity_encoder
@@ -102,6 +103,10 @@ def model_entities(
         else descend(embeddings, states, parameters.adam, seed)
     )
     logger.info("Entity embeddings fitted: the loss is %.3f", curve["loss"].iloc[-1])
+    if not bool(fitted.isfinite().all()):
+        what = "the fitted entity embeddings are no finite numbers"
+        remedy = "Raise ridge, or lower the learning rate of adam."
+        raise DataError(Problem("link_prediction.entity_modeling", None, what, remedy))
     embeddings.copy_(fitted)
     fit_entity_encoder(model, states, np.ones(len(entities), dtype=bool))
     return save_model(work_folder / "model", model, tokenizer, task), curve

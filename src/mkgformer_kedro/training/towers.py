@@ -76,6 +76,8 @@ def resolve_tower(name: str) -> str:
         DataError: The folder does not exist or holds no model, or the package's weights are not the
             original's.
     """
+    if not name.strip():
+        raise DataError(Problem("model", None, "the name of a tower is empty", _PUT_FILES))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

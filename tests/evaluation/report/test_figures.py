@@ -13,6 +13,7 @@ from mkgformer_kedro.evaluation.report.figures import (
     confusion_figure,
     curve_figure,
     format_number,
+    heat_colours,
     hits_figure,
     inline_svg,
 )
@@ -112,3 +113,12 @@ def test_a_confusion_matrix_shows_every_number_and_darker_shares():
 def test_an_empty_confusion_matrix_is_drawn_empty():
     empty = pd.DataFrame(np.zeros((2, 2)), index=["a", "b"], columns=["a", "b"])
     assert confusion_figure(empty).axes[0].texts[:] == []
+
+
+def test_heat_is_as_opaque_as_its_share_of_the_hottest_patch():
+    first, second = heat_colours([np.array([[0.0, 0.5]]), np.array([[1.0], [0.25]])])
+    opacity = second[0, 0, 3]
+    assert first.dtype == np.uint8
+    assert first[0, :, 3].tolist() == [0, opacity // 2]
+    assert second[:, 0, 3].tolist() == [opacity, round(opacity / 4)]
+    assert heat_colours([np.zeros((2, 2))])[0][..., 3].max() == 0

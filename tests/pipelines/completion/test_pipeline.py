@@ -20,6 +20,7 @@ from mkgformer_kedro.inference import experts as expert_module
 from mkgformer_kedro.inference.mixture import Mixture
 from mkgformer_kedro.inference.parameters import CompletionParameters, MixtureParameters
 from mkgformer_kedro.pipelines import completion, mixture
+from mkgformer_kedro.training.parameters import ImagesParameters
 
 PEOPLE, TOWNS, RELATIONS = 40, 10, 2
 ENTITIES = PEOPLE + TOWNS
@@ -84,7 +85,7 @@ def graph():
 def catalog(graph, tmp_path, monkeypatch):
     experts = [Expert("text", graph.table, 1.0), Expert("structure", graph.table, 2.0)]
 
-    def load_experts(models, structure_models, mixture=None, *, store_folder, attention):
+    def load_experts(models, structure_models, mixture=None, *, store_folder, attention, images):
         return experts if mixture is None else [*experts, Mixture.load(mixture, experts, RELATIONS)]
 
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
@@ -112,7 +113,8 @@ def catalog(graph, tmp_path, monkeypatch):
     # What another node takes is released from memory.
     report = JSONDataset(filepath=str(tmp_path / "report.json"))
     found["link_prediction.completion_report"] = report
-    found["params:model"] = SimpleNamespace(attention="sdpa")
+    images = ImagesParameters(source="own", seed=0)
+    found["params:model"] = SimpleNamespace(attention="sdpa", images=images)
     found["params:seed"] = 0
     found["params:link_prediction.mixture"] = MixtureParameters(**given["mixture"])
     found["params:link_prediction.completion"] = CompletionParameters(**given["completion"])

@@ -25,6 +25,7 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
     RankingEvaluationParameters,
 )
+from mkgformer_kedro.training.parameters import ImagesParameters, ModelParameters
 from mkgformer_kedro.training.tasks.registry import TASKS, task_named
 
 SETTINGS = {
@@ -227,10 +228,11 @@ def test_a_split_without_images_explains_nothing(store):
     tables = graph_tables()
     tables["queries"] = tables["queries"][tables["queries"]["entity"] % 2 == 1]
     kind = task_named("link_prediction")
+    model = ModelParameters.model_construct(images=ImagesParameters(source="own", seed=0))
     found = explain_for(kind)(
         Path("models"),
         store,
-        None,
+        model,
         parameters_of("link_prediction"),
         5,
         *(tables[name] for name in kind.tables),
@@ -240,3 +242,26 @@ def test_a_split_without_images_explains_nothing(store):
 
 def test_every_task_is_tested():
     assert set(MAIN) <= set(TASKS)
+
+
+def test_a_model_is_asked_what_decides(
+    entity_model, store_folder, tables, model_parameters, tmp_path
+):
+    (tmp_path / "seed_3").symlink_to(entity_model)
+    kind = task_named("link_prediction")
+    found = explain_for(kind)(
+        tmp_path,
+        store_folder,
+        ModelParameters(**model_parameters),
+        parameters_of("link_prediction"),
+        5,
+        *(tables[name] for name in kind.tables),
+    )
+    assert json.loads(json.dumps(found)) == found
+    assert [(row["group"], row["share"]) for row in found["deletion"]] == [("all", 0.5)]
+    assert found["deletion"][0]["count"] == found["questions"] > 0
+    # Of the test queries one is about entity 4, which has an image, by the relation that points.
+    assert [(row["relation"], row["count"], row["chance"]) for row in found["pointing"]] == [
+        ("all", 1, 0.25),
+        ("next", 1, 0.25),
+    ]

@@ -120,7 +120,8 @@ def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
         from mkgformer_kedro.evaluation.explanations import deletion_scores, pointing_scores
         from mkgformer_kedro.inference.explanation import delete_patches, point
 
-        wanted, store = parameters.explanations, VisualStore(visual_store)
+        wanted = parameters.explanations
+        store = VisualStore(visual_store, **model.images.model_dump())
         given = dict(zip(task.tables, tables, strict=True))
         rows = given[task.items]
         owners = rows.index if task.owner == "post" else rows[task.owner]

@@ -141,9 +141,10 @@ class Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in self._alive:
+        alive = list(self._alive)
+        for process in alive:
             process.terminate()
-        for process in self._alive:
+        for process in alive:
             process.wait()
 
     def __call__(self, run: StageRun) -> str | None:
@@ -178,6 +179,9 @@ class Processes:
                     process.stdin.flush()
             code = self._wait(process, run)
             self._alive.remove(process)
+        if code is None:
+            logger.info("Stopped: %s", what)
+            return "it was stopped"
         if code == 0:
             logger.info("Done in %s: %s", seconds_in_words(time.monotonic() - started), what)
             if run.stage == "cell" and not self.keep_models:
@@ -187,13 +191,16 @@ class Processes:
         logger.warning("Failed: %s: %s (%s)", what, why, log)
         return why
 
-    def _wait(self, process: subprocess.Popen[str], run: StageRun) -> int:
+    def _wait(self, process: subprocess.Popen[str], run: StageRun) -> int | None:
+        """Code with which the process ended; None where it was told to stop."""
         while True:
             try:
                 return process.wait(None if self.stop is None else _LOOKS_EVERY)
             except subprocess.TimeoutExpired:
                 if self.stop is not None and self.stop(run):
                     process.terminate()
+                    process.wait()
+                    return None
 
     def _links(self, run: StageRun) -> Mapping[str, str]:
         """Where the stage's inputs are to be, and where they lie."""

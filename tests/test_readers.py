@@ -1,0 +1,176 @@
+"""Whatever is read from disk is whole, or refused with the one error of bad input.
+
+``READERS`` lists every reader of what a stage makes: how something intact is made, and how it is
+read. Each of its files is damaged in each way. A new reader is covered by a line here.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from kedro.io import DatasetError
+
+from mkgformer_kedro.datasets.folder import FolderDataset
+from mkgformer_kedro.datasets.tables import JSONDataset, ParquetDataset
+from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.inference import Predictor
+from mkgformer_kedro.inference.structure import StructureExpert
+from mkgformer_kedro.training.model_folder import load_model, load_task
+from mkgformer_kedro.training.structural_model import (
+    StructuralModel,
+    StructureFolder,
+    graph_digest,
+    write_structure_folder,
+)
+
+ENTITIES = pd.DataFrame({"entity": list("abcdefg")})
+RELATIONS = pd.DataFrame({"relation": ["likes", "knows"]})
+NOISE = np.random.default_rng(0).bytes(300)
+
+
+class Reader(NamedTuple):
+    """A reader of what a stage makes.
+
+    Attributes:
+        make: Makes something intact in a folder, given the fixtures of the tests.
+        read: Reads that folder.
+        unread: Files in it that this reader does not look at, or can do without.
+        accepted: Damages that are none: plain values may be a list, and a folder without lineage
+            is one that no stage made.
+    """
+
+    make: Callable[[Path, Any], object]
+    read: Callable[[Path], object]
+    unread: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+
+
+def copy_of(fixture):
+    return lambda folder, fixtures: shutil.copytree(fixtures(fixture), folder, dirs_exist_ok=True)
+
+
+def write_expert(folder, fixtures):
+    description = {
+        "kind": "structure", "model": "complex", "dimension": 3, "num_entities": 7,
+        "num_relations": 2, "graph": graph_digest(ENTITIES, RELATIONS), "seed": 4,
+    }  # fmt: skip
+    seen = torch.ones(7, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    model = StructuralModel("complex", 7, 2, 3, seed=4)
+    write_structure_folder(folder, StructureFolder(model, *seen, description))
+
+
+def save_folder(folder, fixtures):
+    (folder.parent / "made").mkdir()
+    (folder.parent / "made/weights").write_bytes(b"1234")
+    FolderDataset(filepath=str(folder)).save(folder.parent / "made")
+
+
+def table(folder):
+    return ParquetDataset(filepath=str(folder / "table.parquet"))
+
+
+def values(folder):
+    return JSONDataset(filepath=str(folder / "values.json"))
+
+
+OF_MODELS = (
+    "generation_config.json", "processor_config.json", "tokenizer_config.json",
+    "preprocessor_config.json",
+)  # fmt: skip
+READERS = {
+    "table": Reader(
+        lambda folder, _: table(folder).save(ENTITIES), lambda folder: table(folder).load()
+    ),
+    "values": Reader(
+        lambda folder, _: values(folder).save({"a": 1}),
+        lambda folder: values(folder).load(),
+        accepted=("a list", "a number"),
+    ),
+    "visual store": Reader(
+        copy_of("store_folder"), lambda folder: VisualStore(folder).read([0]), ("lineage.json",)
+    ),
+    "model folder": Reader(copy_of("entity_model"), load_model, OF_MODELS),
+    "task": Reader(
+        copy_of("entity_model"),
+        load_task,
+        (*OF_MODELS, "config.json", "model.safetensors", "tokenizer.json"),
+    ),
+    "predictor": Reader(copy_of("entity_model"), Predictor.from_folder, OF_MODELS),
+    "structural expert": Reader(
+        write_expert,
+        lambda folder: StructureExpert.from_folder(folder, ENTITIES, RELATIONS),
+        ("curve.csv",),
+    ),
+    "lineage": Reader(
+        save_folder,
+        lambda folder: FolderDataset(filepath=str(folder)).lineage(thorough=True),
+        ("weights",),
+        ("missing", "a folder"),
+    ),
+}
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda file: file.write_bytes(b""),
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "noise": lambda file: file.write_bytes(NOISE),
+    "a list": lambda file: file.write_bytes(b"[]"),
+    "a number": lambda file: file.write_bytes(b"5"),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+def said_of(reader, folder):
+    """The project's message of what is wrong, which Kedro may have wrapped; None: nothing is."""
+    try:
+        reader.read(folder)
+    except (DataError, DatasetError) as error:
+        found = error
+        while not isinstance(found, DataError):
+            found = found.__cause__
+        return str(found)
+    return None
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_intact_is_read(name, tmp_path, request):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    READERS[name].make(folder, request.getfixturevalue)
+    READERS[name].read(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name, reader in READERS.items()
+        for damage in DAMAGES
+        if damage not in reader.accepted
+    ],
+)
+def test_what_is_damaged_is_one_clear_error(name, damage, tmp_path, request):
+    reader, intact = READERS[name], tmp_path / "intact"
+    intact.mkdir()
+    reader.make(intact, request.getfixturevalue)
+    for file in sorted(path.name for path in intact.iterdir()):
+        if file in reader.unread:
+            continue
+        folder = shutil.copytree(intact, tmp_path / file)
+        DAMAGES[damage](folder / file)
+        message = said_of(reader, folder)
+        assert message, f"{file}: accepted"
+        assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_folder_that_is_not_there_is_one_clear_error(name, tmp_path):
+    if name == "lineage":
+        assert READERS[name].read(tmp_path / "nowhere") is None
+        return
+    assert said_of(READERS[name], tmp_path / "nowhere")
