@@ -141,7 +141,7 @@ def report_lines(evaluation: RankingEvaluation) -> list[str]:
     view = evaluation.views[VIEW]
     lines = [
         f"{view.count} test triples {view.name}; filtered, both directions",
-        f"{'':16}{MRR.name:>22}"
+        f"{'':16}{MRR.label:>22}"
         + "".join(f"{name:>11}" for name in COLUMNS)
         + "   the model is ahead by",
     ]

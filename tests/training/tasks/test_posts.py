@@ -109,7 +109,7 @@ def test_the_curve_has_losses_dev_scores_and_speed(run, task):
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
 def test_a_learning_rate_is_a_number_that_is_not_negative(run, rate):
-    with pytest.raises(ValueError, match="not negative|finite number"):
+    with pytest.raises(ValueError, match=r"not negative|finite number"):
         run("entity_recognition", learning_rates={"default": rate})
 
 
