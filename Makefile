@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-locked demo demo-relations demo-entities test fast-test lint errors viz docs \
+.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test fast-test lint errors viz docs \
 	lock release audit-dependencies clean
 
 help:  ## List the targets
@@ -44,7 +44,10 @@ setup-locked:  ## As setup-dev, with each package held to the hash in requiremen
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.run $(VENV)/.dev
 
-demo: $(VENV)/.run  ## Link prediction and completion on the embedded sample, from raw files
+demo: $(VENV)/.run  ## Link prediction and completion on the sample of glyphs, from raw files
+	$(BIN)/kedro run --pipelines link_prediction,completion --env unihan_glyphs
+
+demo-emoji: $(VENV)/.run  ## The same on the sample of emoji, whose images do not help
 	$(BIN)/kedro run --pipelines link_prediction,completion
 
 demo-relations: $(VENV)/.run  ## Relation extraction on the synthetic sample
