@@ -237,7 +237,12 @@ EDGE = b"<http://a/1> <http://a/r> <http://a/2> .\n"
         ("graph.ttl", b"# nothing\n", None, "the file holds no statement"),
         ("graph.rdf", EDGE, None, "the suffix '.rdf' stands for no RDF that is read"),
         ("graph.ttl.bz2", EDGE, None, "the suffix '.bz2' stands for no RDF that is read"),
-        ("graph.nt.gz", gzip.compress(EDGE * 99, mtime=0)[:-9], None, "cannot be unpacked (Compressed file"),
+        (
+            "graph.nt.gz",
+            gzip.compress(EDGE * 99, mtime=0)[:-9],
+            None,
+            "cannot be unpacked (Compressed file",
+        ),
         ("graph.nt.gz", EDGE, None, "cannot be unpacked (Not a gzipped file"),
         (
             "graph.nt",
