@@ -280,7 +280,7 @@ def test_without_prefix_guided_interaction_the_visual_stream_is_the_plain_tower(
 
     model(**tiny.texts(), **pixels)
 
-    normalised = model._normalize(pixels["pixel_values"][:, 0])
+    normalised = model.normalize(pixels["pixel_values"][:, 0])
     plain = model.vision_model(normalised, interpolate_pos_encoding=True, output_hidden_states=True)
     close(seen[0], plain.hidden_states[-1])
 
@@ -348,7 +348,7 @@ def test_visual_tokens(tiny):
     """Class and patches of each image, at CLIP's own positions where the grid is its own."""
     model = tiny.model().mkgformer
     images = tiny.images(2)
-    pixels = [model._normalize(p) for p in images.values()]
+    pixels = [model.normalize(p) for p in images.values()]
     seen = []
     model.vision_model.encoder.layers[0].register_forward_pre_hook(
         lambda _, args: seen.append(args[0])

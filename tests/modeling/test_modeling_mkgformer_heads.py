@@ -92,7 +92,7 @@ def test_visual_tokens_are_a_class_and_crops_with_their_own_positions(tiny, make
         torch.stack(
             [
                 vision.embeddings.patch_embedding(crops).flatten(2).mT.flatten(0, 1)
-                for crops in model._normalize(pixels)
+                for crops in model.normalize(pixels)
             ]
         )
         for pixels in images.values()
