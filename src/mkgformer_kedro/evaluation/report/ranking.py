@@ -31,7 +31,7 @@ METRICS = (
     Metric("inverse_harmonic_mean_rank", "MRR"),
     *(Metric(f"hits_at_{k}", f"Hits@{k}") for k in HITS_AT),
     Metric("arithmetic_mean_rank", "Mean rank", digits=1, higher_is_better=False),
-    Metric("adjusted_arithmetic_mean_rank_index", "Adjusted MR index"),
+    Metric("adjusted_arithmetic_mean_rank_index", "AMRI"),
     Metric("mean_average_precision", "MAP"),
 )
 _SIDE_NAMES = {"head": "Head (?, r, t)", "tail": "Tail (h, r, ?)", "both": "Both"}
@@ -220,8 +220,7 @@ def _asked(evaluation: RankingEvaluation) -> str:
 def _parts(evaluation: RankingEvaluation) -> str:
     leaks, unseen = 100 * evaluation.leak_share, 100 * evaluation.unseen_share
     return (
-        "Asked for the tail, (h, r, ?), or for the head, (?, r, t). MAP, the mean average "
-        "precision, suits questions that have many answers, of which at most one can come first. "
+        "Asked for the tail, (h, r, ?), or for the head, (?, r, t). "
         f"{format_number(leaks, 1)}\u00a0% of the test triples leak: train holds the same two "
         "entities the other way round, by any relation, so that turning a training triple round "
         f"answers them. {format_number(unseen, 1)}\u00a0% have an entity that train lacks, of "
@@ -266,7 +265,11 @@ def hits_of(evaluation: RankingEvaluation) -> Figure:
 LINK_PREDICTION = Layout(
     title="Link prediction",
     asked=_asked,
-    how="Filtered ranks over all entities, both directions together, ties at their mean rank.",
+    how=(
+        "Filtered ranks over all entities, both directions together, ties at their mean rank. "
+        "AMRI, the adjusted mean rank index, is 0 by chance and 1 at best; MAP, the mean average "
+        "precision, suits questions with many answers, of which at most one can come first."
+    ),
     baseline=(
         "The popularity baseline ranks entities by how often train has them as answers of the "
         "relation."
