@@ -91,6 +91,21 @@ def benchmarks() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def draw_images() -> ModuleType:
+    """The script that draws with a browser; there is one, or in CI the test fails."""
+    path = ROOT / "scripts/draw_images.py"
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    if script.find_chromium() is None:
+        message = "there is no Chromium to open pages with"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return script
+
+
 class Project:
     """A copy of this project in a folder of its own, driven as a person drives it."""
 

@@ -1,15 +1,11 @@
 """Kedro-Viz in a browser: stages that unfold, layers, and previews of what a run has made."""
 
-import importlib.util
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.whole_run
 
-SCRIPT = Path(__file__).parents[1] / "scripts/draw_images.py"
 STAGES = [
     "ingestion",
     "image_association",
@@ -45,19 +41,6 @@ TABLES = [f"{task}.{name}" for task, own in TASKS.items() for name in own + TABL
 REPORTS = ["ingestion_report", "coverage_report", "metrics"]
 REPORTS = [f"{task}.{name}" for task in TASKS for name in REPORTS]
 PLOTS = [f"{task}.{name}" for task in TASKS for name in ("contact_sheet", "plot")]
-
-
-@pytest.fixture(scope="module")
-def draw_images():
-    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    if script.find_chromium() is None:
-        message = "there is no Chromium to open Kedro-Viz with"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return script
 
 
 @pytest.fixture(scope="module")

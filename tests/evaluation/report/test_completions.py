@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 
 from mkgformer_kedro.evaluation.report.completions import render_completions
 
-SCRIPT = Path(__file__).parents[3] / "scripts/draw_images.py"
 TRIPLE = ["head", "relation", "tail"]
 
 
@@ -135,18 +132,10 @@ def test_how_it_did_is_said(graph, completions):
 
 
 @pytest.fixture
-def browser():
+def browser(draw_images):
     from playwright.sync_api import sync_playwright
 
-    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    chromium = script.find_chromium()
-    if chromium is None:
-        message = "there is no Chromium to open the page with"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+    chromium = draw_images.find_chromium()
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 

@@ -8,11 +8,8 @@ from pathlib import Path
 import pandas as pd
 from kedro.pipeline import Node
 
-from mkgformer_kedro.pipelines.evaluation.nodes import ask_test
-from mkgformer_kedro.pipelines.evaluation.parameters import (
-    EvaluationParameters,
-    RankingEvaluationParameters,
-)
+from mkgformer_kedro.pipelines.evaluation.nodes import ask_test, parameters_of
+from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
@@ -49,9 +46,7 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
                 parts.append(baseline.assign(seed=each))
         return pd.concat(parts, ignore_index=True)
 
-    node.__annotations__["parameters"] = (
-        RankingEvaluationParameters if task.items == "queries" else EvaluationParameters
-    )
+    node.__annotations__["parameters"] = parameters_of(task)
     node.__annotations__["finetuning"] = task.parameters_class
     node.__name__ = f"predict_{task.name}_cell"
     return node

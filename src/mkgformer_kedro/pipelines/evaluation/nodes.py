@@ -47,9 +47,14 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
         return ask_test(task, given, models, visual_store, model, parameters, preset)
 
-    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
     return node
+
+
+def parameters_of(task: type[Task]) -> type[EvaluationParameters]:
+    """The type of the parameters of a task's evaluation."""
+    return RankingEvaluationParameters if task.items == "queries" else EvaluationParameters
 
 
 def ask_test(
@@ -154,7 +159,7 @@ def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
             found["pointing"] = pointing_scores(hits, **resampling) if len(hits) else []
         return found
 
-    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"explain_{task.name}"
     return node
 
@@ -235,7 +240,7 @@ def report_for(
         )
         return evaluation.metrics, evaluation.drill_down, layout.figure(evaluation), page
 
-    node.__annotations__["parameters"] = _parameters_of(task)
+    node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"report_{task.name}"
     return node
 
@@ -366,10 +371,6 @@ def _looker(models: Path, model: ModelParameters) -> Looker:
 def _drawn(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
     """So many rows in their order, or all."""
     return table.sample(min(number, len(table)), random_state=seed).sort_index()
-
-
-def _parameters_of(task: type[Task]) -> type[EvaluationParameters]:
-    return RankingEvaluationParameters if task.items == "queries" else EvaluationParameters
 
 
 def _of_test(table: pd.DataFrame) -> pd.DataFrame:
