@@ -29,11 +29,11 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from kedro.config import OmegaConfigLoader
 from kedro.io import CatalogConfigResolver
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import written_atomically
@@ -239,7 +239,7 @@ def open_world(
     Raises:
         DataError: Something that a stage makes is missing.
     """
-    conf = OmegaConfigLoader(
+    conf = ExtendingConfigLoader(
         str(project / "conf"),
         env=env,
         runtime_params={} if images is None else {"images": str(images.resolve())},
