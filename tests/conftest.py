@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,24 @@ _GRAPH = {
     "entity2text.txt": '007\tBond, a spy\n02\tM, head of "MI6"\n03\tQ\n04\tM, another one\n',
     "relation2text.txt": "likes\tis fond of\nknows\thas met\n",
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share tests out to processes: long ones first, and what shares a fixture to one of them."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        finished = "finished_project" in item.fixturenames
+        group = "finished_project" if finished else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    tests = Counter(item.location[0] for item in items)
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("whole_run") is None,
+            -tests[item.location[0]],
+        )
+    )
 
 
 @pytest.fixture
