@@ -121,7 +121,7 @@ def evaluate_unseen(project: Path, env: str | None) -> RankingEvaluation:
         name: tables[name][tables[name]["split"] == "test"].reset_index(drop=True)
         for name in ("queries", "triples")
     }
-    tower = parameters["model"]["text_tower"]
+    tower = parameters["model"].text_tower
     expert = SimilarityExpert(tower, tables["entities"], tables["relations"])
     predictions.append(predict_queries([expert], test["queries"], test["triples"], batch_size=256))
     evaluation = LinkPrediction.evaluate(
