@@ -6,12 +6,12 @@
 
 What was run in the project is run again in a copy, stage by stage: over its results or over
 nothing, killed or told to stop at a moment drawn from its whole life, then the same command again,
-killed up to three times before it is left alone. Then ``data/`` of the copy must hold what it holds
+killed up to four times before it is left alone. Then ``data/`` of the copy must hold what it holds
 in the project, byte for byte, and nothing beside it. A run that is told to stop must say so in one
 line, leave no lock and nothing half-written, and end with the code that shells expect.
 
-Runs are forked from this process, which has imported what they need, so that moments fall into
-what runs do and not into what they import.
+Runs are forked from this process, which imports what the runs before have imported, so that moments
+fall into what runs do and not into what they import.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import csv
 import gc
 import hashlib
+import importlib
 import io
 import os
 import random
@@ -30,19 +31,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kedro.framework.startup import bootstrap_project
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOST_KILLS = 3  # of one run, before it is left alone
+MOST_KILLS = 4  # of one run, before it is left alone
 PATIENCE = 300  # seconds in which a run that was told to stop has stopped
 
 # What differs between undisturbed runs too: how long things took.
 TIMES = {"training_curve.csv": ("seconds", "examples_per_second", "data_wait_share")}
 LOGS = ".work/logs"  # of a study's processes
+MODULES = Path("modules")  # what the last run had imported
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawn = random.Random(options.seed)  # noqa: S311 - nothing secret
     runs = [run for run in runs_of(options.env) if re.search(options.only, run.name)]
     killer = Killer(contents(project / "data"), work / "run.log", drawn)
-    gc.freeze()  # what was imported is not looked at again in each run
     kills: list[Kill] = []
     deck: list[Run] = []
     while len(kills) < options.kills:
@@ -131,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for kill in killer.attack(deck.pop(), most):
             print(kill, flush=True)
             kills.append(kill)
-        if table:
+        if table and kills:
             with table.open("w", encoding="utf-8", newline="") as file:
                 rows = csv.DictWriter(file, asdict(kills[0]))
                 rows.writeheader()
@@ -149,8 +151,6 @@ def runs_of(environment: str) -> list[Run]:
     """The stages that were run in the working folder, and its study."""
     from kedro.framework.project import pipelines
 
-    import mkgformer_kedro.inference.mixture
-    import mkgformer_kedro.training.finetuning  # noqa: F401 - what runs import, once for all
     from mkgformer_kedro.hooks.lineage import place_of
     from mkgformer_kedro.pipelines.study.stages import Workplace
     from mkgformer_kedro.training.tasks.registry import TASKS
@@ -227,6 +227,8 @@ class Killer:
         code = self.code_of(process)
         stopped = time.monotonic() - told
         said = self.log.read_text(encoding="utf-8", errors="replace")
+        if "Pipeline execution completed" in said:
+            return process, None
         node = (re.findall(r"Running node: (\w+)", said) or ["-"])[-1]
         end = self.badly_stopped(number, code, said, half_written() - before) or "identical"
         return process, Kill(
@@ -240,7 +242,9 @@ class Killer:
         self.wait_until_it_listens(process)
         started = time.monotonic()
         self.require_success(run, self.code_of(process, patience=10 * PATIENCE))
-        return time.monotonic() - started
+        took = time.monotonic() - started
+        import_all(MODULES.read_text(encoding="utf-8").split())
+        return took
 
     def require_success(self, run: Run, code: int) -> None:
         """See to it that a run that was left alone has not failed.
@@ -293,8 +297,6 @@ class Killer:
         self, number: signal.Signals, code: int, said: str, left: frozenset[str]
     ) -> str:
         """What is wrong with how a run stopped, or nothing."""
-        if "Pipeline execution completed" in said:
-            return ""  # it was all but over
         if number == signal.SIGKILL:
             return "" if code == -number else f"ended with code {code}"
         if code != 128 + number:
@@ -308,6 +310,15 @@ class Killer:
         here = contents(Path("data"))
         names = sorted(here.keys() | self.expected.keys())
         return ", ".join(name for name in names if here.get(name) != self.expected.get(name))
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import what runs have imported, and keep the garbage collector of forks away from it."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(Exception):  # some can only be imported by others
+                importlib.import_module(name)
+    gc.freeze()
 
 
 def half_written() -> frozenset[str]:
@@ -368,4 +379,5 @@ if __name__ == "__main__":
     except SystemExit as end:
         if end.code:
             raise
+        MODULES.write_text("\n".join(sys.modules), encoding="utf-8")
         os._exit(0)  # nothing is left to do but to take Python apart
