@@ -192,8 +192,7 @@ class Killer:
         """Kill a run so many times, unless it ends before, let it end, and compare."""
         over = self.drawn.choice(run.over)
         if run.name not in self.takes:
-            _remove(run.makes)
-            self.takes[run.name] = self.undisturbed(run)
+            self.takes[run.name] = self.life(run)
         if over == "nothing":
             _remove(run.makes)
         found: dict[int, Kill] = {}
@@ -242,9 +241,15 @@ class Killer:
         self.wait_until_it_listens(process)
         started = time.monotonic()
         self.require_success(run, self.code_of(process, patience=10 * PATIENCE))
-        took = time.monotonic() - started
-        import_all(MODULES.read_text(encoding="utf-8").split())
-        return took
+        return time.monotonic() - started
+
+    def life(self, run: Run) -> float:
+        """Seconds that a run over nothing takes, when it has nothing to import."""
+        while True:
+            _remove(run.makes)
+            took = self.undisturbed(run)
+            if not import_all(MODULES.read_text(encoding="utf-8").split()):
+                return took
 
     def require_success(self, run: Run, code: int) -> None:
         """See to it that a run that was left alone has not failed.
@@ -312,13 +317,19 @@ class Killer:
         return ", ".join(name for name in names if here.get(name) != self.expected.get(name))
 
 
-def import_all(names: Iterable[str]) -> None:
-    """Import what runs have imported, and keep the garbage collector of forks away from it."""
+def import_all(names: Iterable[str]) -> bool:
+    """Import what runs have imported, and keep the garbage collector of forks away from it.
+
+    Returns:
+        Whether any of it was not there yet.
+    """
+    before = len(sys.modules)
     for name in names:
         if name not in sys.modules:
             with suppress(Exception):  # some can only be imported by others
                 importlib.import_module(name)
     gc.freeze()
+    return len(sys.modules) > before
 
 
 def half_written() -> frozenset[str]:
