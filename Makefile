@@ -2,6 +2,9 @@
 # such as an index with the torch build of your GPU.
 PYTHON ?= python3
 PIP_ARGS ?=
+KILLS ?= 100
+SEED ?= 0
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
@@ -12,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test fast-test lint errors viz docs \
+.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test fast-test lint kill fuzz errors viz docs \
 	lock release audit-dependencies clean
 
 help:  ## List the targets
@@ -68,6 +71,12 @@ lint: $(VENV)/.dev  ## Style, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry src
+
+kill: $(VENV)/.dev  ## Kill the samples' runs at random moments (KILLS=100, SEED=0), and compare their ends
+	KILLS=$(KILLS) SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/scripts/test_kill_runs.py
+
+fuzz: $(VENV)/.dev  ## Feed readers with what nobody would write, for SECONDS=600
+	$(BIN)/python scripts/fuzz_readers.py --seconds $(SECONDS)
 
 errors: $(VENV)/.dev  ## Write docs/errors.md anew, from what bad input is told
 	WRITE_ERRORS=1 $(BIN)/pytest -q tests/test_bad_input.py

@@ -34,13 +34,6 @@ runpy.run_path(str(GUARD / "sitecustomize.py"))
 SAMPLE = ROOT / "data/01_raw/wordnet_emoji"
 SYNTHETIC = ("synthetic_relation_extraction", "synthetic_entity_recognition")
 
-# A whole run with a checkpoint every four of its twelve steps.
-WHOLE_RUN = (
-    "kedro", "run", "--pipelines", "link_prediction", "--env", "ci", "--params",
-    "link_prediction.finetuning.max_steps=12,link_prediction.finetuning.batch_size=8,"
-    "link_prediction.finetuning.evaluations_per_epoch=6",
-)  # fmt: skip
-
 GRAPH_FILES = {
     "train": "train.tsv",
     "dev": "dev.tsv",
@@ -224,17 +217,11 @@ def finished_project(
 ) -> Project:
     """A copy in which every run was done once, in the reduced environment."""
     project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    project.run(*WHOLE_RUN)
+    project.run("kedro", "run", "--pipelines", "link_prediction", "--env", "ci")
     on_posts = "relation_extraction,entity_recognition"
     project.run("kedro", "run", "--pipelines", on_posts, "--env", "ci")
     project.run("kedro", "run", "--pipelines", "completion,audit", "--env", "ci")
     return project
-
-
-@pytest.fixture(scope="session")
-def whole_run() -> tuple[str, ...]:
-    """The command that ``finished_project`` has run."""
-    return WHOLE_RUN
 
 
 def _cut_sample(folder: Path, triples: int = 20) -> None:

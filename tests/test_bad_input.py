@@ -515,6 +515,11 @@ def every_second(weights):
         weights.pop(key)
 
 
+def of_fewer_entities(folder):
+    path = folder / "entities.parquet"
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+
+
 def with_pickle(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Executed()))
@@ -653,6 +658,7 @@ for name, damage in {
     "a task that is a list": holding("task.json", b"[]"),
     "weights that are NaN": weighing(no_numbers),
     "half of the weights": weighing(every_second),
+    "the entities of another model": of_fewer_entities,
 }.items():  # fmt: skip
 
     @case("Model folders", name)
@@ -750,11 +756,39 @@ for name, options in {
     "a direction that there is not": {"direction": "up"},
     "images that are not there": {"images": "nowhere.png"},
     "images that are a number": {"images": 5},
+    "an image that is a device": {"images": "/dev/zero"},
+    "fewer than no answers": {"top": -1},
+    "no question at a time": {"batch_size": 0},
 }.items():
 
     @case("Python interface", name)
     def _(world, options=options):
         world.fixture("predictor").predict("e0", "next", **options)
+
+
+for name, post in {
+    "a text in place of words": {"words": "Ann met Bob"},
+    "a post without words": {"words": []},
+    "a word that is nothing": {"words": ["Ann", None, "Bob"]},
+    "a mention behind the end": {"tail": (2, 9)},
+    "a mention that is backwards": {"tail": (2, 1)},
+    "a mention before the start": {"tail": (-1, 1)},
+    "a mention that is a number": {"tail": 2},
+    "a mention that the post lacks": {"tail": "Eve"},
+    "the same mention twice": {"tail": (0, 1)},
+}.items():
+
+    @case("Python interface", name)
+    def _(world, post=post):
+        from mkgformer_kedro.training.tasks.relation_extraction import RelationExtraction
+
+        asked = {"words": ["Ann", "met", "Bob"], "head": (0, 1), "tail": (2, 3), **post}
+        RelationExtraction(pd.DataFrame(), 32, "cls").read_questions(pd.DataFrame([asked]))
+
+
+@case("Python interface", "a way to explain that there is not")
+def _(world):
+    world.fixture("predictor").explain("e0", "next", by="magic")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
 """Whatever is read from disk is whole, or refused with the one error of bad input.
 
-``READERS`` lists every reader of what a stage makes: how something intact is made, and how it is
-read. Each of its files is damaged in each way. A new reader is covered by a line here.
+``READERS`` lists every reader of what a stage makes, and of graphs in RDF: how something intact is
+made, and how it is read. Each of its files is damaged in each way. A new reader is covered by a
+line here. ``OTHERS`` are whole, but of another version or of somebody else. Checkpoints are not
+refused but passed over (``training/test_trainer.py``, ``training/test_structure_modeling.py``).
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +19,16 @@ import pytest
 import torch
 from kedro.io import DatasetError
 
+from mkgformer_kedro.configuration import read_yaml
 from mkgformer_kedro.datasets.folder import FolderDataset
+from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.datasets.tables import JSONDataset, ParquetDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.evaluation.calibration import Calibrator
 from mkgformer_kedro.inference import Predictor
-from mkgformer_kedro.inference.structure import StructureExpert
+from mkgformer_kedro.inference.experts import load_expert
+from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
 from mkgformer_kedro.training.model_folder import load_model, load_task
 from mkgformer_kedro.training.structural_model import (
     StructuralModel,
@@ -31,6 +39,8 @@ from mkgformer_kedro.training.structural_model import (
 
 ENTITIES = pd.DataFrame({"entity": list("abcdefg")})
 RELATIONS = pd.DataFrame({"relation": ["likes", "knows"]})
+ROOT = Path(__file__).parents[1]
+RDF = RdfParameters(**read_yaml(ROOT / "conf/base/globals.yml")["link_prediction"]["rdf"])
 NOISE = np.random.default_rng(0).bytes(300)
 
 
@@ -53,6 +63,31 @@ class Reader(NamedTuple):
 
 def copy_of(fixture):
     return lambda folder, fixtures: shutil.copytree(fixtures(fixture), folder, dirs_exist_ok=True)
+
+
+def expert_of(folder, entities=ENTITIES):
+    return load_expert(folder, SimpleNamespace(entities=entities, relations=RELATIONS), [])
+
+
+def mixed(folder):
+    """The one expert of a mixture, whose folder lies beside the mixture's."""
+    beside = folder.parent / "expert"
+    if not beside.exists():
+        beside.mkdir()
+        write_expert(beside, None)
+    return expert_of(beside)
+
+
+def write_mixture(folder, _):
+    one, by_relation = np.ones(1), np.ones((2, 2))
+    weights = Weights(one > 0, one, one, one, np.ones((2, 1)), np.ones((2, 2, 1)), by_relation > 0)
+    calibrator = Calibrator(1.0, np.zeros(2), np.zeros((2, 2)))
+    calibration = Calibration(1.0, calibrator, by_relation, by_relation > 0, 0.9)
+    Mixture([mixed(folder)], weights, calibration, {}, None).save(folder)
+
+
+def write_rdf(folder, _):
+    (folder / "graph.ttl").write_text("@prefix : <http://e/> .\n:a :likes :b, :c ; :knows :b .\n")
 
 
 def write_expert(folder, fixtures):
@@ -104,9 +139,11 @@ READERS = {
     "predictor": Reader(copy_of("entity_model"), Predictor.from_folder, OF_MODELS),
     "structural expert": Reader(
         write_expert,
-        lambda folder: StructureExpert.from_folder(folder, ENTITIES, RELATIONS),
+        expert_of,
         ("curve.csv",),
     ),
+    "mixture": Reader(write_mixture, lambda folder: Mixture.load(folder, [mixed(folder)], 2)),
+    "RDF": Reader(write_rdf, lambda folder: read_rdf(folder, ["graph.ttl"], RDF)),
     "lineage": Reader(
         save_folder,
         lambda folder: FolderDataset(filepath=str(folder)).lineage(thorough=True),
@@ -174,3 +211,69 @@ def test_a_folder_that_is_not_there_is_one_clear_error(name, tmp_path):
         assert READERS[name].read(tmp_path / "nowhere") is None
         return
     assert said_of(READERS[name], tmp_path / "nowhere")
+
+
+def saying(name, **values):
+    """Change what a JSON file of the folder says."""
+
+    def change(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def of_fewer_entities(folder):
+    path = folder / "entities.parquet"
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+
+
+def nothing(folder):
+    """Change nothing."""
+
+
+def mixed_by(change):
+    def read(folder):
+        saying("expert.json", **change)(mixed(folder).folder)
+        return Mixture.load(folder, [mixed(folder)], 2)
+
+    return read
+
+
+OTHERS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object] | None, str]] = {
+    "a store of another version": (
+        "visual store", saying("store.json", version=9), None, "not of version 1",
+    ),
+    "an expert of another kind": (
+        "structural expert", saying("expert.json", kind="oracle"), None, "of a known kind",
+    ),
+    "an expert of another graph": (
+        "structural expert", nothing, lambda folder: expert_of(folder, ENTITIES[::-1]),
+        "learned another graph",
+    ),
+    "a model with the entities of another": (
+        "predictor", of_fewer_entities, None, "are of another model",
+    ),
+    "a mixture of another expert": (
+        "mixture", nothing, mixed_by({"seed": 4, "dev": {}}), "was fitted to another expert",
+    ),
+    "a mixture of an expert of another seed": (
+        "mixture", nothing, mixed_by({"seed": 5}), "of seed 4, which is not there",
+    ),
+    "a mixture of a graph with more relations": (
+        "mixture", nothing, lambda folder: Mixture.load(folder, [mixed(folder)], 3),
+        "a graph of 2 relations, not 3",
+    ),
+}  # fmt: skip
+"""What is whole but not what is asked for: reader, what changes, how it is read, what is said."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_of_others_is_refused(name, tmp_path, request):
+    of, change, read, said = OTHERS[name]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    READERS[of].make(folder, request.getfixturevalue)
+    change(folder)
+    reader = READERS[of] if read is None else READERS[of]._replace(read=read)
+    assert said in str(said_of(reader, folder))

@@ -13,11 +13,6 @@ pytestmark = pytest.mark.whole_run
 CI = "sample_ci"
 
 
-def weights_of(project):
-    models = project.folder / f"data/06_models/{CI}/link_prediction/finetuning"
-    return (models / "seed_42/model.safetensors").read_bytes()
-
-
 def last_line(output):
     return output.rstrip().splitlines()[-1]
 
@@ -63,22 +58,6 @@ def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
     rows = rows_by_expert(finished_project, task)
     assert rows == {"model": 120, "without_images": 120, "baseline": 120}
     assert (finished_project.folder / f"data/06_models/{CI}/{task}/finetuning/seed_42").is_dir()
-
-
-def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
-    finished_project, whole_run, copy_project, tmp_path
-):
-    killed = copy_project(tmp_path / "project")
-    process = killed.start(*whole_run)
-    for line in process.stdout:
-        if " step 6/12," in line:
-            process.kill()
-            break
-    process.communicate()
-    assert process.returncode < 0, "the run was over before it could be killed"
-    assert not (killed.folder / f"data/06_models/{CI}/link_prediction/finetuning").exists()
-    assert "Going on from checkpoint-4" in killed.run(*whole_run)
-    assert weights_of(killed) == weights_of(finished_project)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import mkgformer_kedro.pipelines
 from mkgformer_kedro.configuration import read_yaml
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.hooks.input import show_plainly
+from mkgformer_kedro.hooks.interruption import listen
 from mkgformer_kedro.parameters import did_you_mean
 
 sys.excepthook = show_plainly  # from the first line on: options are read before any hook is called
@@ -46,6 +47,7 @@ def cli() -> None:
 
 
 def _run(**options: Any) -> Any:
+    listen()
     _check_runner(options["runner"], options["runner_params"])
     names = [options["pipeline"]] if options["pipeline"] else options["pipelines"]
     there = [module.name for module in iter_modules(mkgformer_kedro.pipelines.__path__)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import shutil
@@ -67,6 +68,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with storage_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_what_killed_runs_left(path)
         try:
             yield temporary
             temporary.replace(path)
@@ -87,6 +89,7 @@ def replace_folder(new: Path, target: Path) -> None:
     """
     with storage_explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_what_killed_runs_left(target)
         token = uuid.uuid4().hex[:8]
         aside = target.with_name(f".{target.name}.{token}.old")
         arrived = new
@@ -109,6 +112,15 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if arrived is not new:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _remove_what_killed_runs_left(path: Path) -> None:
+    """Remove what stands beside ``path`` under names that are given to it while it is written."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def require_file(path: Path) -> None:

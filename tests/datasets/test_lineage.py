@@ -148,6 +148,22 @@ def test_a_folder_of_another_disk_is_copied(folder: Path, tmp_path: Path, monkey
     assert not new.exists()
 
 
+def test_what_killed_runs_were_writing_is_removed(folder: Path, tmp_path: Path) -> None:
+    left = [f".{name}.0123abcd.{kind}" for name in ("file", "models") for kind in ("tmp", "old")]
+    for name in left:
+        (tmp_path / name).mkdir() if "models" in name else (tmp_path / name).write_text("half")
+    kept = [".file.tmp", ".file2.0123abcd.tmp", ".models.0123abcg.tmp"]
+    for name in kept:
+        (tmp_path / name).touch()
+    with files.written_atomically(tmp_path / "file") as temporary:
+        temporary.touch()
+    new = tmp_path / "new"
+    new.mkdir()
+    files.replace_folder(new, folder)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {*kept, "file", "models", "work"}
+
+
 def test_a_read_only_disk_is_said(tmp_path: Path, monkeypatch) -> None:
     def refuse(self: Path, *args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system", str(self))

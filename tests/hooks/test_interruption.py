@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 
 RUN = """
-import signal, sys, time
+import logging, signal, sys, time
+logging.disable()  # Kedro says where it is configured
 from pathlib import Path
+from types import SimpleNamespace
+from kedro.pipeline import Node, Pipeline
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.hooks.interruption import InterruptionHooks
+from mkgformer_kedro.hooks.locks import LockHooks
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 InterruptionHooks().after_context_created()
+known = {"globals": {"dataset": "mine", "wait_for_lock": 0}}
+LOCKS = LockHooks()
+LOCKS.after_context_created(SimpleNamespace(project_path=sys.argv[2], config_loader=known))
+LOCKS.before_pipeline_run(Pipeline([Node(abs, "a", "b", namespace="task.ingestion")]))
 with written_atomically(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print("writing", flush=True)
@@ -25,17 +33,20 @@ with written_atomically(Path(sys.argv[1])) as temporary:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_stopped_leaves_nothing_half_written(
+def test_a_run_that_is_stopped_leaves_nothing_half_written_and_no_lock(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    command = [sys.executable, "-c", RUN, str(tmp_path / "file")]
+    (tmp_path / "written").mkdir()
+    command = [sys.executable, "-c", RUN, str(tmp_path / "written/file"), str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "writing\n"
+        assert list((tmp_path / "data/.locks").iterdir())
         run.send_signal(number)
         _, said = run.communicate(timeout=60)
     assert run.returncode == code
     assert said.strip() == f"Stopped by {number.name}. The same command goes on from here."
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "written").iterdir()) == []
+    assert list((tmp_path / "data/.locks").iterdir()) == []

@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -331,47 +325,6 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
     # Blocks of other questions are not taken for these.
     other = completion(questions=questions(relations=["knows"]).model_dump())
     assert set(ask(mixture, triples, tmp_path / "work", other)[2]["relation"]) == {2}
-
-
-_ASKING = """
-    import sys, time
-    from pathlib import Path
-
-    sys.path.insert(0, {tests!r})
-    import test_completion as case
-    from conftest import TableExpert
-
-    class Slow(TableExpert):
-        def scores(self, queries, *, batch_size):
-            time.sleep({pause})
-            return super().scores(queries, batch_size=batch_size)
-
-    triples = case.make_triples()
-    mixture = case.make_mixture(triples, Slow)
-    case.ask(mixture, triples, Path({work!r}))[2].to_parquet({out!r}, index=False)
-"""
-
-
-def start_asking(work, out, pause=0.0):
-    given = {"tests": str(Path(__file__).parent), "work": str(work), "out": str(out)}
-    code = textwrap.dedent(_ASKING).format(**given, pause=pause)
-    return subprocess.Popen([sys.executable, "-c", code])
-
-
-def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(mixture, triples, tmp_path):
-    ask(mixture, triples, tmp_path / "whole")[2].to_parquet(tmp_path / "whole.parquet", index=False)
-    work = tmp_path / "work"
-    process = start_asking(work, tmp_path / "killed.parquet", pause=0.2)
-    while len(list(work.glob("*/[0-9]*.parquet"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed.parquet").exists()
-    done = {path: path.stat().st_mtime_ns for path in work.glob("*/[0-9]*.parquet")}
-    assert start_asking(work, tmp_path / "again.parquet").wait() == 0
-    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert all(path.stat().st_mtime_ns == at for path, at in done.items())
 
 
 # Completions

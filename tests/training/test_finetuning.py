@@ -206,6 +206,7 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"))
     pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
+    assert curve.columns.tolist() == whole_curve.columns.tolist()
 
 
 def test_every_seed_leaves_a_model(run):

@@ -182,9 +182,7 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_fit(
     whole, curve = fit(name, graph, tmp_path / "whole", values)
     assert_same_weights(resumed, whole)
     assert (resumed / "expert.json").read_bytes() == (whole / "expert.json").read_bytes()
-    pd.testing.assert_frame_equal(
-        resumed_curve.drop(columns="seconds"), curve.drop(columns="seconds")
-    )
+    pd.testing.assert_frame_equal(resumed_curve, curve)
     assert list((tmp_path / "work/checkpoints").iterdir()) == []
 
 
@@ -205,15 +203,28 @@ def test_more_epochs_go_on_where_an_interrupted_fit_stood(tmp_path, graph, value
     assert len(steps) == -(-queries // values["batch_size"])
 
 
-@pytest.mark.parametrize("spoil", ["cut", "other job"])
+@pytest.mark.parametrize("spoil", ["cut", "a weight", "what it says", "other job"])
 def test_a_checkpoint_of_no_use_is_not_used(tmp_path, graph, values, monkeypatch, spoil):
     whole, _ = fit("complex", graph, tmp_path / "whole", values)
     monkeypatch.setattr("mkgformer_kedro.training.structure_modeling.write_structure_folder", stop)
     with pytest.raises(InterruptedError):
-        fit("complex", graph, tmp_path / "work", values | {"batch_size": 16 + (spoil != "cut")})
+        fit(
+            "complex",
+            graph,
+            tmp_path / "work",
+            values | {"batch_size": 16 + (spoil == "other job")},
+        )
     (checkpoint,) = (tmp_path / "work/checkpoints").iterdir()
-    if spoil == "cut":
-        checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(
+        {
+            "cut": content[:-9],
+            "a weight": content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:],
+            "what it says": content.replace(rb"\"epoch\": 4", rb"\"epoch\": 3", 1),
+            "other job": content,
+        }[spoil]
+    )
+    assert (checkpoint.read_bytes() != content) == (spoil != "other job")
     monkeypatch.undo()
     again, _ = fit("complex", graph, tmp_path / "work", values)
     assert_same_weights(again, whole)

@@ -34,6 +34,11 @@ def training(tmp_path, finetuning_values):
     return SimpleNamespace(trainer=made, folder=tmp_path)
 
 
+def changed(content):
+    """The same number of bytes, one of them another."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
 def usable(folder):
     trainer._discard_unusable(folder, "job")
     return sorted(path.name for path in folder.glob("checkpoint-*"))
@@ -41,20 +46,21 @@ def usable(folder):
 
 def test_the_newest_is_kept_and_the_one_before(training):
     assert usable(training.folder) == ["checkpoint-2", "checkpoint-3"]
-    sizes = json.loads((training.folder / "checkpoint-3/complete").read_text())
-    assert {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"} <= sizes.keys()
+    digests = json.loads((training.folder / "checkpoint-3/complete").read_text())
+    assert {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"} <= digests.keys()
 
 
 @pytest.mark.parametrize(
     "name", ["optimizer.pt", "rng_state.pth", "trainer_state.json", "complete"]
 )
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
 def test_without_one_of_its_files_the_one_before_is_taken(training, caplog, name, damage):
     file = training.folder / "checkpoint-3" / name
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:5])
+        content = file.read_bytes()
+        file.write_bytes(content[:5] if damage == "truncated" else changed(content))
     with caplog.at_level(logging.INFO):
         assert usable(training.folder) == ["checkpoint-2"]
     assert len(caplog.messages) == 1

@@ -112,8 +112,8 @@ def _is_listed(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name.lower() in _NOT_IMAGES:
         return False
     try:
-        # A link to nowhere is listed, so that it is reported as unreadable; one to a device is not.
-        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+        # Pipes, devices and links to nowhere are listed, so that they are reported as unreadable.
+        return not entry.is_dir()
     except OSError:  # a link that leads back to itself
         return True
 

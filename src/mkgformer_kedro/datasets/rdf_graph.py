@@ -180,8 +180,8 @@ class _Reading:
         before = self.counts["statements"]
         kind = getattr(ox.RdfFormat, _format(name))
         with (
-            Progress(f"Reading {name}", path.stat().st_size, "bytes") as progress,
             _errors_of(path),
+            Progress(f"Reading {name}", path.stat().st_size, "bytes") as progress,
             _opened(path) as (stream, place),
         ):
             done = 0

@@ -18,12 +18,17 @@ class InterruptionHooks:
 
     @hook_impl
     def after_context_created(self) -> None:
-        """Listen, unless somebody else does, such as a notebook."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, before in _BEFORE.items():
-            if signal.getsignal(number) == before:
-                signal.signal(number, _stop)
+        """Listen, where a run does not begin with a command."""
+        listen()
+
+
+def listen() -> None:
+    """Stop when told to, unless somebody else listens, such as a notebook."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, before in _BEFORE.items():
+        if signal.getsignal(number) == before:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ class LockHooks:
 
     def __init__(self) -> None:
         self._held = ExitStack()
+        atexit.register(self._held.close)  # a run that is told to stop comes by none of the hooks
         self._folder = Path()
         self._dataset = ""
         self._patience: float = 0

@@ -344,6 +344,8 @@ class Mixture:
             description = json.loads((folder / _DESCRIPTION).read_text())
             groups: dict[str, dict[str, np.ndarray]] = {}
             for name, value in load_file(folder / _ARRAYS).items():
+                if np.isnan(value).any():
+                    raise ValueError(f"{name} holds what is no number")
                 group, _, part = name.partition(".")
                 groups.setdefault(group, {})[part] = value
             wanted = [(one["name"], one["seed"], one["digest"]) for one in description["experts"]]

@@ -100,12 +100,13 @@ class Predictor:
             Of a table, the first column ``question`` holds the index of the question's row.
 
         Raises:
-            DataError: A question cannot be asked, or an image cannot be used.
-            ValueError: ``top`` or ``batch_size`` is no positive number.
+            DataError: A question cannot be asked, an image cannot be used, or ``top`` or
+                ``batch_size`` is no positive number.
         """
         for name, value in (("top", top), ("batch_size", batch_size)):
             if not is_whole(value) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1")
+                what = f"{name} is {value!r}; it must be a whole number from 1"
+                raise DataError(Problem("predict", None, what, "Give such a number."))
         whole = bool(question) and isinstance(question[0], pd.DataFrame)
         if whole and (len(question) > 1 or parts or images is not None):
             what = "a table is given, and parts of a question beside it"
@@ -182,16 +183,19 @@ class Predictor:
             The answer, which is that of :meth:`predict`, and the weights.
 
         Raises:
-            DataError: The question cannot be asked, has no images, or an image cannot be used.
-            ValueError: There is no such way or layer.
+            DataError: The question cannot be asked, has no images, or an image cannot be used; or
+                there is no such way or layer.
         """
         if by not in WAYS:
-            raise ValueError(f"by is {by!r}; it must be {', '.join(WAYS)}")
+            what = f"by is {by!r}; it must be {', '.join(WAYS)}"
+            raise DataError(Problem("explain", None, what, "Choose one of them."))
         fused = self._model.config.num_fusion_layers
         if layer is not None and by == "gradient":
-            raise ValueError(f"layer is {layer!r}, but gradients are of the whole model")
+            what = f"layer is {layer!r}, but gradients are of the whole model"
+            raise DataError(Problem("explain", None, what, "Leave the layer out."))
         if layer is not None and not (is_whole(layer) and 1 <= layer <= fused):
-            raise ValueError(f"layer is {layer!r}; fused layers are numbered from 1 to {fused}")
+            what = f"layer is {layer!r}; fused layers are numbered from 1 to {fused}"
+            raise DataError(Problem("explain", None, what, "Choose one of them, or none."))
         if question and isinstance(question[0], pd.DataFrame):
             what, remedy = "a table is given", "Explain one question at a time."
             raise DataError(Problem("questions", None, what, remedy))

@@ -80,6 +80,9 @@ def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTo
     for what, names in problems.items():
         if names:
             raise _damaged(folder / "model.safetensors", f"{_listed(names)} {what}")
+    if not task.fits(model.config):
+        tables = " and ".join(f"{name}.parquet" for name in task.kept_tables)
+        raise _damaged(folder, f"{tables} are of another model")
     embeddings = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > embeddings:
         what = f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings"

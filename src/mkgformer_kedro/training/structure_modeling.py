@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 DEV_METRIC = "both.realistic.inverse_harmonic_mean_rank"
 _CURVE = "curve.csv"
-_CURVE_COLUMNS = ["model", "seed", "epoch", "loss", "seconds"]
+_CURVE_COLUMNS = ["model", "seed", "epoch", "loss"]
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,6 @@ class _State:
     epoch: int
     batch: int
     loss: float
-    seconds: float
     curve: list[dict[str, float]]
     best_epoch: int
     best_scores: dict[str, float]
@@ -299,7 +299,7 @@ class _Fit:
             self.optimizer = torch.optim.Adam(
                 model.parameters(), lr=settings.learning_rate, fused=True
             )
-        self.state = _State(0, 0, 0.0, 0.0, [], 0, {})
+        self.state = _State(0, 0, 0.0, [], 0, {})
         self._best: dict[str, Tensor] = {}
 
     def run(self, checkpoint: Path, job: str) -> None:
@@ -308,8 +308,7 @@ class _Fit:
         if self._restore(checkpoint, job):
             logger.info("Going on from epoch %d, batch %d.", state.epoch + 1, state.batch)
         starts = np.arange(0, len(self.train), settings.batch_size)
-        saved_at = started_at = time.monotonic()
-        already = state.seconds
+        saved_at = time.monotonic()
         what = f"Fitting {self.model.name}"
         left = settings.epochs * len(self.train) - (
             state.epoch * len(self.train) + state.batch * settings.batch_size
@@ -322,14 +321,11 @@ class _Fit:
                     rows = order[start : start + settings.batch_size]
                     self._step(rows)
                     state.batch += 1
-                    state.seconds = already + time.monotonic() - started_at
                     progress.advance(len(rows))
                     if time.monotonic() - saved_at >= settings.checkpoint_seconds:
                         self._save(checkpoint, job)
                         saved_at = time.monotonic()
                 self._end_epoch()
-                state.seconds = already + time.monotonic() - started_at
-                state.curve[-1]["seconds"] = round(state.seconds, 1)
                 self._save(checkpoint, job)
                 saved_at = time.monotonic()
 
@@ -380,7 +376,6 @@ class _Fit:
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
             "loss": state.loss / len(self.train.answers.values),
-            "seconds": 0.0,
         }
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
         if len(self.dev) and state.epoch % settings.epochs_per_evaluation == 0:
@@ -432,11 +427,11 @@ class _Fit:
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random_cuda"] = torch.cuda.get_rng_state()
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
         metadata = {"job": job, "state": json.dumps(vars(self.state))}
+        metadata["digest"] = _digest(tensors, metadata)
         with written_atomically(path) as temporary:
-            save_file(
-                {key: value.contiguous() for key, value in tensors.items()}, temporary, metadata
-            )
+            save_file(tensors, temporary, metadata)
 
     def _restore(self, path: Path, job: str) -> bool:
         """Take up a checkpoint; False where there is none of this job that can be read."""
@@ -444,10 +439,13 @@ class _Fit:
             return False
         try:
             with safe_open(path, "pt", device=str(self.device)) as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             logger.warning("%s cannot be read (%s): starting over.", path, error)
+            return False
+        if metadata.pop("digest", None) != _digest(tensors, metadata):
+            logger.warning("%s is damaged: starting over.", path)
             return False
         state = json.loads(metadata["state"])
         if metadata["job"] != job or state["epoch"] > self.settings.epochs:
@@ -473,6 +471,15 @@ class _Fit:
         if "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu())
         return True
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of all that a checkpoint holds."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

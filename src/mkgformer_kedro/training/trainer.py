@@ -35,6 +35,7 @@ from mkgformer_kedro.training.parameters import FinetuningParameters
 logger = logging.getLogger(__name__)
 
 _COMPLETE = "complete"
+_LEADING = ["step", "epoch", "loss"]  # columns of the curve
 _JOB = "job.json"
 
 
@@ -207,9 +208,9 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            sizes = {path.name: path.stat().st_size for path in newest.iterdir() if path.is_file()}
+            digests = {path.name: sha256_of(path) for path in newest.iterdir() if path.is_file()}
             with written_atomically(newest / _COMPLETE) as mark:
-                mark.write_text(json.dumps(sizes))
+                mark.write_text(json.dumps(digests))
             others = sorted(newest.parent.glob("checkpoint-*"), key=_step)
             # The one before too, in case the newest is damaged.
             kept = {each.name for each in others[-2:]}
@@ -407,9 +408,9 @@ def training_curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
             continue
         row = rows.setdefault(int(entry["step"]), {})
         row.update({key.replace("eval_", "dev_", 1): value for key, value in entry.items()})
-    leading = ["step", "epoch", "loss"]
     curve = pd.DataFrame(sorted(rows.values(), key=lambda row: row["step"]))
-    return curve[leading + [name for name in curve.columns if name not in leading]]
+    # A log that was read from a checkpoint has its names in another order.
+    return curve[_LEADING + sorted(name for name in curve.columns if name not in _LEADING)]
 
 
 def fingerprint_of(settings: dict[str, Any], files: Sequence[Path] = ()) -> str:
@@ -435,14 +436,14 @@ def _discard_unusable(folder: Path, job_name: str) -> None:
 
 
 def _lacking(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks: its mark, a file of the size that the mark says, or its best one."""
+    """What a checkpoint lacks: its mark, a file as it was when it was marked, or its best one."""
     try:
-        sizes = json.loads((checkpoint / _COMPLETE).read_text())
+        digests = json.loads((checkpoint / _COMPLETE).read_text())
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
         best = state["best_model_checkpoint"]
-        for name, size in sizes.items():
-            if (checkpoint / name).stat().st_size != size:
-                return f"{name} is truncated"
+        for name, digest in digests.items():
+            if sha256_of(checkpoint / name) != digest:
+                return f"{name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

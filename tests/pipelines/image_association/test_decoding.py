@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,14 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "open", refuse)
     assert inspect(path) == Header(Status.UNREADABLE)
     assert inspect(tmp_path / "gone.png").status is Status.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"]
+)
+def test_what_is_no_file_is_not_opened(tmp_path: Path, put: Callable[[Path], None]):
+    put(tmp_path / "image.png")
+    assert inspect(tmp_path / "image.png") == Header(Status.UNREADABLE)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff", "bmp"])

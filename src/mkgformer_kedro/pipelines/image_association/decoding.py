@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from mkgformer_kedro.files import require_file
 from mkgformer_kedro.modeling.images import FORMATS
 
 
@@ -63,6 +64,7 @@ def inspect_image(path: Path, min_side: int, max_pixels: int) -> Header:
     from PIL import Image
 
     try:
+        require_file(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if not file.tell():

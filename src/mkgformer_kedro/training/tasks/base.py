@@ -90,6 +90,10 @@ class Task(ABC):
         """Fields of the model's configuration that the task and its parameters decide."""
 
     @abstractmethod
+    def fits(self, config: Any) -> bool:
+        """Whether a model of this configuration tells apart what the task's tables name."""
+
+    @abstractmethod
     def encode(self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Items:
         """Turn rows of the table of items into token numbers, those with an answer with labels.
 

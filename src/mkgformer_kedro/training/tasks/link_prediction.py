@@ -187,6 +187,11 @@ class LinkPrediction(Task):
             for name in ("loss", "label_smoothing", "answer_exponent")
         }
 
+    def fits(self, config: Any) -> bool:
+        """Whether a model of this configuration has so many entities and relations."""
+        sizes = len(self.entities), len(self.relations)
+        return sizes == (config.num_entities, config.num_relations)
+
     def prompt_builder(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> PromptBuilder:
         """Build prompts whose entity and relation tokens are those of the model of ``config``."""
         return PromptBuilder(

@@ -144,6 +144,10 @@ class PostsTask(Task):
             configuration["classifier_dropout"] = parameters.classifier_dropout
         return configuration
 
+    def fits(self, config: Any) -> bool:
+        """Whether a model of this configuration has these classes."""
+        return [*config.id2label.values()] == self.class_names
+
     @classmethod
     def restrict_train(
         cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
