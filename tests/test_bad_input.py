@@ -289,7 +289,7 @@ for name, changes in {
     "a learning rate that is negative": {"learning_rates": {"default": -1.0}},
     "no default learning rate": {"learning_rates": {"head": 1.0}},
     "a share of warm-up above 1": {"warmup_ratio": 1.5},
-    "a million processes": {"launch": {"processes": 1_000_000}},
+    "a million processes": {"processes": 1_000_000},
     "a misspelt parameter": {"epoch": 3},
     "a seed twice": {"seeds": [1, 1]},
     "a precision that there is not": {"precision": "fp8"},

@@ -59,7 +59,7 @@ _FINETUNING = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "loader_workers": 0,
-    "launch": {"processes": 1},
+    "processes": 1,
 }
 
 
