@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -30,6 +31,10 @@ _AT_A_WORKER = 2
 _AHEAD = 4
 _SECONDS_TO_CONNECT = 5
 _SECONDS_TO_LOOK = 5
+# Until a lost node is back, or another in its place.
+_SECONDS_FOR_NODES = 300
+# So set, Ray listens on the loopback alone, whatever the system.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _INSTALL = "Install it with `pip install -c constraints.txt -e '.[ray]'`, on every node."
 _GOES_ON = "Run the same command again: what is done is kept."
 
@@ -78,9 +83,7 @@ class Ray:
         try:
             with Progress(f"{stage} on Ray", len(blocks), "blocks") as progress:
                 while due < len(blocks):
-                    if not (room := self._room(stage)):
-                        raise self._no_room(stage, 1)
-                    pool.grow(min(size, room))
+                    pool.grow(min(size, self._require_room(stage, 1, again=bool(attempts))))
                     ahead = due + _AHEAD * size
                     while waiting and waiting[-1] < ahead and pool.has_room:
                         pool.begin(waiting[-1], blocks[waiting.pop()])
@@ -106,15 +109,14 @@ class Ray:
         if processes == 1:
             (result,) = self.map(stage, partial(map, worker), [job])
             return result
-        for left in reversed(range(self.parameters.attempts)):
-            if (room := self._room(stage)) < processes:
-                raise self._no_room(stage, processes, room)
+        for attempt in range(1, self.parameters.attempts + 1):
+            self._require_room(stage, processes, again=attempt > 1)
             try:
                 return self._train(stage, worker, job, processes)
             except _FailedError as failed:
                 # Where one process dies, the others fail for want of it.
                 lost = [e for e in failed.errors if isinstance(e, self._ray.exceptions.RayError)]
-                if not left:
+                if attempt == self.parameters.attempts:
                     raise self._given_up(stage, lost[0]) if lost else failed.errors[0] from None
                 logger.warning("A process of %s failed: %s", stage, _first_line(failed.errors[0]))
 
@@ -167,15 +169,20 @@ class Ray:
             if node["Alive"]
         )
 
-    def _no_room(self, stage: Stage, wanted: int, room: int = 0) -> DataError:
-        each = self.parameters.workers[stage]
-        workers = f"{wanted} workers" if wanted > 1 else "a worker"
-        what = (
-            f"the cluster has room for {room or 'none'} of {workers} of {each.cpus:g} cores, "
-            f"{each.gpus:g} GPUs and {each.memory:g} GB"
-        )
-        remedy = f"Ask for less, or add nodes (see `ray status`). {_GOES_ON}"
-        return DataError(Problem(f"launch.workers.{stage}", None, what, remedy))
+    def _require_room(self, stage: Stage, workers: int, *, again: bool) -> int:
+        """The same, at least so many; where some were lost, nodes are waited for."""
+        patience = time.monotonic() + _SECONDS_FOR_NODES * again
+        while (room := self._room(stage)) < workers:
+            if time.monotonic() >= patience:
+                each = self.parameters.workers[stage]
+                what = (
+                    f"the cluster has room for {room} of {workers} workers that take "
+                    f"{each.cpus:g} cores, {each.gpus:g} GPUs and {each.memory:g} GB"
+                )
+                remedy = f"Ask for less, or add nodes (see `ray status`). {_GOES_ON}"
+                raise DataError(Problem(f"launch.workers.{stage}", None, what, remedy))
+            time.sleep(1)
+        return room
 
     def _given_up(self, stage: Stage, error: BaseException) -> DataError:
         what = f"its workers died {self.parameters.attempts} times ({_first_line(error)})"
@@ -285,6 +292,7 @@ def _connected(address: str | None) -> Any:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault(_LOOPBACK, "0")
     try:
         import ray
     except ImportError:
@@ -294,24 +302,34 @@ def _connected(address: str | None) -> Any:
         quiet = {"logging_level": logging.WARNING}
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
+            # For the processes that this one begins, such as the stages of a study.
+            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         else:
             _require_head(address)
-            ray.init(address, **quiet)
+            try:
+                ray.init(address, **quiet)
+            except ConnectionError:
+                raise _no_head(address, "no Ray cluster answers there") from None
     return ray
 
 
 def _require_head(address: str) -> None:
     """Refuse an address where Ray would look for a cluster for minutes."""
-    remedy = "Begin Ray there (`ray start --head`), or correct launch.address or RAY_ADDRESS."
     host, _, port = address.rpartition(":")
-    what = "this is no address of a cluster, such as 10.0.0.1:6379 (not that of Ray Client)"
+    if address == "auto":
+        return
+    if "/" in host or not port.isdecimal():
+        kind = "this is no address of a cluster, such as 10.0.0.1:6379 (not that of Ray Client)"
+        raise _no_head(address, kind)
     try:
-        if "/" in host or not port.isdecimal():
-            raise OSError
-        what = "no Ray cluster answers there"
         socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
     except (OSError, OverflowError):
-        raise DataError(Problem(address, None, what, remedy)) from None
+        raise _no_head(address, "no Ray cluster answers there") from None
+
+
+def _no_head(address: str, what: str) -> DataError:
+    remedy = "Begin Ray there (`ray start --head`), or correct launch.address or RAY_ADDRESS."
+    return DataError(Problem(address, None, what, remedy))
 
 
 def _enter(project: Path) -> None:
