@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from mkgformer_kedro.launch import LaunchParameters
-
-WORKER = {"cpus": 1, "gpus": 0, "memory": 0.1}
+from tiny_world import LAUNCH
 
 
 @pytest.fixture(scope="session")
@@ -15,14 +14,8 @@ def launch_parameters() -> Callable[..., LaunchParameters]:
     """Maker of parameters whose workers take a core and a tenth of a gigabyte, unless told."""
 
     def make(engine: str, worker: dict[str, Any] | None = None, **changes: Any) -> LaunchParameters:
-        stages = ("image_association", "finetuning", "mixture", "evaluation", "completion", "study")
-        values = {
-            "engine": engine,
-            "address": None,
-            "at_most": None,
-            "attempts": 3,
-            "workers": dict.fromkeys(stages, WORKER | (worker or {})),
-        }
-        return LaunchParameters(**values | changes)
+        values = LAUNCH.model_dump() | {"engine": engine}
+        workers = {stage: own | (worker or {}) for stage, own in values["workers"].items()}
+        return LaunchParameters(**values | {"workers": workers} | changes)
 
     return make

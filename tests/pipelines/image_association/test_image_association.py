@@ -24,6 +24,7 @@ from mkgformer_kedro.pipelines.image_association.link_prediction import (
 )
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from tiny_world import LAUNCH
 
 CONF = Path(__file__).parents[3] / "conf"
 TASK = "link_prediction"
@@ -204,7 +205,8 @@ def test_real_images(
     table = pd.DataFrame({"entity": ids})
     parameters = ImageAssociationParameters(**stage_parameters(environment))
     listing = ImageFolderDataset(filepath=str(root / folder_name)).load()
-    images, folder = store_images(listing, table, RELATIONS, TRIPLES, tmp_path, parameters)
+    given = (listing, table, RELATIONS, TRIPLES, tmp_path, parameters, LAUNCH)
+    images, folder = store_images(*given)
     report = report_coverage(listing, table, TRIPLES, images, folder, parameters)
     assert report["owners"]["all"] == entities
     assert report["owners"]["with_images"] == with_images
@@ -222,7 +224,8 @@ def test_real_images(
 def associate(folder: Path, entities: pd.DataFrame, **changes: object):
     images = ImageFolderDataset(filepath=str(folder)).load()
     parameters = ImageAssociationParameters(**stage_parameters(**changes))
-    return store_images(images, entities, RELATIONS, TRIPLES, folder.parent / "work", parameters)
+    work = folder.parent / "work"
+    return store_images(images, entities, RELATIONS, TRIPLES, work, parameters, LAUNCH)
 
 
 @pytest.mark.parametrize(
