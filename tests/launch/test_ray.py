@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from mkgformer_kedro.datasets import visual_store
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import storage_explained
 from mkgformer_kedro.inference import predictions
 from mkgformer_kedro.inference.completion import plan_questions, propose
@@ -29,6 +29,7 @@ from mkgformer_kedro.inference.predictions import predict_posts, predict_queries
 from mkgformer_kedro.launch import LOCAL, engine_of
 from mkgformer_kedro.pipelines.image_association import association
 from mkgformer_kedro.pipelines.image_association.parameters import ImageParameters
+from mkgformer_kedro.pipelines.study import child
 from mkgformer_kedro.training import finetuning
 from mkgformer_kedro.training.finetuning import finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
@@ -42,8 +43,12 @@ NODE = {"num_cpus": 2, "object_store_memory": 100_000_000, "node_ip_address": "1
 @pytest.fixture(scope="session")
 def cluster():
     """A head that has no cores, and two nodes of two each, all on the loopback."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # nothing but the loopback
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nothing but the loopback
+        "RAY_worker_niceness": "0",  # as nice as this process, not more
+    }
     import ray
     from ray.cluster_utils import Cluster
 
@@ -181,6 +186,22 @@ def test_a_folder_that_a_node_does_not_see_is_told(engine, tmp_path, monkeypatch
     gone.rmdir()
     with pytest.raises(DataError, match=r"gone: the node .* does not see this folder"):
         list(engine.map("evaluation", iter, [1]))
+
+
+def test_a_stage_of_a_study_is_a_job_whose_worker_tells_why_it_fails(
+    engine, cluster, launch_parameters, tmp_path, monkeypatch
+):
+    def stage(job):
+        Path(job["note"]).write_text(str(os.getpid()))
+        raise DataError(Problem("a file", 3, "it is torn", "Mend it."))
+
+    monkeypatch.setattr(child, "run_stage", stage)
+    launch = launch_parameters("ray", address=cluster.address).model_dump()
+    job = {"launch": launch, "note": str(tmp_path / "note"), "reason": str(tmp_path / "reason")}
+    with pytest.raises(DataError):
+        child.launch_stage(job)
+    assert (tmp_path / "reason").read_text() == "a file:3: it is torn. Mend it."
+    assert int((tmp_path / "note").read_text()) != os.getpid()
 
 
 # Decoding

@@ -71,6 +71,7 @@ def catalog_at(folder: Path, **parameters: object) -> DataCatalog:
     catalog[f"{TASK}.entities"] = ENTITIES
     catalog[f"{TASK}.relations"] = RELATIONS
     catalog[f"{TASK}.triples"] = TRIPLES
+    catalog["params:launch"] = LAUNCH
     catalog[f"params:{TASK}.image_association"] = ImageAssociationParameters(
         **stage_parameters(**parameters)
     )
