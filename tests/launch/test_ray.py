@@ -37,7 +37,12 @@ from mkgformer_kedro.training.tasks.registry import task_named
 
 pytestmark = pytest.mark.ray
 MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
-NODE = {"num_cpus": 2, "object_store_memory": 100_000_000, "node_ip_address": "127.0.0.1"}
+NODE = {
+    "num_cpus": 2,
+    "object_store_memory": 100_000_000,
+    "node_ip_address": "127.0.0.1",
+    "include_log_monitor": False,
+}
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +57,7 @@ def cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    head = NODE | {"num_cpus": 0, "include_dashboard": False}
+    head = NODE | {"num_cpus": 0, "include_dashboard": False, "no_monitor": True}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(**NODE)
@@ -72,7 +77,12 @@ def kill_a_node(cluster):
     """Kill the node that a process runs on, without warning; another takes its place later."""
 
     def kill(node_id):
-        node = next(node for node in cluster.worker_nodes if node.node_id == node_id)
+        import ray
+
+        sockets = {node["NodeID"]: node["RayletSocketName"] for node in ray.nodes()}
+        (node,) = (
+            node for node in cluster.worker_nodes if node.raylet_socket_name == sockets[node_id]
+        )
         cluster.remove_node(node, allow_graceful=False)
 
     yield kill

@@ -57,7 +57,7 @@ class Engine(Protocol):
         items: Sequence[T],
         *,
         at_a_time: int = 1,
-    ) -> Generator[R]:
+    ) -> Generator[R, None, None]:
         """Do the work for all items, and give the results in their order.
 
         Args:
@@ -100,7 +100,7 @@ class Local:
         items: Sequence[T],
         *,
         at_a_time: int = 1,
-    ) -> Generator[R]:
+    ) -> Generator[R, None, None]:
         """See :class:`Engine`; the work is called once, with all items."""
         yield from work(items)
 

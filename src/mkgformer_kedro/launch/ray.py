@@ -67,7 +67,7 @@ class Ray:
         items: Sequence[T],
         *,
         at_a_time: int = 1,
-    ) -> Generator[R]:
+    ) -> Generator[R, None, None]:
         """See ``launch.Engine``; blocks of items are done at once, in as many workers as may be.
 
         Memory here is that of the results of a few blocks per worker.
