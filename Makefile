@@ -57,7 +57,7 @@ demo-entities: $(VENV)/.run  ## Entity recognition on the synthetic sample
 	$(BIN)/kedro run --pipelines entity_recognition
 
 test: $(VENV)/.dev lint  ## Every test but those on Ray
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray" -n 2
 
 test-ray: $(VENV)/.dev  ## Every test on a Ray cluster of two nodes on this machine
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/launch

@@ -1,8 +1,8 @@
 """Compare recipes of stage 2 of link prediction: short trainings of equal length, judged on dev.
 
-Needs what ``link_prediction.ingestion`` and ``link_prediction.image_association`` made of a data
-set, and ``link_prediction.structure_modeling`` for what starts from a structural expert. What was
-found stands in ``docs/results.md``.
+Needs what the stages up to ``link_prediction.entity_modeling`` made of a data set, and
+``link_prediction.structure_modeling`` for what starts from a structural expert. What was found
+stands in ``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from kedro.io import CatalogConfigResolver
-from transformers import set_seed
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader
-from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.entity_modeling import initialize_graph_tokens
 from mkgformer_kedro.training.finetuning import finetune
-from mkgformer_kedro.training.model_folder import save_model
+from mkgformer_kedro.training.model_folder import load_model, save_model
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.structural_model import read_structure_folder
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, LinkPredictionParameters
-from mkgformer_kedro.training.towers import build_model, check_vocabulary, load_tokenizer
 
 PROJECT = Path(__file__).parents[1]
 TASK = "link_prediction"
@@ -36,12 +34,19 @@ MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 ONE = {"default": 2e-4}
 TABLES = {**ONE, "graph_embeddings": 2e-3, "entity_bias": 2e-2}
 
-# Each recipe: what it changes of `link_prediction.finetuning`, and what entities start as.
+# Each recipe: what it changes of `link_prediction.finetuning`, and what entities start as (stage 1
+# where nothing is said).
 RECIPES: dict[str, dict[str, Any]] = {
     "one rate for all, 2e-4": {"learning_rates": ONE},
     "one rate for all, 5e-4": {"learning_rates": {"default": 5e-4}},
     "one rate for all, 1e-3": {"learning_rates": {"default": 1e-3}},
-    "one rate, from structure": {"learning_rates": ONE, "start": "structure"},
+    "every triple alike": {"answer_exponent": 1.0},
+    "every triple alike, bias of popularity": {"answer_exponent": 1.0, "start": "popularity"},
+    "between (exponent .5)": {"answer_exponent": 0.5},
+    "every triple alike, from structure": {"answer_exponent": 1.0, "start": "structure"},
+    "2e-4, from words": {"learning_rates": ONE, "start": "text"},
+    "2e-4, from structure": {"learning_rates": ONE, "start": "structure"},
+    "5e-4, from structure": {"learning_rates": {"default": 5e-4}, "start": "structure"},
     "tables 2e-3": {"learning_rates": {**ONE, "graph_embeddings": 2e-3}},
     "tables 2e-3, bias 2e-2": {"learning_rates": TABLES},
     "tables 1e-2, bias 2e-2": {"learning_rates": {**TABLES, "graph_embeddings": 1e-2}},
@@ -53,6 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tables without decay": {"weight_decay": {"default": 1e-2, "graph_embeddings": 0.0}},
     "label smoothing .1": {"label_smoothing": 0.1},
     "binary cross-entropy": {"loss": "binary_cross_entropy"},
+    "128 queries a step, 5e-4": {"learning_rates": {"default": 5e-4}, "batch_size": 128},
 }
 
 
@@ -70,13 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters, catalog = conf["parameters"], CatalogConfigResolver(conf["catalog"])
     paths = {
         name: PROJECT / catalog.resolve_pattern(f"{TASK}.{name}")["filepath"]
-        for name in ("entities", "relations", "queries", "visual_store", "structure_models")
+        for name in (
+            *("entities", "relations", "queries", "visual_store"),
+            *("structure_models", "entity_model"),
+        )
     }
     model_parameters = ModelParameters.model_validate(parameters["model"])
     print("| recipe | loss | dev MRR | seconds |\n| --- | ---: | ---: | ---: |", flush=True)
     for name in options.recipes:
         changes = dict(RECIPES[name])
-        start = starting_model(changes.pop("start", "text"), paths, parameters, options.work)
+        start = starting_model(changes.pop("start", "stage 1"), paths, options.work)
         values = parameters[TASK]["finetuning"] | changes
         values |= {"max_steps": options.steps, "evaluations_per_epoch": 1, "seeds": None}
         began = time.perf_counter()
@@ -97,40 +106,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"| {name} | {loss:.3f} | {mrr:.4f} | {seconds:.0f} |", flush=True)
 
 
-def starting_model(
-    kind: str, paths: dict[str, Path], parameters: dict[str, Any], work: Path
-) -> Path:
-    """Model folder whose entities are the means of their words, made once.
+def starting_model(kind: str, paths: dict[str, Path], work: Path) -> Path:
+    """Model folder in which entities stand at their start, made once.
 
     Args:
-        kind: ``text``; or ``structure``, which adds the principal components of the entities of
-            ComplEx, as large as the texts' means.
+        kind: ``stage 1``: as the stage left them; ``text``: means of their words; ``structure``:
+            as after stage 1, and the principal components of ComplEx's entities, as large, added;
+            ``popularity``: as after stage 1, with the logarithm of their answers as biases.
         paths: Tables, visual store and structural experts.
-        parameters: Parameters of the run.
         work: Folder of model folders.
     """
+    if kind == "stage 1":
+        return paths["entity_model"]
     folder = work / f"start_{kind}"
     if (folder / "model.safetensors").exists():
         return folder
-    set_seed(parameters["seed"])
-    entities, relations = (pd.read_parquet(paths[name]) for name in ("entities", "relations"))
-    model_parameters = ModelParameters.model_validate(parameters["model"])
-    tokenizer = load_tokenizer(model_parameters)
-    model = build_model(
-        MKGformerForLinkPrediction,
-        model_parameters,
-        parameters["preset"],
-        VisualStore(paths["visual_store"]),
-        mask_token_id=tokenizer.mask_token_id,
-    )
-    check_vocabulary(model, tokenizer)
-    model.add_graph_tokens(len(entities), len(relations))
-    task = LinkPrediction(
-        entities, relations, "paper", parameters[TASK]["finetuning"]["max_length"]
-    )
-    initialize_graph_tokens(model, task.prompt_builder(tokenizer, model.config), "text")
+    model, tokenizer, task = load_model(paths["entity_model"])
     if kind == "structure":
         add_structure(model, next(paths["structure_models"].glob("complex/seed_*")), task)
+    elif kind == "popularity":
+        queries = pd.read_parquet(paths["queries"])
+        answers = np.concatenate(queries.loc[queries["split"] == "train", "answers"].to_list())
+        counts = torch.from_numpy(np.bincount(answers, minlength=len(task.entities))) + 0.5
+        model.entity_bias.data = counts.log().float() - counts.log().mean()
+    else:
+        initialize_graph_tokens(model, task.prompt_builder(tokenizer, model.config), "text")
     return save_model(folder, model, tokenizer, task)
 
 
@@ -138,6 +138,8 @@ def starting_model(
 def add_structure(model: MKGformerForLinkPrediction, expert: Path, task: LinkPrediction) -> None:
     """Add to each entity what a structural expert knows of it."""
     vectors = read_structure_folder(expert, task.entities, task.relations).model.entities()
+    if vectors.is_complex():
+        vectors = torch.view_as_real(vectors).flatten(1)
     table = model.mkgformer.graph_embeddings.entities.weight
     centred = vectors.float() - vectors.float().mean(dim=0)
     _, _, directions = torch.pca_lowrank(centred, q=min(table.shape[1], vectors.shape[1]))

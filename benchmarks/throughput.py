@@ -51,6 +51,7 @@ from mkgformer_kedro.training.tasks.link_prediction import (
     rank_answers_of,
 )
 from mkgformer_kedro.training.towers import resolve_tower
+from mkgformer_kedro.training.trainer import attention_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -424,11 +425,8 @@ def train(
     model = world.model
     for rows in batches:
         batch = collate(world, way, rows)
-        with torch.autocast(
-            model.device.type,
-            dtype=torch.bfloat16,
-            enabled=mixed_precision and not way.single_precision,
-        ):
+        bf16, device = mixed_precision and not way.single_precision, model.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=bf16), attention_of(device, bf16):
             loss = batch_loss(model, batch, way)
         loss.backward()
         optimizer.step()

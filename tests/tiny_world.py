@@ -65,6 +65,7 @@ _FINETUNING = {
     "queries_per_entity": 2,
     "loss": "cross_entropy",
     "label_smoothing": 0.1,
+    "answer_exponent": 0.5,
     "precision": "fp32",
     "gradient_checkpointing": False,
     "loader_workers": 0,

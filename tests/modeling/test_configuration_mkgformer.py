@@ -51,6 +51,7 @@ def test_round_trip(tiny, tmp_path):
         "faithful",
         "entity_recognition",
         label_smoothing=0.1,
+        answer_exponent=0.5,
         representation="cls",
         id2label=dict(enumerate(tiny.tags)),
     )
@@ -105,6 +106,7 @@ def test_role_without_slots_is_absent(tiny):
         ({"image_counts": {"full": 1, "detection": -1}}, "negative"),
         ({"visual_embeddings": "class_and_crops", "image_counts": {"full": 1}}, "no place"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"answer_exponent": -1.0}, "answer_exponent is -1.0"),
         ({"classifier_dropout": 1.0}, "classifier_dropout is 1.0"),
         ({"representation": "mean"}, "representation is 'mean'. Use 'markers' or 'cls'"),
         ({"image_mean": (0.5,)}, "3 channels"),

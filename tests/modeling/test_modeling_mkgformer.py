@@ -557,6 +557,12 @@ def test_losses_equal_the_dense_ones(answers, label_smoothing, seed):
     expected = nn.functional.cross_entropy(logits, uniform, label_smoothing=label_smoothing)
     close(multi_answer_cross_entropy(logits, labels, label_smoothing), expected)
 
+    rows, columns = (labels >= 0).nonzero(as_tuple=True)
+    expected = nn.functional.cross_entropy(
+        logits[rows], labels[rows, columns], label_smoothing=label_smoothing
+    )
+    close(multi_answer_cross_entropy(logits, labels, label_smoothing, 1.0), expected)
+
 
 @pytest.mark.parametrize(
     ("name", "function"),
@@ -573,6 +579,15 @@ def test_configured_loss(tiny, name, function):
 
     assert torch.equal(output.loss, function(output.logits, labels, 0.1))
     assert torch.equal(model(**tiny.texts(), labels=labels, return_dict=False)[0], output.loss)
+
+
+def test_configured_weight_of_an_example(tiny):
+    model = tiny.model(loss="cross_entropy", answer_exponent=0.5)
+    labels = torch.tensor([[1, 3], [2, -100], [3, -100], [0, 5]])
+
+    output = model(**tiny.texts(), labels=labels)
+
+    assert torch.equal(output.loss, multi_answer_cross_entropy(output.logits, labels, 0.0, 0.5))
 
 
 def test_graph_tokens(tiny):

@@ -79,3 +79,17 @@ def test_weights_that_are_no_numbers_are_never_saved(training):
     with pytest.raises(DataError, match="weight weight is nan at step 4"):
         training.trainer._save_checkpoint(training.trainer.model, None)
     assert usable(training.folder) == ["checkpoint-2", "checkpoint-3"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_on_a_processor_takes_plain_products_for_attention(device, bf16):
+    with trainer.attention_of(device, bf16):
+        assert torch.backends.cuda.flash_sdp_enabled() == (device == "cuda" or not bf16)
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_the_loss_of_a_step_is_computed_so(training):
+    training.trainer.args.bf16 = True
+    with training.trainer.compute_loss_context_manager():
+        assert not torch.backends.cuda.flash_sdp_enabled()

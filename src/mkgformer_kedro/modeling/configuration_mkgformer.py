@@ -134,6 +134,8 @@ class MKGformerConfig(PreTrainedConfig):
             `"cross_entropy"` against the uniform distribution over the answers.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target mass that is spread evenly over all entities.
+        answer_exponent (`float`, *optional*, defaults to 0.0):
+            In the mean of the cross-entropy a question weighs its number of answers to this power.
         representation (`str`, *optional*, defaults to `"markers"`):
             What relation extraction classifies: the states of the markers that open the two
             mentions, side by side (`"markers"`), or the state of the first token (`"cls"`).
@@ -176,6 +178,7 @@ class MKGformerConfig(PreTrainedConfig):
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0
+    answer_exponent: float = 0.0
     representation: str = "markers"
     classifier_dropout: float = 0.1
     constrain_transitions: bool = True
@@ -274,6 +277,8 @@ class MKGformerConfig(PreTrainedConfig):
                 )
         self._check_fusion()
         self._check_images()
+        if not 0 <= self.answer_exponent <= 1:
+            raise ValueError(f"answer_exponent is {self.answer_exponent}. Use a value in [0, 1].")
         for name in ("label_smoothing", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Use a value in [0, 1).")

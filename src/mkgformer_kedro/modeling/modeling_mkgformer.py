@@ -204,9 +204,13 @@ def multi_answer_binary_cross_entropy(
 
 
 def multi_answer_cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, answer_exponent: float = 0.0
 ) -> Tensor:
     r"""Mean cross-entropy against the uniform distribution over each example's answers.
+
+    With `answer_exponent` 1 the gradient is that of a row per answer, as in the mean over triples
+    by which models of link prediction are judged; with 0 a question with a thousand answers counts
+    as much as one with a single answer.
 
     Args:
         logits (`torch.Tensor` of shape `(B, N)`):
@@ -215,21 +219,22 @@ def multi_answer_cross_entropy(
             Distinct answers of each example, at least one, padded with -100.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target mass that is spread over all entities.
+        answer_exponent (`float`, *optional*, defaults to 0.0):
+            An example's weight in the mean is its number of answers to this power.
 
     Returns:
         `torch.FloatTensor`, a scalar.
     """
     logits = logits.float()
-    expected = _answer_logits(logits, labels).sum(dim=1) / (labels >= 0).sum(dim=1)
+    counts = (labels >= 0).sum(dim=1)
+    expected = _answer_logits(logits, labels).sum(dim=1) / counts
     if label_smoothing:
         expected = (1 - label_smoothing) * expected + label_smoothing * logits.mean(dim=1)
-    return (logits.logsumexp(dim=1) - expected).mean()
-
-
-_LOSSES = {
-    "binary_cross_entropy": multi_answer_binary_cross_entropy,
-    "cross_entropy": multi_answer_cross_entropy,
-}
+    losses = logits.logsumexp(dim=1) - expected
+    if not answer_exponent:
+        return losses.mean()
+    weights = counts**answer_exponent
+    return losses @ (weights / weights.sum())
 
 
 def _answer_logits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -1351,8 +1356,16 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         logits = self.score_entities(states)
         loss = None
         if labels is not None:
-            loss = _LOSSES[self.config.loss](logits, labels, self.config.label_smoothing)
+            loss = self._loss(logits, labels)
         return MKGformerOutput(loss=loss, logits=logits, **outputs.recorded())
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        config = self.config
+        if config.loss == "binary_cross_entropy":
+            return multi_answer_binary_cross_entropy(logits, labels, config.label_smoothing)
+        return multi_answer_cross_entropy(
+            logits, labels, config.label_smoothing, config.answer_exponent
+        )
 
 
 class MKGformerForRelationExtraction(MKGformerPreTrainedModel):

@@ -21,6 +21,7 @@ Preset = Literal["corrected", "faithful"]
 _SET_ELSEWHERE = {
     "loss": "link_prediction.finetuning.loss",
     "label_smoothing": "link_prediction.finetuning.label_smoothing",
+    "answer_exponent": "link_prediction.finetuning.answer_exponent",
     "representation": "relation_extraction.finetuning.representation",
     "constrain_transitions": "entity_recognition.finetuning.units",
     "classifier_dropout": "finetuning.classifier_dropout of the task",

@@ -47,6 +47,7 @@ class LinkPredictionParameters(FinetuningParameters):
     prompt: Literal["paper", "authors"] | None
     loss: Literal["binary_cross_entropy", "cross_entropy"]
     label_smoothing: float = Field(ge=0, lt=1)
+    answer_exponent: float = Field(ge=0, le=1)
     item: Literal["query", "triple"] | None
     shuffle: bool | None
     queries_per_entity: int = Field(ge=1)
@@ -181,7 +182,10 @@ class LinkPrediction(Task):
 
     def configuration(self, parameters: LinkPredictionParameters) -> dict[str, Any]:
         """What is minimised."""
-        return {"loss": parameters.loss, "label_smoothing": parameters.label_smoothing}
+        return {
+            name: getattr(parameters, name)
+            for name in ("loss", "label_smoothing", "answer_exponent")
+        }
 
     def prompt_builder(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> PromptBuilder:
         """Build prompts whose entity and relation tokens are those of the model of ``config``."""
