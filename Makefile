@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test fast-test lint kill fuzz errors viz docs \
+.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test test-ray fast-test lint kill fuzz errors viz docs \
 	lock release audit-dependencies clean
 
 help:  ## List the targets
@@ -59,11 +59,14 @@ demo-relations: $(VENV)/.run  ## Relation extraction on the synthetic sample
 demo-entities: $(VENV)/.run  ## Entity recognition on the synthetic sample
 	$(BIN)/kedro run --pipelines entity_recognition
 
-test: $(VENV)/.dev lint  ## Every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: $(VENV)/.dev lint  ## Every test but those on Ray
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray" -n 2
+
+test-ray: $(VENV)/.dev  ## Every test on a Ray cluster of two nodes on this machine
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/launch
 
 fast-test: $(VENV)/.dev  ## The tests that take seconds
-	$(BIN)/pytest -m "not whole_run"
+	$(BIN)/pytest -m "not whole_run and not ray"
 
 lint: $(VENV)/.dev  ## Style, types, import contract
 	$(BIN)/ruff check

@@ -29,6 +29,7 @@ from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.hooks import input as door
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from tiny_world import LAUNCH
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/errors.md"
@@ -296,7 +297,7 @@ for name, changes in {
     "a learning rate that is negative": {"learning_rates": {"default": -1.0}},
     "no default learning rate": {"learning_rates": {"head": 1.0}},
     "a share of warm-up above 1": {"warmup_ratio": 1.5},
-    "a million processes": {"launch": {"processes": 1_000_000}},
+    "a million processes": {"processes": 1_000_000},
     "a misspelt parameter": {"epoch": 3},
     "a seed twice": {"seeds": [1, 1]},
     "a precision that there is not": {"precision": "fp8"},
@@ -730,6 +731,38 @@ def _(world):
             yield np.arange(1), torch.tensor([[np.nan, 1.0]])
 
     list(finite_scores(Broken(), pd.DataFrame(), batch_size=1))
+
+
+# Where work is done
+
+
+def launching(world, engine, **changes):
+    from mkgformer_kedro.launch import engine_of
+
+    world.fixture("monkeypatch").delenv("RAY_ADDRESS", raising=False)
+    return engine_of(LAUNCH.model_copy(update={"engine": engine} | changes))
+
+
+@case("Launching", "two processes that learn, in one")
+def _(world):
+    launching(world, "local").group("finetuning", dict, {}, processes=2)
+
+
+@case("Launching", "Ray, which is not installed")
+def _(world):
+    world.fixture("monkeypatch").setitem(sys.modules, "ray", None)
+    launching(world, "ray")
+
+
+for name, address in {
+    "an address where nobody is": "127.0.0.1:1",
+    "an address of Ray Client": "ray://127.0.0.1:10001",
+    "an address without a port": "somewhere",
+}.items():
+
+    @case("Launching", name)
+    def _(world, address=address):
+        launching(world, "ray", address=address)
 
 
 # The Python interface

@@ -28,6 +28,7 @@ from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.entity_recognition import EntityRecognition
 from mkgformer_kedro.training.tasks.posts import PostsTask
 from mkgformer_kedro.training.tasks.registry import TASKS, register
+from tiny_world import LAUNCH
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = {
@@ -121,6 +122,7 @@ def catalog(tmp_path, task, raw_posts, model_parameters, finetuning_values) -> D
             grounding=None,
             detection=None,
         ).load(),
+        "params:launch": LAUNCH,
         "params:model": ModelParameters(**model_parameters),
         "params:preset": "corrected",
         "params:seed": 3,

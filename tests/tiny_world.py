@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
+from mkgformer_kedro.launch import LaunchParameters, Stage
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 from mkgformer_kedro.training.parameters import FinetuningParameters
 
@@ -24,6 +26,13 @@ _WORDS = [f"word{i}" for i in range(_ENTITIES)] + [
     "of",
 ]
 
+LAUNCH = LaunchParameters(
+    engine="local",
+    address=None,
+    at_most=None,
+    attempts=3,
+    workers={stage: {"cpus": 1, "gpus": 0, "memory": 0.1} for stage in get_args(Stage)},
+)
 _ENTITY_MODELING = {
     "max_length": 16,
     "prompt": None,
@@ -60,7 +69,7 @@ _FINETUNING = {
     "precision": "fp32",
     "gradient_checkpointing": False,
     "loader_workers": 0,
-    "launch": {"processes": 1},
+    "processes": 1,
 }
 
 

@@ -28,6 +28,7 @@ from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociat
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
+from tiny_world import LAUNCH
 
 PROJECT = Path(__file__).parents[2]
 ENTITIES = 12
@@ -104,7 +105,8 @@ def project(tmp_path_factory) -> Path:
         workers=1,
     )
     listing = ImageFolderDataset(filepath=str(root / "data/01_raw/tiny/images")).load()
-    images, store = store_images(listing, entities, relations, triples, root / "work", parameters)
+    given = (listing, entities, relations, triples, root / "work", parameters, LAUNCH)
+    images, store = store_images(*given)
     images.to_parquet(association / "images.parquet", index=False)
     shutil.copytree(store, features / "visual_store")
 

@@ -18,9 +18,9 @@ def _callers() -> Iterator[str]:
 def _watch(event: str, values: tuple[object, ...]) -> None:
     if event == "pickle.find_class":
         modules = list(_callers())
-        # Processes of one training exchange objects of their own.
+        # Processes of one run exchange objects of their own.
         exchanged = any(
-            name.startswith(("torch.distributed", "multiprocessing")) for name in modules
+            name.startswith(("torch.distributed", "multiprocessing", "ray.")) for name in modules
         )
         if not exchanged and any(name.startswith("mkgformer_kedro") for name in modules):
             raise RuntimeError(f"the project unpickles {'.'.join(map(str, values))}")

@@ -234,7 +234,7 @@ def test_two_processes_do_the_work_of_one(run, without_dropout):
         batch_size=2,
         epochs=2,
         shuffle=False,
-        launch={"processes": 2},
+        processes=2,
     )
     assert curve_of_two["step"].max() == curve["step"].max()
     pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])

@@ -98,13 +98,16 @@ class BadInputHooks:
 
     def _refuse_what_this_machine_lacks(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         most = int(self._memory_share * memory())
+        launch = "params:launch"
+        elsewhere = launch in pipeline.inputs() and catalog.load(launch).engine == "ray"
         for name in sorted(pipeline.inputs()):
             group = catalog.load(name) if name.startswith("params:") else None
-            if getattr(group, "precision", None) == "fp16" and not _has_gpu():
+            fp16 = getattr(group, "precision", None) == "fp16"
+            if fp16 and not elsewhere and not _has_gpu():
                 what = "fp16 needs a GPU, and there is none"
                 problem = Problem(f"{name.removeprefix('params:')}.precision", None, what, _FP32)
                 raise DataError(problem)
-            if isinstance(group, Parameters) and group.least_memory > most:
+            if isinstance(group, Parameters) and not elsewhere and group.least_memory > most:
                 what = (
                     f"these sizes take {_gigabytes(group.least_memory)} of memory at least, and "
                     f"{_gigabytes(most)} are allowed"

@@ -15,7 +15,8 @@ calibrate their probabilities, the test triples judge them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from mkgformer_kedro.inference.parameters import (
     KeepParameters,
     QuestionParameters,
 )
+from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
@@ -216,6 +218,7 @@ def propose(
     roles: Roles,
     work_folder: Path,
     parameters: CompletionParameters,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Ask the questions, and lay out the best answers that train does not know.
 
@@ -229,6 +232,7 @@ def propose(
         roles: Of :func:`plan_questions`.
         work_folder: Place for blocks that are done.
         parameters: The stage's parameters.
+        engine: Where the questions are asked.
 
     Returns:
         ``direction`` (number), ``entity``, ``relation``, ``answer``, ``log_odds`` (of the mixture's
@@ -246,21 +250,47 @@ def propose(
         pd.util.hash_pandas_object(train).sum().item(),
         parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
     )
-    known = _Known(train)
-    paths = []
-    with Progress("Asking for missing links", len(questions), "questions") as progress:
-        for start in range(0, len(questions), parameters.block):
-            block = questions.iloc[start : start + parameters.block].reset_index(drop=True)
-            path = folder / f"{start:09d}.parquet"
-            if not path.is_file():
-                found = _answer(mixture, block, known, roles, parameters)
-                with written_atomically(path) as temporary:
-                    found.to_parquet(temporary, index=False)
-            paths.append(path)
-            progress.advance(len(block))
-    if not paths:
-        return _answer(mixture, questions, known, roles, parameters)
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
+    starts = range(0, len(questions), parameters.block)
+    missing = [start for start in starts if not ask.path(start).is_file()]
+    with (
+        closing(engine.map("completion", ask, missing)) as asked,
+        Progress("Asking for missing links", len(missing), "blocks of questions") as progress,
+    ):
+        for _ in asked:
+            progress.advance(1)
+    if not len(questions):
+        return ask.answer(questions)
+    return pd.concat([pd.read_parquet(ask.path(start)) for start in starts], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Answers blocks of questions, each into a file of its own."""
+
+    mixture: Mixture
+    questions: pd.DataFrame
+    known: _Known
+    roles: Roles
+    folder: Path
+    parameters: CompletionParameters
+
+    def __call__(self, starts: Iterable[int]) -> Iterator[int]:
+        """Write the block that begins at each of the questions."""
+        for start in starts:
+            block = self.questions.iloc[start : start + self.parameters.block]
+            found = self.answer(block.reset_index(drop=True))
+            with written_atomically(self.path(start)) as temporary:
+                found.to_parquet(temporary, index=False)
+            yield start
+
+    def path(self, start: int) -> Path:
+        """File of the block that begins at a question."""
+        return self.folder / f"{start:09d}.parquet"
+
+    def answer(self, block: pd.DataFrame) -> pd.DataFrame:
+        """The best answers to a block of questions."""
+        return _answer(self.mixture, block, self.known, self.roles, self.parameters)
 
 
 def _answer(

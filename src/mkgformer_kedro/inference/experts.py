@@ -96,6 +96,10 @@ class LoadedModel:
         self.folder = Path(folder)
         self.attention = attention
 
+    def __reduce__(self) -> tuple:
+        # Another process reads the folder itself.
+        return type(self), (self.folder, self.attention)
+
     @cached_property
     def parts(self) -> tuple[Any, PreTrainedTokenizerBase, Task]:
         """Model, tokenizer and task."""

@@ -27,7 +27,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -47,6 +48,7 @@ from mkgformer_kedro.evaluation.calibration import (
 from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
@@ -447,6 +449,7 @@ def fit_mixture(
     entities: int,
     relations: int,
     seed: int,
+    engine: Engine = LOCAL,
 ) -> Mixture:
     """Fit weights, calibration and answer sets on the dev queries.
 
@@ -458,6 +461,7 @@ def fit_mixture(
         entities: Number of entities of the graph.
         relations: Number of relations of the graph.
         seed: Seed of the split of dev and of the sampled candidates.
+        engine: Where the experts are asked.
 
     Raises:
         DataError: There are no dev queries, or an expert's answers cannot be used.
@@ -487,6 +491,7 @@ def fit_mixture(
         job_folder(work_folder, experts, dev[_QUERY], parameters.batch_size),
         entities=entities,
         batch_size=parameters.batch_size,
+        engine=engine,
     )
     logger.info("Fitting the weights of %d experts on %d dev queries", len(experts), len(dev))
     cells = _Cells.gather(
@@ -602,31 +607,26 @@ class _Answered:
         *,
         entities: int,
         batch_size: int,
+        engine: Engine = LOCAL,
     ) -> Self:
         size = max(batch_size, 256)
         starts = list(range(0, len(queries), size))
         speaks = np.stack([expert.answers(queries) for expert in experts], axis=1)
         names = [expert.name for expert in experts]
         answered = cls(queries, names, speaks, folder, starts, size)
-        for expert in experts:
-            with Progress(f"Asking {expert.name}", len(queries), "dev queries") as progress:
-                for start in starts:
-                    path = answered._path(expert.name, start)
-                    block = queries.iloc[start : start + size].reset_index(drop=True)
-                    if not path.is_file():
-                        _write_block(path, expert, block, batch_size)
-                    with np.load(path) as file:
-                        width = file["below"].shape[1]
-                    if width != entities:
-                        raise DataError(
-                            Problem(
-                                f"expert {expert.name}",
-                                None,
-                                f"it scores {width} entities, and the graph has {entities}",
-                                "Give experts that were trained on this graph.",
-                            )
-                        )
-                    progress.advance(len(block))
+        ask = _Asking(answered, list(experts), entities, batch_size)
+        blocks = [(number, start) for number in range(len(experts)) for start in starts]
+        missing = [
+            (number, start)
+            for number, start in blocks
+            if not answered.path(names[number], start).is_file()
+        ]
+        with (
+            closing(engine.map("mixture", ask, missing)) as asked,
+            Progress("Asking the experts", len(missing), "blocks of dev queries") as progress,
+        ):
+            for _ in asked:
+                progress.advance(1)
         return answered
 
     def only(self, experts: np.ndarray) -> _Answered:
@@ -635,7 +635,8 @@ class _Answered:
         speaks = self.speaks[:, experts]
         return _Answered(self.queries, names, speaks, self.folder, self.starts, self.size)
 
-    def _path(self, name: str, start: int) -> Path:
+    def path(self, name: str, start: int) -> Path:
+        """File of what an expert said to the block that begins at a query."""
         return self.folder / name / f"{start:08d}.npz"
 
     def blocks(self) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
@@ -643,25 +644,43 @@ class _Answered:
         for start in self.starts:
             scores = []
             for name in self.names:
-                with np.load(self._path(name, start)) as file:
+                with np.load(self.path(name, start)) as file:
                     below, spread = (torch.from_numpy(file[key]) for key in ("below", "spread"))
                 scores.append(below.float() * spread[:, None])
             yield np.arange(start, start + len(scores[0])), scores
 
 
-def _write_block(path: Path, expert: Expert, block: pd.DataFrame, batch_size: int) -> None:
-    below: np.ndarray | None = None
-    spread = np.empty(len(block), dtype=np.float32)
-    for rows, scores in finite_scores(expert, block, batch_size=batch_size):
-        scores = scores.float()
-        deviation = scores.std(dim=1, correction=0).clamp_min(_LEAST_SPREAD)
-        if below is None:
-            below = np.empty((len(block), scores.shape[1]), dtype=np.float16)
-        best = scores.amax(dim=1, keepdim=True)
-        below[rows] = ((scores - best) / deviation[:, None]).cpu().numpy()
-        spread[rows] = deviation.cpu().numpy()
-    with written_atomically(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, below=below, spread=spread)
+@dataclass(frozen=True)
+class _Asking:
+    """Asks experts about blocks of queries, each answered into a file of its own."""
+
+    answered: _Answered
+    experts: list[Expert]
+    entities: int
+    batch_size: int
+
+    def __call__(self, blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
+        """Ask each expert, by number, about the block that begins at a query."""
+        for number, start in blocks:
+            expert, asked = self.experts[number], self.answered
+            block = asked.queries.iloc[start : start + asked.size].reset_index(drop=True)
+            yield self._write(asked.path(expert.name, start), expert, block)
+
+    def _write(self, path: Path, expert: Expert, block: pd.DataFrame) -> None:
+        below = np.empty((len(block), self.entities), dtype=np.float16)
+        spread = np.empty(len(block), dtype=np.float32)
+        for rows, scores in finite_scores(expert, block, batch_size=self.batch_size):
+            if scores.shape[1] != self.entities:
+                what = f"it scores {scores.shape[1]} entities, and the graph has {self.entities}"
+                remedy = "Give experts that were trained on this graph."
+                raise DataError(Problem(f"expert {expert.name}", None, what, remedy))
+            scores = scores.float()
+            deviation = scores.std(dim=1, correction=0).clamp_min(_LEAST_SPREAD)
+            best = scores.amax(dim=1, keepdim=True)
+            below[rows] = ((scores - best) / deviation[:, None]).cpu().numpy()
+            spread[rows] = deviation.cpu().numpy()
+        with written_atomically(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, below=below, spread=spread)
 
 
 def _known_cells(queries: pd.DataFrame, *, own: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,11 @@ the answers of the same model with images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +21,11 @@ from mkgformer_kedro.inference.experts import (
     PostsExpert,
     finite_scores,
 )
+from mkgformer_kedro.launch import LOCAL, Engine
 
 _QUERY = ["direction", "entity", "relation"]
+# Queries or posts that one worker is asked about before the next block.
+_BLOCK = 4096
 
 
 def predict_queries(
@@ -29,6 +36,7 @@ def predict_queries(
     batch_size: int,
     known_offset: float = -np.inf,
     top: int = 10,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Rank the answers of a table of queries.
 
@@ -39,33 +47,77 @@ def predict_queries(
         batch_size: Queries scored at a time.
         known_offset: What filtering adds to the scores of other known answers.
         top: Length of the lists of best entities.
+        engine: Where they are asked.
 
     Returns:
         A predictions table, see :mod:`mkgformer_kedro.evaluation.ranking.predictions`; the experts
         stand one below the other.
     """
-    from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
-
-    tables: dict[tuple[str, int], pd.DataFrame] = {}
-    for expert in experts:
-        asked, parts = queries, []
-        if (same := _with_images(expert, tables)) is not None:
-            has_images = expert.store.has_images
-            asked = queries[has_images[queries["entity"]]]
-            parts = [same[~has_images[same["entity"]]]]
-        if len(asked):
-            blocks = finite_scores(expert, asked, batch_size=batch_size)
-            ranked = rank_queries(asked, blocks, triples, known_offset=known_offset, top=top)
-            learned = asked[_QUERY].assign(answered=expert.answers(asked))
-            parts.append(ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one"))
-        tables[expert.name, expert.seed] = pd.concat(parts).sort_values(
+    experts = list(experts)
+    asks = []
+    for number, expert in enumerate(experts):
+        asked = queries
+        if _with_images(expert, experts) is not None:
+            asked = queries[expert.store.has_images[queries["entity"]]]
+        # Queries about one entity stay together: an expert that reads images reads them once.
+        place = asked["entity"].rank(method="min").sub(1).to_numpy() // _BLOCK
+        asks += [(number, asked[place == each]) for each in np.unique(place)]
+    rank = Ranking(experts, triples, batch_size, known_offset, top)
+    with closing(engine.map("evaluation", rank, asks)) as ranked:
+        parts = _by_expert(asks, ranked)
+    tables: dict[int, pd.DataFrame] = {}
+    for number, expert in enumerate(experts):
+        if (twin := _with_images(expert, experts)) is not None:
+            same = tables[twin]
+            parts[number].append(same[~expert.store.has_images[same["entity"]]])
+        tables[number] = pd.concat(parts[number]).sort_values(
             ["triple", "direction"], ignore_index=True
         )
-    return _below_each_other(tables)
+    return _below_each_other(experts, tables)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks the answers of blocks of queries.
+
+    Attributes:
+        experts: Who is asked.
+        triples: The triples that queries ask about.
+        batch_size: Queries scored at a time.
+        known_offset: What filtering adds to the scores of other known answers.
+        top: Length of the lists of best entities.
+    """
+
+    experts: Sequence[Expert]
+    triples: pd.DataFrame
+    batch_size: int
+    known_offset: float
+    top: int
+
+    def __call__(self, asks: Iterable[tuple[int, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
+        """What an expert, by its number, answers to some queries."""
+        from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+
+        for number, asked in asks:
+            expert = self.experts[number]
+            ranked = rank_queries(
+                asked,
+                finite_scores(expert, asked, batch_size=self.batch_size),
+                self.triples,
+                known_offset=self.known_offset,
+                top=self.top,
+            )
+            learned = asked[_QUERY].assign(answered=expert.answers(asked))
+            yield ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one")
 
 
 def predict_posts(
-    experts: Iterable[PostsExpert], posts: pd.DataFrame, gold: str, *, batch_size: int
+    experts: Iterable[PostsExpert],
+    posts: pd.DataFrame,
+    gold: str,
+    *,
+    batch_size: int,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Predict a table of posts.
 
@@ -74,39 +126,74 @@ def predict_posts(
         posts: Rows of the table ``posts``; the index is the number in the visual store.
         gold: The column of ``posts`` with the right answer.
         batch_size: Posts predicted at a time.
+        engine: Where they are asked.
 
     Returns:
         A row per expert, seed and post: ``expert``, ``seed``, ``post``, the right answer, and what
         the task predicts.
     """
-    predicted: dict[tuple[str, int], pd.DataFrame] = {}
-    for expert in experts:
-        asked, parts = posts, []
-        if (same := _with_images(expert, predicted)) is not None:
-            has_images = expert.store.has_images
-            asked = posts[has_images[posts.index]]
-            parts = [same[~has_images[same.index]]]
-        if len(asked):
-            parts.append(expert.predict(asked, batch_size=batch_size))
-        predicted[expert.name, expert.seed] = pd.concat(parts).loc[posts.index]
+    experts = list(experts)
+    asks = []
+    for number, expert in enumerate(experts):
+        asked = posts
+        if _with_images(expert, experts) is not None:
+            asked = posts[expert.store.has_images[posts.index]]
+        asks += [(number, asked[at : at + _BLOCK]) for at in range(0, len(asked), _BLOCK)]
+    with closing(engine.map("evaluation", Predicting(experts, batch_size), asks)) as predicted:
+        parts = _by_expert(asks, predicted)
+    tables: dict[int, pd.DataFrame] = {}
+    for number, expert in enumerate(experts):
+        if (twin := _with_images(expert, experts)) is not None:
+            same = tables[twin]
+            parts[number].append(same[~expert.store.has_images[same.index]])
+        tables[number] = pd.concat(parts[number]).loc[posts.index]
     named = posts[["post", gold]]
-    return _below_each_other({key: named.join(table) for key, table in predicted.items()})
+    return _below_each_other(experts, {key: named.join(each) for key, each in tables.items()})
 
 
-def _with_images(
-    expert: object, tables: dict[tuple[str, int], pd.DataFrame]
-) -> pd.DataFrame | None:
-    """What the same model answered with images, if it is the model without that is asked."""
+@dataclass(frozen=True)
+class Predicting:
+    """Predicts blocks of posts.
+
+    Attributes:
+        experts: Who is asked.
+        batch_size: Posts predicted at a time.
+    """
+
+    experts: Sequence[PostsExpert]
+    batch_size: int
+
+    def __call__(self, asks: Iterable[tuple[int, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
+        """What an expert, by its number, predicts of some posts."""
+        for number, asked in asks:
+            yield self.experts[number].predict(asked, batch_size=self.batch_size)
+
+
+def _with_images(expert: object, experts: Sequence[object]) -> int | None:
+    """Number of the same model with images, if it is the model without that is asked."""
     if isinstance(expert, ModelWithStore) and not expert.with_images:
-        return tables.get(("model", expert.seed))
+        for number, other in enumerate(experts):
+            twin = isinstance(other, ModelWithStore) and other.with_images
+            if twin and other.seed == expert.seed:
+                return number
     return None
 
 
-def _below_each_other(tables: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+def _by_expert(
+    asks: Sequence[tuple[int, pd.DataFrame]], answers: Iterable[pd.DataFrame]
+) -> dict[int, list[pd.DataFrame]]:
+    """Answers to blocks, by the number of the expert."""
+    parts: dict[int, list[pd.DataFrame]] = defaultdict(list)
+    for (number, _), table in zip(asks, answers, strict=True):
+        parts[number].append(table)
+    return parts
+
+
+def _below_each_other(experts: Sequence[Any], tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     parts = []
-    for (name, seed), table in tables.items():
+    for number, table in tables.items():
         part = table.copy()
-        part.insert(0, "expert", name)
-        part.insert(1, "seed", np.int64(seed))
+        part.insert(0, "expert", experts[number].name)
+        part.insert(1, "seed", np.int64(experts[number].seed))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

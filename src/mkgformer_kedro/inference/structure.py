@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mkgformer_kedro.training.structural_model import StructureFolder
+    from mkgformer_kedro.training.structural_model import StructuralModel, StructureFolder
 
 
 class StructureExpert:
@@ -23,14 +24,18 @@ class StructureExpert:
     """
 
     def __init__(self, contents: StructureFolder) -> None:
-        import torch
-
         self.name: str = contents.description["model"]
         self.seed: int = contents.description["seed"]
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = contents.model.to(self._device)
+        self._contents = contents
         self._seen_entities = contents.seen_entities.numpy()
         self._seen_relations = contents.seen_relations.numpy()
+
+    @cached_property
+    def _model(self) -> StructuralModel:
+        """The model on the device of whoever asks it, which may be another process."""
+        import torch
+
+        return self._contents.model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @classmethod
     def from_folder(
@@ -51,6 +56,7 @@ class StructureExpert:
         """Scores of all entities in blocks that follow the rows of ``queries``."""
         import torch
 
+        device = next(self._model.parameters()).device
         columns = (
             (queries["direction"] == "tail").to_numpy(),
             queries["entity"].to_numpy(np.int64),
@@ -58,7 +64,7 @@ class StructureExpert:
         )
         for start in range(0, len(queries), batch_size):
             rows = np.arange(start, min(start + batch_size, len(queries)))
-            asked = (torch.from_numpy(column[rows]).to(self._device) for column in columns)
+            asked = (torch.from_numpy(column[rows]).to(device) for column in columns)
             with torch.no_grad():
                 scores = self._model.ask(*asked)
             yield rows, scores

@@ -1,1 +1,1 @@
-"""How a model learns: prompts, batches, the Trainer, scoring and launching."""
+"""How a model learns: prompts, batches, the Trainer and scoring."""

@@ -14,8 +14,8 @@ from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.launch import LOCAL, Engine, Job
 from mkgformer_kedro.training.batches import Collator, ask
-from mkgformer_kedro.training.launch import Job, launch
 from mkgformer_kedro.training.model_folder import load_model, save_model
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters, Preset
 from mkgformer_kedro.training.tasks.base import Task
@@ -47,6 +47,7 @@ def finetune(
     parameters: FinetuningParameters,
     preset: Preset,
     seed: int,
+    engine: Engine = LOCAL,
 ) -> tuple[Path, pd.DataFrame]:
     """Fine-tune on the train items, once per seed.
 
@@ -60,6 +61,7 @@ def finetune(
         parameters: Settings of this stage.
         preset: Decides the fields that the parameters leave open.
         seed: The run's seed, used where the parameters name no seeds.
+        engine: Where the training processes run.
 
     Returns:
         A folder with one model folder ``seed_<seed>`` per seed, and the training curves one below
@@ -93,7 +95,8 @@ def finetune(
             "preset": preset,
             "seed": each,
         }
-        curve = pd.DataFrame(launch(train_worker, job, parameters.launch))
+        rows = engine.group("finetuning", train_worker, job, processes=parameters.processes)
+        curve = pd.DataFrame(rows)
         curve.insert(0, "seed", each)
         curves.append(curve)
     # Not before all seeds are done: until then a finished seed is found by its last checkpoint.
@@ -142,7 +145,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         args=training_arguments(
             Path(job["checkpoints"]),
             parameters,
-            batches_per_epoch=-(-len(sampler) // parameters.launch.processes),
+            batches_per_epoch=-(-len(sampler) // parameters.processes),
             seed=job["seed"],
             metric=f"eval_{kind.dev_metric}",
             precision=parameters.precision,

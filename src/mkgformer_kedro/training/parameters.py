@@ -86,12 +86,6 @@ class ModelParameters(Parameters):
         return 16 * layers * width * (4 * width + 2 * inner)
 
 
-class LaunchParameters(Parameters):
-    """How many training processes run on this machine."""
-
-    processes: int = Field(ge=1, le=1024)
-
-
 class AdamParameters(Parameters):
     """How the authors fit the embeddings of entities."""
 
@@ -153,7 +147,7 @@ class FinetuningParameters(PresetParameters):
     patience: int | None = Field(ge=1)
     dev_batch_size: int = Field(ge=1)
     loader_workers: int = Field(ge=0, le=1024)
-    launch: LaunchParameters
+    processes: int = Field(ge=1, le=1024)
 
     @field_validator("learning_rates", "weight_decay")
     @classmethod

@@ -323,7 +323,7 @@ def training_arguments(
             if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
             else "fp32"
         )
-    distributed = torch.distributed.is_torchelastic_launched()
+    distributed = torch.distributed.is_torchelastic_launched() or torch.distributed.is_initialized()
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,

@@ -21,6 +21,7 @@ from mkgformer_kedro.inference.mixture import Mixture
 from mkgformer_kedro.inference.parameters import CompletionParameters, MixtureParameters
 from mkgformer_kedro.pipelines import completion, mixture
 from mkgformer_kedro.training.parameters import ImagesParameters
+from tiny_world import LAUNCH
 
 PEOPLE, TOWNS, RELATIONS = 40, 10, 2
 ENTITIES = PEOPLE + TOWNS
@@ -115,6 +116,7 @@ def catalog(graph, tmp_path, monkeypatch):
     found["link_prediction.completion_report"] = report
     images = ImagesParameters(source="own", seed=0)
     found["params:model"] = SimpleNamespace(attention="sdpa", images=images)
+    found["params:launch"] = LAUNCH
     found["params:seed"] = 0
     found["params:link_prediction.mixture"] = MixtureParameters(**given["mixture"])
     found["params:link_prediction.completion"] = CompletionParameters(**given["completion"])

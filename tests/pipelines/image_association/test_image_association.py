@@ -24,6 +24,7 @@ from mkgformer_kedro.pipelines.image_association.link_prediction import (
 )
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from tiny_world import LAUNCH
 
 CONF = Path(__file__).parents[3] / "conf"
 TASK = "link_prediction"
@@ -70,6 +71,7 @@ def catalog_at(folder: Path, **parameters: object) -> DataCatalog:
     catalog[f"{TASK}.entities"] = ENTITIES
     catalog[f"{TASK}.relations"] = RELATIONS
     catalog[f"{TASK}.triples"] = TRIPLES
+    catalog["params:launch"] = LAUNCH
     catalog[f"params:{TASK}.image_association"] = ImageAssociationParameters(
         **stage_parameters(**parameters)
     )
@@ -204,7 +206,8 @@ def test_real_images(
     table = pd.DataFrame({"entity": ids})
     parameters = ImageAssociationParameters(**stage_parameters(environment))
     listing = ImageFolderDataset(filepath=str(root / folder_name)).load()
-    images, folder = store_images(listing, table, RELATIONS, TRIPLES, tmp_path, parameters)
+    given = (listing, table, RELATIONS, TRIPLES, tmp_path, parameters, LAUNCH)
+    images, folder = store_images(*given)
     report = report_coverage(listing, table, TRIPLES, images, folder, parameters)
     assert report["owners"]["all"] == entities
     assert report["owners"]["with_images"] == with_images
@@ -222,7 +225,8 @@ def test_real_images(
 def associate(folder: Path, entities: pd.DataFrame, **changes: object):
     images = ImageFolderDataset(filepath=str(folder)).load()
     parameters = ImageAssociationParameters(**stage_parameters(**changes))
-    return store_images(images, entities, RELATIONS, TRIPLES, folder.parent / "work", parameters)
+    work = folder.parent / "work"
+    return store_images(images, entities, RELATIONS, TRIPLES, work, parameters, LAUNCH)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mkgformer_kedro.pipelines.image_association import schemas
 from mkgformer_kedro.pipelines.image_association.crops import phrases_of
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 from mkgformer_kedro.training import detection
+from tiny_world import LAUNCH
 
 POSTS = pd.DataFrame(
     {
@@ -81,10 +82,10 @@ def listing(folder):
 
 def run(listing, work, settings, posts=POSTS):
     """The stage's tables and its store."""
-    crops = stage.locate_crops(posts, listing, work / "crops", settings)
+    crops = stage.locate_crops(posts, listing, work / "crops", settings, LAUNCH)
     schemas.crops.validate(crops)
     (work / "store").mkdir(parents=True, exist_ok=True)
-    images, store = stage.store_images(listing, posts, crops, work / "store", settings)
+    images, store = stage.store_images(listing, posts, crops, work / "store", settings, LAUNCH)
     schemas.images.validate(images)
     return crops, images, VisualStore(store)
 

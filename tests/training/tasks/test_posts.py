@@ -358,6 +358,6 @@ def test_two_processes_share_the_steps_and_the_dev_posts(run):
     # Without learning all dev scores are those of the same model, however it was asked.
     still = {"learning_rates": {"default": 0.0}, "epochs": 1, "seeds": [5]}
     _, one = run("entity_recognition", "one", batch_size=4, **still)
-    _, two = run("entity_recognition", "two", batch_size=2, launch={"processes": 2}, **still)
+    _, two = run("entity_recognition", "two", batch_size=2, processes=2, **still)
     assert two["step"].max() == one["step"].max()
     pd.testing.assert_series_equal(two["dev_f1"], one["dev_f1"])

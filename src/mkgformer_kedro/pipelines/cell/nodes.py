@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.nodes import ask_test, parameters_of
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
@@ -32,12 +33,14 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         model: ModelParameters,
         parameters: EvaluationParameters,
         finetuning: FinetuningParameters,
+        launch: LaunchParameters,
         preset: str,
         seed: int,
         *inputs: pd.DataFrame,
     ) -> pd.DataFrame:
         tables = dict(zip(task.tables, inputs, strict=True))
-        parts = [ask_test(task, tables, models, visual_store, model, parameters, preset)]
+        engine = engine_of(launch)
+        parts = [ask_test(task, tables, models, visual_store, model, parameters, preset, engine)]
         if (subset := finetuning.train_subset) is None:
             parts.append(task.predict_baseline(tables))
         else:
@@ -63,6 +66,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "params:model",
                 "params:evaluation",
                 "params:finetuning",
+                "params:launch",
                 "params:preset",
                 "params:seed",
                 *task.tables,

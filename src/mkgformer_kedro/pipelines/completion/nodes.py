@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mkgformer_kedro.inference.parameters import CompletionParameters
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def propose_triples(
     work_folder: Path,
     model: ModelParameters,
     parameters: CompletionParameters,
+    launch: LaunchParameters,
 ) -> pd.DataFrame:
     """Ask the mixture.
 
@@ -72,7 +74,8 @@ def propose_triples(
     )
     train = triples[triples["split"] == "train"]
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
-    return propose(mixed, questions, triples, roles, work_folder, parameters)
+    engine = engine_of(launch)
+    return propose(mixed, questions, triples, roles, work_folder, parameters, engine)
 
 
 def keep_completions(

@@ -8,6 +8,7 @@ from mkgformer_kedro.pipelines.completion.nodes import (
     propose_triples,
     publish_completions,
 )
+from mkgformer_kedro.pipelines.wiring import SHARED
 
 _NODES = [
     Node(
@@ -30,6 +31,7 @@ _NODES = [
             "completion_work",
             "params:model",
             "params:completion",
+            "params:launch",
         ],
         outputs="proposals",
         name="propose_triples",
@@ -70,5 +72,4 @@ _NODES = [
 def create_pipeline() -> Pipeline:
     """Models and a mixture in, completions out."""
     stage = Pipeline(_NODES, namespace="completion", prefix_datasets_with_namespace=False)
-    shared = {"params:model", "params:seed"}
-    return Pipeline(stage, namespace="link_prediction", parameters=shared)
+    return Pipeline(stage, namespace="link_prediction", parameters=SHARED & stage.inputs())

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.launch import Engine, LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
     RankingEvaluationParameters,
@@ -41,11 +42,13 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         visual_store: Path,
         model: ModelParameters,
         parameters: EvaluationParameters,
+        launch: LaunchParameters,
         preset: str,
         *inputs: Any,
     ) -> pd.DataFrame:
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
-        return ask_test(task, given, models, visual_store, model, parameters, preset)
+        engine = engine_of(launch)
+        return ask_test(task, given, models, visual_store, model, parameters, preset, engine)
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -65,6 +68,7 @@ def ask_test(
     model: ModelParameters,
     parameters: EvaluationParameters,
     preset: str,
+    engine: Engine,
 ) -> pd.DataFrame:
     """Ask the models, and what experts there are besides, about the test split.
 
@@ -76,12 +80,13 @@ def ask_test(
         model: Which images the models see, and how they attend.
         parameters: Parameters of the evaluation.
         preset: What filters known answers where the parameters do not say.
+        engine: Where they are asked.
 
     Returns:
         A predictions table.
     """
     ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-    return ask(task, given, models, visual_store, model, parameters, preset)
+    return ask(task, given, models, visual_store, model, parameters, preset, engine)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -257,6 +262,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "visual_store",
                 "params:model",
                 "params:evaluation",
+                "params:launch",
                 "params:preset",
                 *task.tables,
                 *task.experts,
@@ -317,6 +323,7 @@ def _ask_queries(
     model: ModelParameters,
     parameters: RankingEvaluationParameters,
     preset: str,
+    engine: Engine,
 ) -> pd.DataFrame:
     from mkgformer_kedro.inference.experts import load_experts
     from mkgformer_kedro.inference.predictions import predict_queries
@@ -333,6 +340,7 @@ def _ask_queries(
         _of_test(given["triples"]),
         batch_size=parameters.batch_size,
         known_offset=parameters.offset(preset),
+        engine=engine,
     )
 
 
@@ -344,6 +352,7 @@ def _ask_posts(
     model: ModelParameters,
     parameters: EvaluationParameters,
     preset: str,
+    engine: Engine,
 ) -> pd.DataFrame:
     from mkgformer_kedro.inference.experts import load_posts_experts
     from mkgformer_kedro.inference.predictions import predict_posts
@@ -359,6 +368,7 @@ def _ask_posts(
         posts[posts["split"] == "test"],
         task.gold,
         batch_size=parameters.batch_size,
+        engine=engine,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
@@ -29,6 +30,7 @@ def finetune_for(task: type[Task]) -> Callable[..., tuple[Path, pd.DataFrame]]:
         work_folder: Path,
         model: ModelParameters,
         parameters: FinetuningParameters,
+        launch: LaunchParameters,
         preset: str,
         seed: int,
         *inputs: Any,
@@ -37,7 +39,15 @@ def finetune_for(task: type[Task]) -> Callable[..., tuple[Path, pd.DataFrame]]:
 
         named = dict(zip(task.inputs, inputs, strict=True))
         return finetune(
-            task.name, named, visual_store, work_folder, model, parameters, preset, seed
+            task.name,
+            named,
+            visual_store,
+            work_folder,
+            model,
+            parameters,
+            preset,
+            seed,
+            engine_of(launch),
         )
 
     node.__annotations__["parameters"] = task.parameters_class
@@ -55,6 +65,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "finetuning_work",
                 "params:model",
                 "params:finetuning",
+                "params:launch",
                 "params:preset",
                 "params:seed",
                 *task.inputs,

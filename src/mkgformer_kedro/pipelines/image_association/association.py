@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mkgformer_kedro.datasets.visual_store import VisualStoreWriter
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
+from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.modeling.images import Box, decode_image, fit_square, read_image
 from mkgformer_kedro.pipelines.image_association.decoding import (
     BROKEN,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+# Owners whose images a worker elsewhere decodes at a time: some tenths of a second.
+_OWNERS = 32
 
 
 class Candidate(NamedTuple):
@@ -205,6 +209,35 @@ def content_key(sha256: str | None, box: Box | None) -> str:
     return f"{sha256}{'' if box is None else ':' + ','.join(map(str, box))}"
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Fills the slots of one owner after the other, on several threads.
+
+    Attributes:
+        root: The image folder.
+        parameters: Parameters of the stage.
+        largest_first: Choose images of more pixels before others.
+        threads: Threads that decode.
+    """
+
+    root: Path | None
+    parameters: ImageParameters
+    largest_first: bool
+    threads: int
+
+    def __call__(self, owners: Iterable[tuple[str, Sequence[Candidate]]]) -> Iterator[OwnerImages]:
+        """What fills the slots of each owner, given its id and candidates."""
+        with pillow_for_threads(), ThreadPoolExecutor(self.threads) as pool:
+            tasks = (
+                pool.submit(
+                    associate_owner, self.root, owner, own, self.parameters, self.largest_first
+                )
+                for owner, own in owners
+            )
+            for task in _look_ahead(tasks, 4 * self.threads):
+                yield task.result()
+
+
 def store_images(
     root: Path | None,
     candidates: pd.DataFrame,
@@ -212,6 +245,7 @@ def store_images(
     parameters: ImageParameters,
     work: Path,
     largest_first: bool = False,
+    engine: Engine = LOCAL,
 ) -> tuple[VisualStoreWriter, list[ImageRow]]:
     """Put every owner's images into the store, on all cores, owners in order.
 
@@ -224,6 +258,7 @@ def store_images(
         parameters: Parameters of the stage.
         work: Folder of the unfinished store; what an interrupted run left there is used.
         largest_first: Choose images of more pixels before others.
+        engine: Where images are decoded.
 
     Returns:
         The writer, not yet finished, and the manifest rows of all owners with candidates.
@@ -232,21 +267,14 @@ def store_images(
     fingerprint = _fingerprint(candidates, owners, parameters, largest_first)
     writer = VisualStoreWriter(work, parameters.layouts, len(owners), fingerprint)
     waiting = [(owner, chosen[owner]) for owner in sorted(chosen) if owner not in writer.notes]
-    workers = parameters.workers or os.cpu_count() or 1
+    threads = parameters.workers or engine.threads("image_association")
+    decode = Decoding(root, parameters, largest_first, threads)
+    chosen_for = [(owners[owner], own) for owner, own in waiting]
     with (
-        pillow_for_threads(),
-        ThreadPoolExecutor(workers) as pool,
+        closing(engine.map("image_association", decode, chosen_for, at_a_time=_OWNERS)) as images,
         Progress("Storing images", sum(len(own) for _, own in waiting), "images") as progress,
     ):
-        tasks = (
-            (
-                owner,
-                pool.submit(associate_owner, root, owners[owner], own, parameters, largest_first),
-            )
-            for owner, own in waiting
-        )
-        for owner, task in _look_ahead(tasks, 4 * workers):
-            found = task.result()
+        for (owner, _), found in zip(waiting, images, strict=True):
             writer.append(owner, found.slots, found.rows)
             progress.advance(len(found.rows))
     rows = [ImageRow(*row) for owner in sorted(writer.notes) for row in writer.notes[owner]]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +17,7 @@ import pandas as pd
 from mkgformer_kedro.datasets.post_images import CropMap, PostImages, read_crop_map
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
+from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.modeling.images import Box, read_image
 from mkgformer_kedro.parameters import typed
 from mkgformer_kedro.pipelines.image_association.association import BOX
@@ -25,7 +29,7 @@ from mkgformer_kedro.pipelines.image_association.parameters import PostImageAsso
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
-    from mkgformer_kedro.training.detection import Found
+    from mkgformer_kedro.training.detection import Found, ZeroShotDetector
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +131,7 @@ def detected_crops(
     images: PostImages,
     parameters: PostImageAssociationParameters,
     work: Path,
+    engine: Engine = LOCAL,
 ) -> list[Crop]:
     """What a detector sees: the best box of each phrase (grounding) and object (detection).
 
@@ -135,6 +140,7 @@ def detected_crops(
         images: Listing of the image folders.
         parameters: The detector, the slots to fill, and what a usable image is.
         work: Folder of the journal; what an interrupted run found is not looked for again.
+        engine: Where images are looked at.
 
     Returns:
         Crops that scored at least the threshold, best first, as many as there are slots. Where
@@ -151,14 +157,19 @@ def detected_crops(
     journal = _Journal(work / "detected.jsonl", _fingerprint(asked, images, parameters))
     waiting = [post for post in asked if post not in journal.found]
     if waiting:
-        from mkgformer_kedro.training.detection import ZeroShotDetector
-
-        detector = ZeroShotDetector(settings.model, settings.threshold, parameters.min_side)
-        with Progress("Looking for crops", len(waiting), "images") as progress:
-            for start in range(0, len(waiting), settings.batch_size):
-                block = waiting[start : start + settings.batch_size]
-                _detect(detector, block, asked, images, parameters, journal)
-                progress.advance(len(block))
+        size = settings.batch_size
+        blocks = [
+            {post: asked[post] for post in waiting[start : start + size]}
+            for start in range(0, len(waiting), size)
+        ]
+        detect = Detection(images.root, parameters)
+        with (
+            closing(engine.map("image_association", detect, blocks)) as seen,
+            Progress("Looking for crops", len(waiting), "images") as progress,
+        ):
+            for found in seen:
+                journal.add(found)
+                progress.advance(len(found))
     crops = []
     for post, (path, _) in asked.items():
         for role in roles:
@@ -204,31 +215,53 @@ class _Journal:
             file.writelines(json.dumps([post, each]) + "\n" for post, each in found.items())
 
 
-def _detect(
-    detector: Any,
-    block: Sequence[str],
-    asked: Mapping[str, Any],
-    images: PostImages,
-    parameters: PostImageAssociationParameters,
-    journal: _Journal,
-) -> None:
-    """Look once at each image of a block; those that cannot be opened hold nothing."""
-    opened = {}
-    for post in block:
-        path = images.root / asked[post][0]
-        header = inspect_image(path, parameters.min_side, parameters.max_pixels)
-        image = read_image(path) if header.status is Status.OK else None
-        if image is not None and asked[post][1]:
-            opened[post] = image
-    queries = [
-        list(dict.fromkeys(query for of_role in asked[post][1].values() for query in of_role))
-        for post in opened
-    ]
-    found: dict[str, dict[str, list[Found]]] = {post: {} for post in block}
-    for post, boxes in zip(opened, detector.detect([*opened.values()], queries), strict=True):
-        for role, of_role in asked[post][1].items():
-            found[post][role] = [each for each in boxes if each[0] in of_role]
-    journal.add(found)
+_Asked = tuple[str, dict[str, Sequence[str]]]
+"""Path of an image, and what is looked for in it, by role."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Looks once at each image; those that cannot be opened hold nothing.
+
+    Attributes:
+        root: The image folder.
+        parameters: The detector, and what a usable image is.
+    """
+
+    root: Path | None
+    parameters: PostImageAssociationParameters
+
+    def __call__(
+        self, blocks: Iterable[Mapping[str, _Asked]]
+    ) -> Iterator[dict[str, dict[str, list[Found]]]]:
+        """What is seen, by post and role, of each block of posts."""
+        return map(self._look, blocks)
+
+    @cached_property
+    def _detector(self) -> ZeroShotDetector:
+        from mkgformer_kedro.training.detection import ZeroShotDetector
+
+        settings = self.parameters.detector
+        return ZeroShotDetector(settings.model, settings.threshold, self.parameters.min_side)
+
+    def _look(self, block: Mapping[str, _Asked]) -> dict[str, dict[str, list[Found]]]:
+        opened = {}
+        for post, (name, by_role) in block.items():
+            path = self.root / name
+            header = inspect_image(path, self.parameters.min_side, self.parameters.max_pixels)
+            image = read_image(path) if header.status is Status.OK else None
+            if image is not None and by_role:
+                opened[post] = image
+        queries = [
+            list(dict.fromkeys(query for of_role in block[post][1].values() for query in of_role))
+            for post in opened
+        ]
+        found: dict[str, dict[str, list[Found]]] = {post: {} for post in block}
+        seen = self._detector.detect([*opened.values()], queries)
+        for post, boxes in zip(opened, seen, strict=True):
+            for role, of_role in block[post][1].items():
+                found[post][role] = [each for each in boxes if each[0] in of_role]
+        return found
 
 
 def _mentions(post: Any) -> Iterator[Sequence[str]]:

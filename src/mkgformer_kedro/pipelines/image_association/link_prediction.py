@@ -14,6 +14,7 @@ from mkgformer_kedro.datasets import image_folder
 from mkgformer_kedro.datasets.image_folder import ImageFolder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.image_association import association, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import ImageAssociationParameters
 
@@ -30,6 +31,7 @@ def store_images(
     triples: pd.DataFrame,
     work: Path,
     parameters: ImageAssociationParameters,
+    launch: LaunchParameters,
 ) -> tuple[pd.DataFrame, Path]:
     """Choose every entity's images and decode them, once, into the visual store.
 
@@ -41,6 +43,7 @@ def store_images(
         triples: Triples; only those of the training split lend images.
         work: Where the store grows; an interrupted run goes on from there.
         parameters: Parameters of the stage.
+        launch: Where images are decoded.
 
     Returns:
         The manifest and the folder of the finished store.
@@ -67,6 +70,7 @@ def store_images(
         parameters,
         work,
         largest_first=parameters.order == "resolution",
+        engine=engine_of(launch),
     )
     if donors is not None:
         loans = association.borrow(writer.slots, donors, parameters.slot_roles)
@@ -193,6 +197,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "triples",
                 "visual_store_work",
                 "params:image_association",
+                "params:launch",
             ],
             outputs=["images", "visual_store"],
             name="store_images",

@@ -11,6 +11,7 @@ from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.post_images import PostImages
 from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.image_association import association, crops, reporting
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
 
@@ -25,6 +26,7 @@ def locate_crops(
     raw_images: PostImages,
     work: Path,
     parameters: PostImageAssociationParameters,
+    launch: LaunchParameters,
 ) -> pd.DataFrame:
     """Find the crops of each post: those that maps list, or those that a detector sees.
 
@@ -33,6 +35,7 @@ def locate_crops(
         raw_images: Listing of the image folders.
         work: What the detector found so far; an interrupted run goes on from there.
         parameters: Where crops come from.
+        launch: Where a detector looks.
 
     Returns:
         The table ``crops``: post, path of the image, role, phrase, box and score, best first.
@@ -45,7 +48,7 @@ def locate_crops(
     elif parameters.crops == "files":
         found = crops.listed_crops(posts, raw_images, parameters.crop_roles)
     else:
-        found = crops.detected_crops(posts, raw_images, parameters, work)
+        found = crops.detected_crops(posts, raw_images, parameters, work, engine_of(launch))
     return crops.table_of(found)
 
 
@@ -55,6 +58,7 @@ def store_images(
     crops: pd.DataFrame,
     work: Path,
     parameters: PostImageAssociationParameters,
+    launch: LaunchParameters,
 ) -> tuple[pd.DataFrame, Path]:
     """Decode every post's image and crops, once, into the visual store.
 
@@ -66,6 +70,7 @@ def store_images(
         crops: Table of crops.
         work: Where the store grows; an interrupted run goes on from there.
         parameters: Parameters of the stage.
+        launch: Where images are decoded.
 
     Returns:
         The manifest and the folder of the finished store.
@@ -83,7 +88,12 @@ def store_images(
     candidates["bytes"] = [raw_images.size_of(path) for path in candidates["path"]]
     there = candidates[candidates["bytes"].notna()]
     writer, rows = association.store_images(
-        raw_images.root, there, posts["post"].tolist(), parameters, work
+        raw_images.root,
+        there,
+        posts["post"].tolist(),
+        parameters,
+        work,
+        engine=engine_of(launch),
     )
     return association.finished(writer, rows)
 
@@ -123,7 +133,13 @@ def nodes(task: type[Task]) -> list[Node]:
     return [
         Node(
             func=locate_crops,
-            inputs=["posts", "raw_images", "crops_work", "params:image_association"],
+            inputs=[
+                "posts",
+                "raw_images",
+                "crops_work",
+                "params:image_association",
+                "params:launch",
+            ],
             outputs="crops",
             name="locate_crops",
             tags="gpu",
@@ -136,6 +152,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "crops",
                 "visual_store_work",
                 "params:image_association",
+                "params:launch",
             ],
             outputs=["images", "visual_store"],
             name="store_images",

@@ -10,6 +10,7 @@ import pandas as pd
 from kedro.pipeline import Node
 
 from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
@@ -26,6 +27,7 @@ def mix_experts(
     work_folder: Path,
     model: ModelParameters,
     parameters: MixtureParameters,
+    launch: LaunchParameters,
     seed: int,
 ) -> Path:
     """Fit a mixture of experts on the dev queries.
@@ -51,6 +53,7 @@ def mix_experts(
         entities=len(entities),
         relations=len(relations),
         seed=seed,
+        engine=engine_of(launch),
     )
     return mixture.save(work_folder / "mixture")
 
@@ -108,6 +111,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "mixture_work",
                 "params:model",
                 "params:mixture",
+                "params:launch",
                 "params:seed",
             ],
             outputs="mixture",

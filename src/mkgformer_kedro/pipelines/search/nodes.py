@@ -15,6 +15,7 @@ from kedro.framework.project import settings
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, written_atomically
 from mkgformer_kedro.hooks.lineage import place_of
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.search.parameters import Range, SearchParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all
 from mkgformer_kedro.pipelines.study.stages import (
@@ -63,6 +64,7 @@ def run_search(
     if search.environment is not None:
         _refuse_to_overwrite(Path(settings.CONF_SOURCE) / search.environment)
     values, task = plain(parameters), task_named(search.task)
+    engine_of(LaunchParameters.model_validate(values["launch"]))  # which the trials reach, too
     workplace = Workplace.of(environment, values)
     raw = identities_of_raw_data(workplace.own, search.task)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.hooks.lineage import place_of
+from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.study.parameters import Grid, StudyParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all
 from mkgformer_kedro.pipelines.study.stages import (
@@ -70,6 +71,7 @@ def run_study(
     targets = [run for cell in cells for run in cell.runs.values()]
     runs = missing_runs(targets, workplace.is_done)
     logger.info("%d cells, %d stages to run", len(targets), len(runs))
+    engine_of(LaunchParameters.model_validate(values["launch"]))  # which the stages reach, too
     with Processes(
         workplace,
         work_folder / "logs",

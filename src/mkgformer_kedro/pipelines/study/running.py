@@ -158,6 +158,7 @@ class Processes:
             "runtime": self.workplace.runtime(run),
             "namespace": f"{run.task}.{run.stage}",
             "links": self._links(run),
+            "launch": run.parameters["launch"],
             "reason": str(reason),
         }
         logger.info("Begins: %s", what)

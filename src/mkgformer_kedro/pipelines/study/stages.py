@@ -10,7 +10,7 @@ import ast
 import copy
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,9 +31,10 @@ from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
 
 _PARAMETERS = "params:"
-# How pages look, how runs are put together and how errors are worded is no part of any result.
+# How pages look, how runs are put together, where they are done and how errors are worded is no
+# part of any result.
 _NO_RESULT_DEPENDS_ON = (
-    *("errors.py", "progress.py", "hooks", "pipelines/wiring.py"),
+    *("errors.py", "progress.py", "hooks", "launch", "pipelines/wiring.py"),
     *("evaluation/report", "evaluation/verdicts.py"),
 )
 _WHERE = "study.grids"
@@ -108,7 +109,11 @@ class Workplace:
     def runtime(self, run: StageRun) -> dict[str, Any]:
         """The ``--params`` with which a stage runs."""
         folder = f"{self.dataset}-study/{run.name}"
-        return {**run.parameters, "dataset": folder, "wait_for_lock": _PATIENCE}
+        launch = dict(run.parameters["launch"])
+        if launch["engine"] == "ray":  # the stage is in a worker; there it stays
+            launch["engine"] = "elastic"
+        changes = {"dataset": folder, "wait_for_lock": _PATIENCE, "launch": launch}
+        return {**run.parameters, **changes}
 
     def is_done(self, run: StageRun) -> bool:
         """Whether everything that a stage makes is there; each is written whole or not at all."""
@@ -140,7 +145,7 @@ def with_overrides(
         DataError: No stage of a cell takes such a parameter, or a value is none for it.
     """
     cell = make_cell(task)
-    taken = {name.removeprefix(_PARAMETERS) for name in cell.inputs() if name.startswith("params:")}
+    taken = {name.removeprefix(_PARAMETERS) for name in _deciding(cell.inputs())}
     merged = copy.deepcopy(dict(parameters))
     for path, value in overrides.items():
         full = f"{task}.{path}" if path.partition(".")[0] in parameters[task] else path
@@ -202,8 +207,7 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
         depends_on = {
             "parameters": {
                 name: _value(parameters, name.removeprefix(_PARAMETERS))
-                for name in reads
-                if name.startswith(_PARAMETERS)
+                for name in _deciding(reads)
             },
             "sources": {name: source.key for name, source in sources.items()},
             "raw": {name: identity for name, identity in raw.items() if name in reads},
@@ -217,6 +221,12 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
         run = StageRun(task, stage, key, parameters, sources, frozenset(makes))
         made |= dict.fromkeys(makes, run)
     return run
+
+
+def _deciding(names: Iterable[str]) -> list[str]:
+    """Of inputs, the parameters that decide what comes out."""
+    parameters = (name for name in names if name.startswith(_PARAMETERS))
+    return [name for name in parameters if name != f"{_PARAMETERS}launch"]
 
 
 @cache
