@@ -208,6 +208,16 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
 
 
+def test_a_sampled_softmax_of_all_entities_learns_what_the_exact_one_does(run):
+    settings = {"epochs": 1, "weight_decay": {"default": 0.0}}
+    exact, _ = run("exact", **settings)
+    whole, _ = run("whole", sampled_softmax={"negatives": 12, "uniform": 0.5}, **settings)
+    for name, weight in weights_of(exact).items():
+        torch.testing.assert_close(weights_of(whole)[name], weight, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="sampled_softmax needs the loss cross_entropy"):
+        run(sampled_softmax={"negatives": 4, "uniform": 1.0}, loss="binary_cross_entropy")
+
+
 def test_every_seed_leaves_a_model(run):
     work, curve = run(seeds=[3, 1], epochs=1)
     assert sorted(path.name for path in (work / "models").iterdir()) == ["seed_1", "seed_3"]

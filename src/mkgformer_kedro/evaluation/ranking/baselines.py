@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mkgformer_kedro.evaluation.experts import BASELINE
 from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 
 _BLOCK = 256
 
@@ -69,7 +70,8 @@ def predict_popularity(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     train, test = (triples[triples["split"] == split] for split in ("train", "test"))
     asked = queries[queries["split"] == "test"]
     popularity = Popularity(train, len(tables["entities"]))
-    parts = np.split(np.arange(len(asked)), range(_BLOCK, len(asked), _BLOCK))
+    size = rows_at_a_time(_BLOCK, popularity.num_entities)
+    parts = np.split(np.arange(len(asked)), range(size, len(asked), size))
     blocks = ((rows, popularity.score(asked.iloc[rows])) for rows in parts)
     ranked = rank_queries(asked, blocks, test)
     ranked.insert(0, "expert", BASELINE)
