@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from kedro.io import CatalogConfigResolver
@@ -40,6 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one rate for all, 5e-4": {"learning_rates": {"default": 5e-4}},
     "one rate for all, 1e-3": {"learning_rates": {"default": 1e-3}},
     "every triple alike": {"answer_exponent": 1.0},
+    "every triple alike, bias of popularity": {"answer_exponent": 1.0, "start": "popularity"},
     "between (exponent .5)": {"answer_exponent": 0.5},
     "every triple alike, from structure": {"answer_exponent": 1.0, "start": "structure"},
     "2e-4, from words": {"learning_rates": ONE, "start": "text"},
@@ -109,7 +111,8 @@ def starting_model(kind: str, paths: dict[str, Path], work: Path) -> Path:
 
     Args:
         kind: ``stage 1``: as the stage left them; ``text``: means of their words; ``structure``:
-            as after stage 1, and the principal components of ComplEx's entities, as large, added.
+            as after stage 1, and the principal components of ComplEx's entities, as large, added;
+            ``popularity``: as after stage 1, with the logarithm of their answers as biases.
         paths: Tables, visual store and structural experts.
         work: Folder of model folders.
     """
@@ -121,6 +124,11 @@ def starting_model(kind: str, paths: dict[str, Path], work: Path) -> Path:
     model, tokenizer, task = load_model(paths["entity_model"])
     if kind == "structure":
         add_structure(model, next(paths["structure_models"].glob("complex/seed_*")), task)
+    elif kind == "popularity":
+        queries = pd.read_parquet(paths["queries"])
+        answers = np.concatenate(queries.loc[queries["split"] == "train", "answers"].to_list())
+        counts = torch.from_numpy(np.bincount(answers, minlength=len(task.entities))) + 0.5
+        model.entity_bias.data = counts.log().float() - counts.log().mean()
     else:
         initialize_graph_tokens(model, task.prompt_builder(tokenizer, model.config), "text")
     return save_model(folder, model, tokenizer, task)

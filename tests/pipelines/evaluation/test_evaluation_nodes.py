@@ -83,6 +83,11 @@ def store(tmp_path_factory) -> Path:
     return writer.finish()
 
 
+def model_with(source: str) -> ModelParameters:
+    """Parameters of a model that sees images of some kind."""
+    return ModelParameters.model_construct(images=ImagesParameters(source=source, seed=0))
+
+
 def graph_tables() -> dict[str, pd.DataFrame]:
     """Twelve entities in a ring by one relation; the last four triples are test's."""
     ring = np.arange(12)
@@ -157,7 +162,8 @@ def perfect_of(task: str, baseline: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("task", MAIN)
-def test_tables_become_metrics_groups_figure_and_page(task, store, monkeypatch):
+@pytest.mark.parametrize("source", ["own", "none"])
+def test_tables_become_metrics_groups_figure_and_page(task, source, store, monkeypatch):
     def look_at(looker, items, images):
         heats = [np.arange(8.0).reshape(2, 2, 2)]
         owners = items["entity"] if task == "link_prediction" else items.index
@@ -183,7 +189,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, store, monkeypatch):
         CURVE,
         {"data_set": "three & more", "posts": 12},
         {"with_images": 6},
-        None,
+        model_with(source),
         parameters_of(task),
         "corrected",
         5,
@@ -203,12 +209,13 @@ def test_tables_become_metrics_groups_figure_and_page(task, store, monkeypatch):
     assert "Another one" in page
     assert "One training run (seed 5)" in page
     assert "synthetic sample" in page
-    assert "data:image/jpeg;base64," in page
+    # What the model saw is what is shown.
+    assert ("data:image/jpeg;base64," in page) == (source == "own")
     shown = page.count('<details class="looks">')
-    assert shown > 0
+    assert (shown > 0) == (source == "own")
     # A mean over the layers and both of them, over each example's image.
     assert page.count("--heat:url(data:image/png;base64,") == 3 * shown
-    assert "mask &amp; more: correlation (CAF), layer 2" in page
+    assert ("mask &amp; more: correlation (CAF), layer 2" in page) == (source == "own")
     assert "25\u00a0% of the answers change, against 0\u00a0%" in page
 
 
@@ -228,11 +235,10 @@ def test_a_split_without_images_explains_nothing(store):
     tables = graph_tables()
     tables["queries"] = tables["queries"][tables["queries"]["entity"] % 2 == 1]
     kind = task_named("link_prediction")
-    model = ModelParameters.model_construct(images=ImagesParameters(source="own", seed=0))
     found = explain_for(kind)(
         Path("models"),
         store,
-        model,
+        model_with("own"),
         parameters_of("link_prediction"),
         5,
         *(tables[name] for name in kind.tables),

@@ -14,6 +14,7 @@ _PARAMETERS = {
     "on_bad_lines": "stop",
     "candidates": "entities",
     "entity_texts": "name_and_description",
+    "described_by": "description",
     "expected_counts": {},
     "on_unexpected_counts": "stop",
     "max_split_overlap": None,

@@ -119,6 +119,24 @@ def test_form_of_the_entity_texts(raw_graph, parameters, form, expected):
     assert entities.loc[1, ["name", "text", "text_source"]].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "source", "file"),
+    [
+        ("description", 'M, head of "MI6"', "short", "entity2text.txt"),
+        ("name", "M", "name", "entity2text.txt"),
+        ("nothing", "entity", "none", None),
+    ],
+)
+def test_less_may_be_read_of_an_entity(raw_graph, parameters, words, text, source, file):
+    raw, setting = raw_graph(), parameters(described_by=words, max_inverse_leak=None)
+    entities, *others, quarantine = index_graph(raw, setting)
+    schemas.entities.validate(entities)
+    assert entities.loc[1, ["name", "text", "text_source"]].tolist() == ["M", text, source]
+    queries = group_queries(others[1])
+    report = report_ingestion(raw, entities, *others, queries, quarantine, setting)
+    assert report["entity_texts"][source]["file"] == file
+
+
 def test_text_that_starts_with_a_comma_still_has_a_name(raw_graph, parameters):
     raw = raw_graph({"entity2text.txt": "007\t, nameless"})
     entities, _, _, _ = index_graph(raw, parameters())

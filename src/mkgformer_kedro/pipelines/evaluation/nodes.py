@@ -199,7 +199,9 @@ def report_for(
         from mkgformer_kedro.datasets.visual_store import VisualStore
         from mkgformer_kedro.evaluation.report import Published, render
 
-        store, layout = VisualStore(visual_store), task.layout()
+        # As the model saw them: in a control these are not the owners' own.
+        store = VisualStore(visual_store, **model.images.model_dump())
+        layout = task.layout()
         given = dict(zip((*task.tables, *task.reports), inputs, strict=True))
         tables = {name: given[name] for name in task.tables}
         evaluation = task.evaluate(

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Share of ids in common, of either side, below which texts and triples are of different graphs.
 _OF_THIS_GRAPH = 0.05
+# What all entities are called where they are described by nothing.
+_NO_TEXT = "entity"
 _HOW_TO_ALLOW = (
     "write link_prediction: {{ingestion: {{{}: {:g}}}}} into "
     "conf/<data set>/parameters_link_prediction.yml (null: any share)."
@@ -164,6 +166,7 @@ def report_ingestion(
     }
     repeated = raw.triples.duplicated(["split", "head", "relation", "tail"])
     sources = {"long": "entity_long_texts", "short": "entity_texts", "name": "entity_texts"}
+    files = {source: raw.files.get(role) for source, role in sources.items()}
     report = {
         "data_set": raw.folder.name,
         "counts": counts,
@@ -173,7 +176,7 @@ def report_ingestion(
             split: int(count) for split, count in queries["split"].value_counts(sort=False).items()
         },
         "entity_texts": {
-            source: {"entities": int(count), "file": raw.files.get(sources[source])}
+            source: {"entities": int(count), "file": files.get(source)}
             for source, count in entities["text_source"].value_counts(sort=False).items()
         },
         "entities_without_text": int((~entities["entity"].isin(raw.entity_texts["entity"])).sum()),
@@ -282,7 +285,7 @@ def _describe_entities(
     long_texts: pd.Series,
     parameters: IngestionParameters,
 ) -> pd.DataFrame:
-    """Name and text of each entity: the long text, else the short one, else the name.
+    """Name and text of each entity: the long text, else the short one, else the name, if told so.
 
     A text that only repeats the name is none. Where the graph links images, the column
     ``image_links`` lists each entity's.
@@ -296,8 +299,15 @@ def _describe_entities(
         name = name.where(name != "", short)
     has_long = long.notna() & (long != name)
     entities["name"] = name
-    entities["text"] = long.where(has_long, short)
-    entities["text_source"] = np.select([has_long, short != name], ["long", "short"], "name")
+    match parameters.described_by:
+        case "description":
+            entities["text"] = long.where(has_long, short)
+            source = np.select([has_long, short != name], ["long", "short"], "name")
+        case "name":
+            entities["text"], source = name, "name"
+        case "nothing":
+            entities["text"], source = _NO_TEXT, "none"
+    entities["text_source"] = source
     entities = entities.astype("str")
     if raw.image_links is not None and len(raw.image_links):
         links = raw.image_links.groupby("entity", sort=False)["path"].agg(list)

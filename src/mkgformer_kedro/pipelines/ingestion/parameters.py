@@ -43,6 +43,8 @@ class IngestionParameters(Parameters):
             that has a text, as the authors' code does: 14,951 instead of 14,541 on FB15k-237).
         entity_texts: What the entity text file holds: ``name``, or ``name_and_description``
             (separated by the first comma, as in WN18).
+        described_by: What the model reads of an entity: its ``description`` (the longest text
+            there is), its ``name``, or ``nothing`` (the same word for all).
         expected_counts: The published counts.
         on_unexpected_counts: ``stop``, or ``report`` and go on.
         max_split_overlap: Largest share of a split's triples that an earlier split may have, too,
@@ -54,6 +56,7 @@ class IngestionParameters(Parameters):
     on_bad_lines: Literal["stop", "quarantine"]
     candidates: Literal["entities", "entity_texts"]
     entity_texts: Literal["name", "name_and_description"]
+    described_by: Literal["description", "name", "nothing"]
     expected_counts: GraphCounts
     on_unexpected_counts: Literal["stop", "report"]
     max_split_overlap: float | None = Field(ge=0, le=1)

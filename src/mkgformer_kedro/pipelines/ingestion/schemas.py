@@ -67,7 +67,7 @@ entities = DataFrameSchema(
         "entity": Column("str", _TEXT, unique=True),
         "name": Column("str", _TEXT),
         "text": Column("str", _TEXT),
-        "text_source": Column("str", Check.isin(["long", "short", "name"])),
+        "text_source": Column("str", Check.isin(["long", "short", "name", "none"])),
         # Paths of images, where the graph itself links them.
         "image_links": Column(
             "object",
