@@ -145,11 +145,12 @@ def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
         seed: Seed of the graph.
     """
     shutil.rmtree(work, ignore_errors=True)
-    (work / "conf/scale").mkdir(parents=True)
-    (work / "conf/local").mkdir()
-    for name in ("pyproject.toml", "conf/base", "conf/logging.yml"):
-        (work / name).symlink_to(PROJECT / name)
-    shutil.copytree(PROJECT / "src", work / "src")  # Kedro takes no sources from elsewhere
+    for name in ("conf/scale", "conf/local"):
+        (work / name).mkdir(parents=True)
+    for name in ("src", "conf/base"):
+        shutil.copytree(PROJECT / name, work / name)
+    for name in ("pyproject.toml", "conf/logging.yml"):
+        shutil.copy(PROJECT / name, work / name)
     make_graph(work / "data/01_raw/scale", entities, seed)
     tower = make_tower(work / "tower")
     settings = {

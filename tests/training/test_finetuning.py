@@ -185,6 +185,10 @@ def test_faithful_preset_repeats_queries(run):
 def test_killed_and_run_again_it_ends_with_the_same_weights(
     tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment
 ):
+    # Draws of negatives go on where they were, too.
+    sampled = {"negatives": 5, "uniform": 0.5} if moment == "step" else None
+    finetuning_values["sampled_softmax"] = sampled
+
     def job(name):
         world = (tables, entity_model, store_folder, model_parameters)
         return job_of(tmp_path / name, *world, finetuning_values)

@@ -32,13 +32,12 @@ class Popularity:
             train[["relation", side]].rename(columns={side: "answer"}).assign(direction=side)
             for side in ("head", "tail")
         ]
-        self._counts = (
-            pd.concat(sides)
-            .groupby(["direction", "relation", "answer"])
-            .size()
-            .rename("count")
-            .reset_index()
-        )
+        counts = pd.concat(sides).groupby(["direction", "relation", "answer"]).size()
+        answers = counts.index.get_level_values("answer").to_numpy()
+        self._counts = {
+            asked: (answers[rows], counts.to_numpy(np.float32)[rows])
+            for asked, rows in counts.groupby(["direction", "relation"]).indices.items()
+        }
 
     def score(self, queries: pd.DataFrame) -> Tensor:
         """Score all entities for a block of queries.
@@ -49,10 +48,11 @@ class Popularity:
         Returns:
             Float32 tensor ``(len(queries), num_entities)``: numbers of training triples.
         """
-        asked = queries[["direction", "relation"]].assign(row=np.arange(len(queries)))
-        cells = asked.merge(self._counts, on=["direction", "relation"])
         scores = np.zeros((len(queries), self.num_entities), dtype=np.float32)
-        scores[cells["row"], cells["answer"]] = cells["count"]
+        for row, *asked in zip(scores, queries["direction"], queries["relation"], strict=True):
+            if (asked := tuple(asked)) in self._counts:
+                answers, counts = self._counts[asked]
+                row[answers] = counts
         return torch.from_numpy(scores)
 
 
