@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROWS = 1024
+_TEXTS = 1 << 16
 _MOST_STEPS = 50
 _REMEMBERED_STEPS = 5
 _TOLERANCE = 1e-4
@@ -139,8 +140,8 @@ def initialize_graph_tokens(
         (graph.entities, prompts.text_tokens),
         (graph.relations, prompts.relation_tokens),
     ):
-        for begin in range(0, table.num_embeddings, _ROWS):
-            part = table.weight[begin : begin + _ROWS]
+        for begin in range(0, table.num_embeddings, _TEXTS):
+            part = table.weight[begin : begin + _TEXTS]
             tokens = tokens_of(begin + np.arange(len(part)))
             means = torch.nn.functional.embedding_bag(
                 torch.from_numpy(tokens.values).to(words.device),

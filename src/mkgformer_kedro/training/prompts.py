@@ -126,6 +126,7 @@ class PromptBuilder:
         Returns:
             ``input_ids`` and ``attention_mask``, int64, ``(n, longest of this batch)``.
         """
+        self._tokenise(entity)
         return self._pad(
             [
                 self._prompt("tail" if tail else "head", int(e), int(r))
@@ -142,6 +143,7 @@ class PromptBuilder:
             Token numbers ``(n,)``, and positions by what stands there: ``mask``, ``relation`` (its
             words and its own token), ``entity`` (its own token).
         """
+        self._tokenise(np.array([entity]))
         prompt = self._prompt("tail" if is_tail else "head", entity, relation)
         words = self._relations[relation]
         own = int((prompt == words[-1]).argmax())
@@ -153,6 +155,7 @@ class PromptBuilder:
 
     def descriptions(self, entity: np.ndarray) -> dict[str, np.ndarray]:
         """Prompts of entity modelling, shaped as those of :meth:`queries`."""
+        self._tokenise(entity)
         return self._pad([self._prompt("description", int(e), None) for e in entity])
 
     def description_lengths(self, entity: np.ndarray) -> np.ndarray:
@@ -168,17 +171,17 @@ class PromptBuilder:
 
     def text_tokens(self, entity: np.ndarray) -> Ragged:
         """Word-piece numbers of these entities' descriptions."""
-        places = self._places(entity)
-        return self._texts.chosen(places)
+        self._tokenise(entity)
+        return self._texts.chosen(self._place[entity])
 
     def relation_tokens(self, relation: np.ndarray) -> Ragged:
         """Word-piece numbers of these relations' texts, without their own tokens."""
         return Ragged.from_rows([self._relations[each][:-1] for each in relation])
 
-    def _places(self, entity: np.ndarray) -> np.ndarray:
-        """Rows of entities' texts among those that are tokenised, as they are from now on."""
-        if (self._place[entity] < 0).any():
-            new = np.unique(entity[self._place[entity] < 0])
+    def _tokenise(self, entity: np.ndarray) -> None:
+        """See to it that the texts of these entities have their place among those tokenised."""
+        new = np.unique(entity[self._place[entity] < 0])
+        if len(new):
             self._place[new] = len(self._texts) + np.arange(len(new))
             # Lists of numbers take several times the memory of arrays: some texts at a time.
             parts = (
@@ -186,11 +189,10 @@ class PromptBuilder:
                 for some in np.split(new, range(_TEXTS, len(new), _TEXTS))
             )
             self._texts = Ragged.joined([self._texts, *parts])
-        return self._place[entity]
 
     def _lengths(self, entity: np.ndarray) -> np.ndarray:
-        places = self._places(entity)
-        return self._texts.lengths_of(places)
+        self._tokenise(entity)
+        return self._texts.lengths_of(self._place[entity])
 
     def _fixed_length(self, kind: str) -> int:
         return sum(
@@ -205,8 +207,7 @@ class PromptBuilder:
         pieces = []
         for part in self._parts[kind]:
             if part == "{text}":
-                place = int(self._places(np.array([entity]))[0])
-                pieces.append(self._texts[place][: self.max_length - used])
+                pieces.append(self._texts[self._place[entity]][: self.max_length - used])
             elif part == "{entity}":
                 pieces.append(np.array([self._entity_token_start + entity]))
             elif part == "{relation}":
