@@ -114,8 +114,8 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
         "train.tsv": lines.iloc[2 * held_out :],
         "entities.txt": pd.DataFrame(names["head"]),
         "relations.txt": pd.DataFrame(names["relation"]),
-        "entity2text.txt": pd.DataFrame([names["head"], make_names(entities, 3, seed)]).T,
-        "relation2text.txt": pd.DataFrame([names["relation"], words()[:RELATIONS]]).T,
+        "entity2text.txt": pd.DataFrame({0: names["head"], 1: make_names(entities, 3, seed)}),
+        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: words()[:RELATIONS]}),
     }
     for name, table in parts.items():
         table.to_csv(folder / name, sep="\t", header=False, index=False)
