@@ -57,7 +57,7 @@ demo-entities: $(VENV)/.run  ## Entity recognition on the synthetic sample
 	$(BIN)/kedro run --pipelines entity_recognition
 
 test: $(VENV)/.dev lint  ## Every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fast-test: $(VENV)/.dev  ## The tests that take seconds
 	$(BIN)/pytest -m "not whole_run"

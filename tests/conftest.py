@@ -9,12 +9,14 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # No test depends on how fast the machine is.
 settings.register_profile("mkgformer_kedro", deadline=None)
@@ -58,6 +60,39 @@ _GRAPH = {
     "entity2text.txt": '007\tBond, a spy\n02\tM, head of "MI6"\n03\tQ\n04\tM, another one\n',
     "relation2text.txt": "likes\tis fond of\nknows\thas met\n",
 }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """Share files out to processes: those that take ``finished_project`` to one, which builds it.
+
+    (``xdist_group`` would say the same, but xdist 3.8 does not heed it beside pytest 9.)
+    """
+    sharing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "finished_project" in path.read_text()
+    }
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "finished_project" if file in sharing else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let processes begin with what takes longest, so that none is left alone with it."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        items.sort(
+            key=lambda item: (
+                item.get_closest_marker("whole_run") is None,
+                -tests[item.path],
+            )
+        )
 
 
 @pytest.fixture

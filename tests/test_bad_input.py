@@ -218,6 +218,13 @@ for name, line in {
     "dataset: a number": "dataset: 5",
     "a share of memory that is none": "memory_share: .nan",
     "a group of paths that is null": "link_prediction: null",
+    "a misspelt path": "relation_extraction: {imagse: x}",
+    "a misspelt file": "link_prediction: {files: {trian: x}}",
+    "an environment to extend that is not there": "extends: wn18_imgg",
+    "dataset: a folder elsewhere": "dataset: ../elsewhere",
+    "a wait that is a word": "wait_for_lock: soon",
+    "a wait without end": "wait_for_lock: .inf",
+    "a wait that is true": "wait_for_lock: true",
 }.items():
 
     @case("Configuration", name)
@@ -386,6 +393,11 @@ for name, arguments in {
     "a parameter of the runner that is not there": ("--runner-params", "x=1"),
     "an output that is not there": ("--to-outputs", "link_prediction.metric"),
     "a node to begin with that is not there": ("--from-nodes", "link_prediction.evaluation.predic"),
+    "a seed below 0": ("--params", "seed=-1"),
+    "a preset that there is not": ("--params", "preset=faithfull"),
+    "a task's group that is null": ("--params", "entity_recognition=null"),
+    "a stage without its task": ("--params", "finetuning.epochs=3"),
+    "a misspelt stage": ("--params", "entity_recognition.finetune.epochs=3"),
     "parameters without a value": ("--params", "seed"),
     "parameters that are no YAML": ("--params", "seed={a: 1"),
     "an option that there is not": ("--pipline", "audit"),

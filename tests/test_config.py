@@ -1,5 +1,6 @@
 """The configuration of every environment: complete, used, and checked before anything runs."""
 
+import functools
 import inspect
 import re
 import typing
@@ -123,10 +124,15 @@ def test_an_environment_has_few_files_and_nothing_empty(environment):
         assert all(value != {} for file in files.values() for value in [file, *file.values()])
 
 
+@functools.cache
+def params_of(environment):
+    with KedroSession.create(project_path=CONF.parent, env=environment) as session:
+        return session.load_context().params
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_parameters_of_every_environment_are_valid(environment):
-    with KedroSession.create(project_path=CONF.parent, env=environment) as session:
-        params = session.load_context().params
+    params = params_of(environment)
     for task in TASKS:
         assert all(isinstance(group, Parameters) for group in params[task].values()), task
 
@@ -142,6 +148,5 @@ def test_no_tool_sends_usage_data(monkeypatch):
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_only_the_reduced_run_sets_what_the_preset_decides(environment):
-    with KedroSession.create(project_path=CONF.parent, env=environment) as session:
-        fields = session.load_context().params["model"].config
+    fields = params_of(environment)["model"].config
     assert set(fields) <= ({"num_fusion_layers"} if environment == "ci" else set())

@@ -55,6 +55,13 @@ def test_parameters_of_the_run_win_over_all(load, env):
     assert load(env, FILES, a={"x": 9})["parameters"]["a"]["x"] == 9
 
 
+def test_files_are_read_once_and_who_asks_has_a_copy(load, tmp_path):
+    loader = load("tiny", FILES)
+    loader["parameters"]["a"]["x"] = 9
+    (tmp_path / "tiny/parameters.yml").unlink()
+    assert loader["parameters"]["a"] == {"x": 1, "y": 2, "z": 3, "u": 0, "list": [2]}
+
+
 def test_an_environment_of_globals_alone_has_the_parameters_of_what_it_extends(load):
     loader = load("bare", {**FILES, "bare/globals.yml": "extends: small"})
     assert loader["parameters"]["a"]["z"] == 2

@@ -1,6 +1,7 @@
 """DVC: its graph and Kedro's cannot drift apart, and it rebuilds what changed and no more."""
 
 import ast
+import functools
 import json
 import re
 import shutil
@@ -52,7 +53,7 @@ NO_RESULT_DEPENDS_ON = {
     PACKAGE / f"{name}.py" for name in ("errors", "files", "parameters", "progress")
 } | {PACKAGE / "training/tasks/registry.py", *PACKAGE.rglob("__init__.py")}
 # What a task says of these, evaluation alone asks for.
-OF_EVALUATION = {"predict_baseline", "evaluate", "layout"}
+OF_EVALUATION = frozenset({"predict_baseline", "evaluate", "layout"})
 # Stages of hours watch nothing that they do not run. The others may watch what another kind of task
 # shares, but no other task's own.
 LONG = {"model_entities", "finetune"}
@@ -71,10 +72,10 @@ def dvc_stages():
 def catalogs():
     bootstrap_project(ROOT)
     found = {}
-    for data_set, item in DATA_SETS.items():
-        with KedroSession.create(project_path=ROOT, env=item["env"]) as session:
-            found[data_set] = session.load_context().catalog
-    return found
+    for env in {item["env"] for item in DATA_SETS.values()}:
+        with KedroSession.create(project_path=ROOT, env=env) as session:
+            found[env] = session.load_context().catalog
+    return {data_set: found[item["env"]] for data_set, item in DATA_SETS.items()}
 
 
 def kedro_stage(stage, data_set):
@@ -100,7 +101,8 @@ def is_covered(path, by):
     return any(path == other or path.startswith(f"{other}/") for other in by)
 
 
-def imported_files(path, skipped=frozenset()):
+@functools.cache
+def imported_files(path, skipped):
     """Files of this project that a file imports, at its top or inside its functions.
 
     Functions of some names are skipped, and what type checkers alone see; a package may load on
@@ -128,10 +130,11 @@ def files_of(module):
     return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()]
 
 
+@functools.cache
 def code_of(stage, task):
     """Files that a stage of a task runs: those that the module of its nodes imports, and so on."""
     registry, runs = PACKAGE / "training/tasks/registry.py", [*PACKAGE.glob("pipelines/*/*.py")]
-    skipped = OF_EVALUATION if stage != "evaluate" else set()
+    skipped = OF_EVALUATION if stage != "evaluate" else frozenset()
     found, new = set(), set(files_of(MODULES[task][NAMESPACES[stage]]))
     while new:
         found |= new
@@ -193,7 +196,7 @@ def test_deps_are_the_code_that_the_stage_runs(dvc_stages, stage, data_set):
     deps = dvc_stages[f"{stage}@{data_set}"].deps
     declared = {d.def_path for d in deps if d.def_path.startswith("src/")}
     task, namespace = task_of(data_set), NAMESPACES[stage]
-    run = code_of(stage, task)
+    run = set(code_of(stage, task))
     assert {file for file in run if not is_covered(file, declared)} == set()
     for other in TASKS if stage not in LONG else ():
         if namespace in MODULES[other] and WINGS[other] != WINGS[task]:
@@ -260,8 +263,7 @@ AFTER = {
 }
 
 
-def assert_run_once_in_order(output, expected):
-    ran = stages_run(output)
+def assert_run_once_in_order(ran, expected):
     assert sorted(ran) == sorted(expected)
     place = {stage.partition("@")[0]: number for number, stage in enumerate(ran)}
     for stage, before in AFTER.items():
@@ -274,20 +276,27 @@ def stages_run(output):
     return re.findall(r"Running stage '(.+?)'", output)
 
 
+def of_data_set(stages, data_set):
+    return [stage for stage in stages if stage.endswith(f"@{data_set}")]
+
+
+EVERY = [*chain(*map(last_stages, CI.values()))]
+
+
 @pytest.fixture(scope="module")
 def first_repro(tmp_path_factory, copy_project):
-    """A copy in which each task was built once, and what ``dvc repro`` said of each."""
+    """A copy in which each task was built once, and the stages that ``dvc repro`` ran."""
     project = copy_project(tmp_path_factory.mktemp("dvc") / "project")
     line = "{<<: *link_prediction, env: base, dataset: sample, raw: wordnet_emoji}"
     project.replace("dvc.yaml", f"      sample_link_prediction: {line}\n", "")
     project.run("git", "init", "--quiet")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "As copied")
-    outputs = {task: project.run("dvc", "repro", *last_stages(CI[task])) for task in TASKS}
+    ran = stages_run(project.run("dvc", "repro", *EVERY))
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Built")
     project.run("git", "tag", "built")
-    return project, outputs
+    return project, ran
 
 
 @pytest.fixture(scope="module")
@@ -298,8 +307,9 @@ def project(first_repro):
 @pytest.mark.whole_run
 @pytest.mark.parametrize("task", TASKS)
 def test_repro_builds_a_data_set_from_raw_files_to_metrics(first_repro, task):
-    project, outputs = first_repro
-    assert_run_once_in_order(outputs[task], stages_of(CI[task]))
+    project, ran = first_repro
+    assert_run_once_in_order(of_data_set(ran, CI[task]), stages_of(CI[task]))
+    assert len(ran) == len([*chain(*map(stages_of, CI.values()))])
     reporting = project.folder / f"data/08_reporting/sample_ci/{task}"
     metrics = json.loads((reporting / "metrics.json").read_text())
     assert 0 <= metrics["test"][TASKS[task].dev_metric] <= 1
@@ -320,12 +330,11 @@ def test_an_edit_to_a_task_leaves_the_others_up_to_date(project, task):
     for path in (project.folder / "src").rglob(f"{task}.py"):
         path.write_text(path.read_text() + "# Edited.\n")
     try:
-        for other in TASKS:
-            status = project.run("dvc", "status", "--with-deps", f"evaluate@{CI[other]}")
-            if other == task:
-                assert {f"ingest@{CI[task]}:", f"finetune@{CI[task]}:"} <= set(status.split())
-            else:
-                assert "Data and pipelines are up to date." in status
+        every = [f"evaluate@{data_set}" for data_set in CI.values()]
+        status = project.run("dvc", "status", "--with-deps", *every)
+        changed = re.findall(r"^(\w+)@(\w+):$", status, flags=re.MULTILINE)
+        assert {stage for stage, _ in changed} >= {"ingest", "finetune"}
+        assert {data_set for _, data_set in changed} == {CI[task]}
     finally:
         project.run("git", "checkout", "--quiet", "--", "src")
 
@@ -333,7 +342,7 @@ def test_an_edit_to_a_task_leaves_the_others_up_to_date(project, task):
 @pytest.mark.whole_run
 def test_second_repro_does_nothing(project):
     assert list((project.folder / "src").rglob("__pycache__")), "byte code must not count"
-    output = project.run("dvc", "repro", *chain(*map(last_stages, CI.values())))
+    output = project.run("dvc", "repro", *EVERY)
     assert stages_run(output) == []
     assert "Data and pipelines are up to date." in output
 
@@ -349,15 +358,26 @@ def test_metrics_and_plots_are_shown(project):
 
 
 @pytest.mark.whole_run
-@pytest.mark.parametrize("task", TASKS)
-def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project, task):
-    setting = f"conf/ci/parameters_{task}.yml:{task}.evaluation.resamples=100"
-    output = project.run("dvc", "exp", "run", f"evaluate@{CI[task]}", "--set-param", setting)
-    assert stages_run(output) == [f"configure@{CI[task]}", f"evaluate@{CI[task]}"]
-    assert "evaluation.resamples" in project.run("dvc", "params", "diff")
-    assert "interval" in project.run("dvc", "metrics", "diff")
+def test_an_experiment_that_changes_evaluation_runs_evaluation_alone(project):
+    settings = [
+        f"--set-param=conf/ci/parameters_{task}.yml:{task}.evaluation.resamples=100"
+        for task in TASKS
+    ]
+    evaluated = [f"evaluate@{data_set}" for data_set in CI.values()]
+    ran = stages_run(project.run("dvc", "exp", "run", *evaluated, *settings))
+    for data_set in CI.values():
+        stages = [f"configure@{data_set}", f"evaluate@{data_set}"]
+        assert of_data_set(ran, data_set) == stages
+    assert len(ran) == 2 * len(CI)
+    parameters, metrics = (project.run("dvc", kind, "diff") for kind in ("params", "metrics"))
+    for task in TASKS:
+        folder = f"data/08_reporting/sample_ci/{task}"
+        assert re.search(rf"{folder}/configuration.json +evaluation.resamples ", parameters)
+        assert re.search(rf"{folder}/metrics.json +\S*interval", metrics)
     project.run("git", "checkout", "--quiet", "--", ".")
-    project.run("dvc", "checkout", f"configure@{CI[task]}", f"evaluate@{CI[task]}")
+    project.run(
+        "dvc", "checkout", *(f"configure@{data_set}" for data_set in CI.values()), *evaluated
+    )
 
 
 @pytest.mark.whole_run
@@ -366,7 +386,7 @@ def test_a_changed_finetuning_parameter_runs_finetuning_and_what_follows(project
     project.replace(file, "max_steps: 4", "max_steps: 2")
     output = project.run("dvc", "repro", *last_stages(GRAPH))
     expected = [f"configure@{GRAPH}", *stages_of(GRAPH, "finetune")]
-    assert_run_once_in_order(output, expected)
+    assert_run_once_in_order(stages_run(output), expected)
     output = project.run("dvc", "repro", f"evaluate@{CI['entity_recognition']}")
     assert stages_run(output) == [f"configure@{CI['entity_recognition']}"]
     project.run("git", "commit", "--quiet", "--all", "--message", "Fewer steps")

@@ -84,51 +84,25 @@ def test_a_run_killed_while_finetuning_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
-        ("link_prediction.finetuning.epoch=3", "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
-        ("seed=-1", "seed is -1; it must be a whole number from 0"),
-        ("preset=faithfull", "preset is 'faithfull'; it must be 'corrected' or 'faithful'"),
-        ("entity_recognition=null", "parameter 'entity_recognition' is no group"),
-        ("finetuning.epochs=3", "'finetuning'; did you mean 'link_prediction.finetuning'?"),
         (
             "link_prediction.finetuning.learning_rates.default=.nan",
             "learning_rates.default: Input should be a finite number",
         ),
-        (
-            "entity_recognition.finetune.epochs=3",
-            "unknown parameter 'entity_recognition.finetune'; "
-            "did you mean 'entity_recognition.finetuning'?",
-        ),
     ],
 )
-def test_an_unknown_parameter_is_refused_and_the_near_miss_named(
-    finished_project, parameter, message
-):
+def test_a_parameter_that_is_wrong_is_refused_before_any_node(finished_project, parameter, message):
     output = finished_project.run("kedro", "run", "--params", parameter, fails=True)
     assert message in output
     assert "Traceback" not in output
     assert "Running node" not in output
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("datasett: x", "unknown key of globals.yml 'datasett'; did you mean 'dataset'"),
-        ("relation_extraction: {imagse: x}", "did you mean 'relation_extraction.images'"),
-        ("link_prediction: {files: {trian: x}}", "did you mean 'link_prediction.files.train'"),
-        ("link_prediction: null", "key of globals.yml 'link_prediction' is no group"),
-        ("extends: wn18_imgg", "strange/globals.yml: extends 'wn18_imgg', and there is no such"),
-        ("dataset: ../elsewhere", "dataset in globals.yml must be the name of one folder"),
-        ("wait_for_lock: soon", "wait_for_lock in globals.yml is 'soon'; it must be seconds"),
-        ("wait_for_lock: .inf", "wait_for_lock in globals.yml is inf; it must be seconds"),
-        ("wait_for_lock: true", "wait_for_lock in globals.yml is True; it must be seconds"),
-    ],
-)
-def test_globals_are_checked_too(own_data, line, message):
-    (own_data.folder / "conf/strange").mkdir(exist_ok=True)
-    (own_data.folder / "conf/strange/globals.yml").write_text(f"{line}\n")
+def test_globals_are_checked_too(own_data):
+    (own_data.folder / "conf/strange").mkdir()
+    (own_data.folder / "conf/strange/globals.yml").write_text("datasett: x\n")
     output = own_data.run("kedro", "run", "--env", "strange", fails=True)
-    assert message in output
+    assert "unknown key of globals.yml 'datasett'; did you mean 'dataset'" in output
     assert "Traceback" not in output
 
 

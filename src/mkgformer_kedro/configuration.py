@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,18 @@ class ExtendingConfigLoader(OmegaConfigLoader):
         return found
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The configuration of a kind, such as ``parameters``.
+        """The configuration of a kind, such as ``parameters``: the caller's own copy.
+
+        Files are read once, however often Kedro asks for what they hold.
 
         Raises:
             DataError: Files contradict each other, or refer to what is not there.
         """
+        if key not in self.data:
+            self.data[key] = self._read(key)
+        return copy.deepcopy(self.data[key])
+
+    def _read(self, key: str) -> dict[str, Any]:
         try:
             found = super().__getitem__(key)
         except (DataError, MissingConfigException):

@@ -66,10 +66,9 @@ class BadInputHooks:
         if preset not in ("corrected", "faithful"):
             problems.append(f"preset is {preset!r}; it must be 'corrected' or 'faithful'")
         names = read_yaml(folder / "globals.yml")
-        problems += _unknown_within(loader["globals"], names, "key of globals.yml")
-        dataset, wait, share = (
-            loader["globals"][key] for key in ("dataset", "wait_for_lock", "memory_share")
-        )
+        given = loader["globals"]
+        problems += _unknown_within(given, names, "key of globals.yml")
+        dataset, wait, share = (given[key] for key in ("dataset", "wait_for_lock", "memory_share"))
         # A cell of a study works in a folder inside that of the study.
         folder_of_one = rf"({_FOLDER}-study/)?{_FOLDER}"
         if not isinstance(dataset, str) or not re.fullmatch(folder_of_one, dataset):
