@@ -119,10 +119,10 @@ def measure(world: World, steps: int) -> dict[str, Any]:
         multiply-adds a second.
     """
     model = world.model.train()
-    tables = model.lookup_tables()
-    for table in tables:
-        table.sparse = True
-    looked_up = [table.weight for table in tables]
+    looked_up = model.lookup_weights()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.sparse = any(module.weight is weight for weight in looked_up)
     others = [p for p in model.parameters() if all(p is not weight for weight in looked_up)]
     groups = [{"params": looked_up, "rowwise": True}, {"params": others, "rowwise": False}]
     optimizer = RowwiseAdamW(groups, lr=0.0, fused=True)

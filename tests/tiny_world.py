@@ -39,6 +39,7 @@ _ENTITY_MODELING = {
     "initialization": None,
     "solver": None,
     "ridge": 1.0,
+    "closed_form_above": 100,
     "adam": {"epochs": 3, "batch_size": 4, "learning_rate": 0.05},
     "encoding_batch_size": 5,
 }
@@ -66,6 +67,7 @@ _FINETUNING = {
     "loss": "cross_entropy",
     "label_smoothing": 0.1,
     "answer_exponent": 0.5,
+    "sampled_softmax": None,
     "precision": "fp32",
     "gradient_checkpointing": False,
     "loader_workers": 0,

@@ -8,6 +8,7 @@ import pytest
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.evaluation.ranking import ranks
 from mkgformer_kedro.inference import experts as module
 from mkgformer_kedro.inference.experts import (
     EXPERT_KINDS,
@@ -56,13 +57,19 @@ def test_every_query_is_scored_once(expert, tables):
     assert expert().answers(queries).all()
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_blocks_do_not_change_the_ranks(expert, tables, batch_size):
+@pytest.mark.parametrize("scores", [ranks._SCORES, 30])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_blocks_do_not_change_the_ranks(expert, tables, batch_size, scores, monkeypatch):
     queries, triples = split(tables["queries"], "train"), split(tables["triples"], "train")
     whole = predict_queries([expert()], queries, triples, batch_size=7)
+    monkeypatch.setattr(ranks, "_SCORES", scores)
+    popular = PopularityExpert(triples, 12)
+    for asked in (expert(), popular):  # 30 scores at a time are those of two queries
+        sizes = {len(rows) for rows, _ in asked.scores(queries, batch_size=batch_size)}
+        assert max(sizes) == min(batch_size, len(queries), scores // 12)
     blocks = predict_queries([expert()], queries, triples, batch_size=batch_size)
-    ranks = ["triple", "direction", "rank_optimistic", "rank_pessimistic"]
-    pd.testing.assert_frame_equal(whole[ranks], blocks[ranks])
+    columns = ["triple", "direction", "rank_optimistic", "rank_pessimistic"]
+    pd.testing.assert_frame_equal(whole[columns], blocks[columns])
     np.testing.assert_allclose(whole["score"], blocks["score"], atol=1e-5)
     assert len(whole) == 2 * len(triples)
 

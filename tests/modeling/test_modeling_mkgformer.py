@@ -581,6 +581,33 @@ def test_configured_loss(tiny, name, function):
     assert torch.equal(model(**tiny.texts(), labels=labels, return_dict=False)[0], output.loss)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_loss_over_candidates_looks_at_these_alone(tiny, sparse):
+    model = tiny.model(loss="cross_entropy", label_smoothing=0.1)
+    with torch.no_grad():
+        model.entity_bias.normal_()
+    table = model.mkgformer.graph_embeddings.entities
+    table.sparse = sparse
+    candidates, log_counts = torch.tensor([5, 0, 3]), torch.tensor([0.0, 1.5, 0.0])
+    labels = torch.tensor([[2, -100], [0, 2], [0, -100], [2, -100]])
+
+    texts = tiny.texts()
+    output = model(**texts, labels=labels, candidates=candidates, log_counts=log_counts)
+    output.loss.backward()
+
+    close(output.logits, model(**texts).logits[:, candidates])
+    expected = multi_answer_cross_entropy(output.logits, labels, 0.1, 0.0, log_counts)
+    assert torch.equal(output.loss, expected)
+    for weight, rows in zip(
+        model.entity_weights(), (texts["input_ids"] - tiny.words, None), strict=True
+    ):
+        assert weight.grad.is_sparse == sparse
+        reached = weight.grad.to_dense().view(len(weight), -1).any(dim=1).nonzero().flatten()
+        looked_up = candidates if rows is None else torch.cat([candidates, rows.flatten()])
+        assert set(reached.tolist()) <= set(looked_up.tolist())
+        assert set(candidates.tolist()) <= set(reached.tolist())
+
+
 def test_configured_weight_of_an_example(tiny):
     model = tiny.model(loss="cross_entropy", answer_exponent=0.5)
     labels = torch.tensor([[1, 3], [2, -100], [3, -100], [0, 5]])

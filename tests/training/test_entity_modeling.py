@@ -8,6 +8,7 @@ from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training import entity_modeling
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.entity_modeling import (
+    closed_form,
     descend,
     initialize_graph_tokens,
     model_entities,
@@ -107,6 +108,23 @@ def test_stage_1_is_solved(made_up, ridge):
     assert reached == pytest.approx(closure().item(), rel=1e-3)
     assert curve["objective"].iloc[-1] == pytest.approx(reached, rel=1e-4)
     assert torch.equal(embeddings, solve(start, states, ridge)[0])
+
+
+@pytest.mark.parametrize("rows", [7, 1024])
+def test_the_closed_form_is_the_newton_step_where_the_softmax_is_flat(made_up, monkeypatch, rows):
+    monkeypatch.setattr(entity_modeling, "_ROWS", rows)
+    _, states = made_up
+    start = torch.zeros_like(states, requires_grad=True)
+    objective = len(states) * objective_of(start, start.detach(), states, ridge=0.7)
+    (gradient,) = torch.autograd.grad(objective, start)
+    curvature = states.T @ states / len(states) + 0.7 * torch.eye(6)
+
+    embeddings, curve = closed_form(start.detach(), states, ridge=0.7)
+
+    torch.testing.assert_close(embeddings @ curvature, -gradient, atol=1e-4, rtol=1e-4)
+    reached = objective_of(embeddings, start, states, ridge=0.7).item()
+    assert curve["objective"].tolist() == [pytest.approx(reached, rel=1e-5)]
+    assert reached < objective.item() / len(states)
 
 
 def test_the_ridge_holds_embeddings_at_their_start(made_up):

@@ -185,6 +185,10 @@ def test_faithful_preset_repeats_queries(run):
 def test_killed_and_run_again_it_ends_with_the_same_weights(
     tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment
 ):
+    # Draws of negatives go on where they were, too.
+    sampled = {"negatives": 5, "uniform": 0.5} if moment == "step" else None
+    finetuning_values["sampled_softmax"] = sampled
+
     def job(name):
         world = (tables, entity_model, store_folder, model_parameters)
         return job_of(tmp_path / name, *world, finetuning_values)
@@ -207,6 +211,16 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
     assert curve.columns.tolist() == whole_curve.columns.tolist()
+
+
+def test_a_sampled_softmax_of_all_entities_learns_what_the_exact_one_does(run):
+    settings = {"epochs": 1, "weight_decay": {"default": 0.0}}
+    exact, _ = run("exact", **settings)
+    whole, _ = run("whole", sampled_softmax={"negatives": 12, "uniform": 0.5}, **settings)
+    for name, weight in weights_of(exact).items():
+        torch.testing.assert_close(weights_of(whole)[name], weight, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="sampled_softmax needs the loss cross_entropy"):
+        run(sampled_softmax={"negatives": 4, "uniform": 1.0}, loss="binary_cross_entropy")
 
 
 def test_every_seed_leaves_a_model(run):

@@ -82,6 +82,24 @@ def test_where_every_row_is_looked_up_it_is_adamw(world):
     torch.testing.assert_close(layer.weight, other_layer.weight)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_each_number_of_a_vector_is_a_parameter_of_its_own(sparse):
+    start = torch.randn(ROWS, generator=torch.Generator().manual_seed(2))
+    vector, table = torch.nn.Parameter(start.clone()), torch.nn.Embedding(ROWS, 1)
+    table.weight.data.copy_(start[:, None])
+    for parameter in (vector, table.weight):
+        optimizer = RowwiseAdamW([{"params": [parameter], "rowwise": True}], **OPTIONS)
+        for looked_up in lookups():
+            optimizer.zero_grad()
+            index = torch.tensor(looked_up)
+            one = parameter.dim() == 1
+            found = parameter.gather(0, index, sparse_grad=sparse) if one else parameter[index]
+            found.exp().sum().backward()
+            optimizer.step()
+    assert torch.equal(vector, table.weight[:, 0])
+    assert vector[5] == start[5]
+
+
 def test_it_goes_on_from_its_state(world, tmp_path):
     (table, layer), (other, other_layer) = world, deepcopy(world)
     batches = lookups()

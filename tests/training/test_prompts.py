@@ -89,7 +89,19 @@ def test_description_prompts(tokenizer, form, expected):
     prompts = builder(tokenizer, form)
     prompt = prompts.descriptions(np.array([1]))
     assert words(tokenizer, prompt["input_ids"][0]) == expected
-    assert prompts.description_lengths()[1] == prompt["input_ids"].shape[1]
+    assert prompts.description_lengths(np.array([1]))[0] == prompt["input_ids"].shape[1]
+
+
+def test_texts_are_tokenised_once_and_only_those_that_are_asked_about(tokenizer, monkeypatch):
+    prompts, asked = builder(tokenizer), []
+    tokens = prompts._tokens
+    monkeypatch.setattr(prompts, "_tokens", lambda texts: asked.extend(texts) or tokens(texts))
+    for entities in ([2], [2, 0, 2], [0, 2]):
+        there = np.array(entities)
+        lengths = prompts.query_lengths(there, np.zeros_like(there))
+        each = prompts.queries(there > 0, there, np.zeros_like(there))["attention_mask"].sum(1)
+        assert lengths.tolist() == each.tolist()
+    assert asked == [ENTITIES[2], ENTITIES[0]]
 
 
 def test_rows_are_padded_and_lengths_known(tokenizer):
@@ -120,5 +132,5 @@ def test_a_relation_that_fills_the_prompt_is_an_error(tokenizer):
 
 def test_texts_of_new_tokens(tokenizer):
     prompts = builder(tokenizer)
-    assert words(tokenizer, prompts.text_tokens(1)) == "animal"
-    assert words(tokenizer, prompts.relation_tokens(0)) == "kind of"
+    assert words(tokenizer, prompts.text_tokens(np.array([1])).values) == "animal"
+    assert words(tokenizer, prompts.relation_tokens(np.array([0])).values) == "kind of"

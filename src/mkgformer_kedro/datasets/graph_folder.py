@@ -316,12 +316,11 @@ def _take_out_headers(
     triples = pd.concat(
         [tables[role].iloc[int(first[role]) :] for role in tables if _COLUMNS[role] == _TRIPLE]
     )
-    ids = set(triples["head"]) | set(triples["relation"]) | set(triples["tail"])
-    for role, is_header in first.items():
+    for role in [role for role, is_header in first.items() if is_header]:
         table = tables[role]
-        words = [] if table.empty else table.iloc[0][list(_COLUMNS[role])].tolist()
+        words = table.iloc[0][list(_COLUMNS[role])].tolist()
         of_ids = words if _COLUMNS[role] == _TRIPLE else words[:1]
-        if is_header and not ids.intersection(of_ids):
+        if not any(triples[column].isin(of_ids).any() for column in _TRIPLE):
             where, line = str(folder / table["file"].iat[0]), int(table["line"].iat[0])
             what = f"a header ({', '.join(words)}) where the first {_ROW[_COLUMNS[role][0]]} stands"
             problems.append(Problem(where, line, what, "Drop the line: the columns are known."))

@@ -19,6 +19,8 @@ import pandas as pd
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.baselines import Popularity
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ class LoadedModel:
             model,
             Collator(items, images),
             np.arange(len(table)),
-            batch_size=batch_size,
+            batch_size=task.asked_at_a_time(batch_size),
             what=what,
             of=task.items,
         )
@@ -222,8 +224,9 @@ class PopularityExpert:
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """See :class:`Expert`."""
         rows = np.arange(len(queries))
-        for start in range(0, len(queries), batch_size):
-            block = rows[start : start + batch_size]
+        size = rows_at_a_time(batch_size, self._popularity.num_entities)
+        for start in range(0, len(queries), size):
+            block = rows[start : start + size]
             yield block, self._popularity.score(queries.iloc[block])
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
@@ -240,7 +243,7 @@ def finite_scores(
         DataError: A score is no finite number.
     """
     for rows, scores in expert.scores(queries, batch_size=batch_size):
-        if not bool(scores.isfinite().all()):
+        if not is_finite(scores):
             what = "it gives scores that are no finite numbers"
             remedy = "Train it again, with a smaller learning rate."
             raise DataError(Problem(f"expert {expert.name}", None, what, remedy))

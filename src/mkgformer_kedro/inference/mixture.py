@@ -45,6 +45,7 @@ from mkgformer_kedro.evaluation.calibration import (
     conformal_thresholds,
     risk_coverage,
 )
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
@@ -65,6 +66,8 @@ _PARTS = {"fit": 0.5, "judge": 0.25, "conform": 0.25}
 _LEAST_TO_SPLIT = 2 * len(_PARTS)
 _QUERY = ["direction", "entity", "relation"]
 _CELLS = 1 << 22
+# Queries that are asked before it is known how many entities there are.
+_FIRST = 32
 _LEAST_WEIGHT = 1e-6
 _LEAST_SPREAD = 1e-6
 _RIDGE = 0.1
@@ -248,7 +251,7 @@ class Mixture:
         """
         # Queries of one entity stay together: an expert that reads images reads them once.
         order = np.lexsort((np.arange(len(queries)), queries["entity"].to_numpy()))
-        size = batch_size
+        size = min(batch_size, _FIRST)
         start = 0
         while start < len(order):
             rows = order[start : start + size]
@@ -276,7 +279,8 @@ class Mixture:
             assert total is not None  # noqa: S101 (an expert covers every query)
             yield rows, total, parts
             start += len(rows)
-            size = max(batch_size, _CELLS // total.shape[1])
+            entities = total.shape[1]
+            size = rows_at_a_time(max(batch_size, _CELLS // entities), entities)
 
     def save(self, folder: Path) -> Path:
         """Write the expert's folder, and give it back."""
@@ -609,7 +613,7 @@ class _Answered:
         batch_size: int,
         engine: Engine = LOCAL,
     ) -> Self:
-        size = max(batch_size, 256)
+        size = rows_at_a_time(max(batch_size, 256), entities)
         starts = list(range(0, len(queries), size))
         speaks = np.stack([expert.answers(queries) for expert in experts], axis=1)
         names = [expert.name for expert in experts]

@@ -238,7 +238,7 @@ class Predictor:
                 self._model,
                 Collator(items, images),
                 np.arange(len(asked)),
-                batch_size=batch_size,
+                batch_size=self.task.asked_at_a_time(batch_size),
                 what="Asking the model",
                 of="questions",
             )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -62,8 +64,9 @@ class StructureExpert:
             queries["entity"].to_numpy(np.int64),
             queries["relation"].to_numpy(np.int64),
         )
-        for start in range(0, len(queries), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(queries)))
+        size = rows_at_a_time(batch_size, len(self._seen_entities))
+        for start in range(0, len(queries), size):
+            rows = np.arange(start, min(start + size, len(queries)))
             asked = (torch.from_numpy(column[rows]).to(device) for column in columns)
             with torch.no_grad():
                 scores = self._model.ask(*asked)

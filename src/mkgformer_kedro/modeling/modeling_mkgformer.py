@@ -204,7 +204,11 @@ def multi_answer_binary_cross_entropy(
 
 
 def multi_answer_cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, answer_exponent: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    answer_exponent: float = 0.0,
+    log_counts: Tensor | None = None,
 ) -> Tensor:
     r"""Mean cross-entropy against the uniform distribution over each example's answers.
 
@@ -221,6 +225,11 @@ def multi_answer_cross_entropy(
             Share of the target mass that is spread over all entities.
         answer_exponent (`float`, *optional*, defaults to 0.0):
             An example's weight in the mean is its number of answers to this power.
+        log_counts (`torch.FloatTensor` of shape `(N,)`, *optional*):
+            Where the `N` columns are a sample of the entities, the logarithm of how many of them
+            each one stands for: 0 for answers, and minus the logarithm of the probability to be
+            drawn for others, which makes the sum of exponentials unbiased (Horvitz and Thompson,
+            1952).
 
     Returns:
         `torch.FloatTensor`, a scalar.
@@ -229,8 +238,9 @@ def multi_answer_cross_entropy(
     counts = (labels >= 0).sum(dim=1)
     expected = _answer_logits(logits, labels).sum(dim=1) / counts
     if label_smoothing:
-        expected = (1 - label_smoothing) * expected + label_smoothing * logits.mean(dim=1)
-    losses = logits.logsumexp(dim=1) - expected
+        mean = logits.mean(dim=1) if log_counts is None else logits @ log_counts.softmax(dim=0)
+        expected = (1 - label_smoothing) * expected + label_smoothing * mean
+    losses = (logits if log_counts is None else logits + log_counts).logsumexp(dim=1) - expected
     if not answer_exponent:
         return losses.mean()
     weights = counts**answer_exponent
@@ -654,14 +664,15 @@ class MKGformerPreTrainedModel(PreTrainedModel):
     def _load_prediction_head(self, state: dict[str, Tensor]) -> None:
         """Take over the head of masked language modelling, where the model has one."""
 
-    def lookup_tables(self) -> list[nn.Embedding]:
-        """Tables of words and relations, whose gradient reaches only what a batch looks up.
+    def lookup_weights(self) -> list[nn.Parameter]:
+        """Weights of words and relations, whose gradient reaches only what a batch looks up.
 
         (Each step reaches all entities, since they are the classes of the loss.)
         """
         graph = cast(MKGformerModel, self.base_model).graph_embeddings
         words = cast(nn.Embedding, self.get_input_embeddings())
-        return [words] if graph is None else [words, graph.relations]
+        tables = [words] if graph is None else [words, graph.relations]
+        return [cast(nn.Parameter, table.weight) for table in tables]
 
 
 @dataclass
@@ -1280,8 +1291,15 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         outputs = self.mkgformer(input_ids, **inputs, positions=position, return_dict=True)
         return self.transform(outputs.last_hidden_state[:, 0]), outputs
 
-    def score_entities(self, states: Tensor) -> Tensor:
-        """Score every entity for the states `(B, d)` of [`encode_mask`]: `(B, N)`.
+    def score_entities(self, states: Tensor, entities: Tensor | None = None) -> Tensor:
+        """Score entities for the states `(B, d)` of [`encode_mask`].
+
+        Args:
+            states: `(B, d)`.
+            entities: `(S,)` which of those that the model was trained with; None: all.
+
+        Returns:
+            `(B, S)` or `(B, N)`.
 
         Raises:
             ValueError: The model has no entities.
@@ -1289,6 +1307,10 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         embeddings = self.mkgformer.graph_embeddings
         if embeddings is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        if entities is not None:
+            table = embeddings.entities
+            bias = self.entity_bias.gather(0, entities, sparse_grad=table.sparse)
+            return _linear_in_float32(states, table(entities), bias)
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
         scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
         if not embeddings.added:
@@ -1308,9 +1330,11 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         labels: Tensor | None = None,
+        candidates: Tensor | None = None,
+        log_counts: Tensor | None = None,
         output_attentions: bool = False,
     ) -> MKGformerOutput:
-        r"""Score every entity at the mask.
+        r"""Score every entity at the mask, or those that are candidates.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -1330,13 +1354,17 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none.
             labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
-                Distinct entities that answer each query, padded with -100.
-
+                Distinct entities that answer each query, padded with -100. With `candidates` they
+                are given by their places among these.
+            candidates (`torch.LongTensor` of shape `(S,)`, *optional*):
+                Distinct entities to score, all answers of the batch among them. Left out: all.
+            log_counts (`torch.FloatTensor` of shape `(S,)`, *optional*):
+                How many entities each candidate stands for, see [`multi_answer_cross_entropy`].
             output_attentions (`bool`, *optional*, defaults to `False`):
                 Whether to record who attends to whom, see [`MKGformerModel.forward`].
 
         Returns:
-            [`MKGformerOutput`] with `logits` `(B, N)` before sigmoid or softmax.
+            [`MKGformerOutput`] with `logits` `(B, N)`, or `(B, S)`, before sigmoid or softmax.
 
         Raises:
             ValueError: The model has no entities, `config.mask_token_id` is not set, or images do
@@ -1353,19 +1381,24 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             image_index=image_index,
             output_attentions=output_attentions,
         )
-        logits = self.score_entities(states)
+        logits = self.score_entities(states, candidates)
         loss = None
         if labels is not None:
-            loss = self._loss(logits, labels)
+            loss = self._loss(logits, labels, log_counts)
         return MKGformerOutput(loss=loss, logits=logits, **outputs.recorded())
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, log_counts: Tensor | None) -> Tensor:
         config = self.config
         if config.loss == "binary_cross_entropy":
             return multi_answer_binary_cross_entropy(logits, labels, config.label_smoothing)
         return multi_answer_cross_entropy(
-            logits, labels, config.label_smoothing, config.answer_exponent
+            logits, labels, config.label_smoothing, config.answer_exponent, log_counts
         )
+
+    def entity_weights(self) -> list[nn.Parameter]:
+        """The entities' weights, of which a loss over `candidates` reaches only these."""
+        graph = cast(MKGformerGraphEmbeddings, self.mkgformer.graph_embeddings)
+        return [cast(nn.Parameter, graph.entities.weight), self.entity_bias]
 
 
 class MKGformerForRelationExtraction(MKGformerPreTrainedModel):

@@ -8,6 +8,7 @@ needed, so that a new entity costs one forward pass and a linear map.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from mkgformer_kedro.training.batches import Images, image_inputs, on_device
 if TYPE_CHECKING:
     from mkgformer_kedro.training.prompts import PromptBuilder
 
+# Entities that are computed with in double precision at a time.
+_BLOCK = 1 << 16
 # Entities that tell the mean and covariance of states.
 _SAMPLE = 1000
 # What is added to the variance of states in each direction, in multiples of their mean variance.
@@ -45,9 +48,8 @@ def encode_descriptions(
         batch_size: Entities at a time.
         entities: ``(m,)`` which; None: all.
     """
-    lengths = prompts.description_lengths()
-    entities = np.arange(len(lengths)) if entities is None else entities
-    order = np.argsort(lengths[entities], kind="stable")
+    entities = np.arange(prompts.num_entities) if entities is None else entities
+    order = np.argsort(prompts.description_lengths(entities), kind="stable")
     width = model.config.text_config.hidden_size
     states = torch.empty(len(order), width, device=model.device)
     with Progress("Encoding descriptions", len(order), "entities") as progress:
@@ -70,20 +72,33 @@ def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> N
         states: ``(m, d)`` states at the masks of some descriptions.
         known: ``(entities,)`` bool, whose embeddings were learned.
     """
-    embeddings = model.mkgformer.graph_embeddings.entities.weight[torch.from_numpy(known)]
+    embeddings = model.mkgformer.graph_embeddings.entities.weight
+    rows = torch.from_numpy(np.flatnonzero(known)).to(embeddings.device)
+    # Whole tables in double precision would be large: some rows at a time.
     mean = states.mean(dim=0)
-    centred = (states - mean).double()
-    covariance = centred.T @ centred / len(states)
+    covariance = second_moments(states, mean) / len(states)
     ridge = _RIDGE * covariance.diagonal().mean()
     weight = torch.linalg.inv(covariance + ridge * torch.eye(len(mean)).to(covariance))
 
-    def spread(rows: torch.Tensor) -> torch.Tensor:
+    def spread(parts: Iterator[torch.Tensor]) -> torch.Tensor:
         """Standard deviation of scores over descriptions, the mean of rows ``(n, d)``."""
-        return ((rows @ covariance) * rows).sum(dim=1).sqrt().mean()
+        each = [((part @ covariance) * part).sum(dim=1).sqrt() for part in parts]
+        return torch.cat(each).mean()
 
-    middle = embeddings.mean(dim=0)
-    weight *= _SPREAD * spread((embeddings - middle).double()) / spread(centred @ weight)
+    middle = sum(embeddings[part].sum(dim=0) for part in rows.split(_BLOCK)) / len(rows)
+    learned = ((embeddings[part] - middle).double() for part in rows.split(_BLOCK))
+    mapped = ((part - mean).double() @ weight for part in states.split(_BLOCK))
+    weight = weight * (_SPREAD * spread(learned) / spread(mapped))
     model.set_entity_encoder(weight.to(mean), middle - weight.to(mean) @ mean)
+
+
+def second_moments(states: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Sum over states of the outer products of their distances from a mean, ``(d, d)`` double."""
+    total = states.new_zeros(len(mean), len(mean), dtype=torch.float64)
+    for part in states.split(_BLOCK):
+        centred = (part - mean).double()
+        total += centred.T @ centred
+    return total
 
 
 @torch.no_grad()

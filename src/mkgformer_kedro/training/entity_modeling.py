@@ -19,9 +19,15 @@ from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.training.entity_encoder import encode_descriptions, fit_entity_encoder
+from mkgformer_kedro.training.entity_encoder import (
+    encode_descriptions,
+    fit_entity_encoder,
+    second_moments,
+)
+from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import save_model
 from mkgformer_kedro.training.parameters import (
     AdamParameters,
@@ -43,9 +49,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROWS = 1024
+_TEXTS = 1 << 16
 _MOST_STEPS = 50
 _REMEMBERED_STEPS = 5
 _TOLERANCE = 1e-4
+_SEEN = 256
 _WARMUP = 0.06
 
 
@@ -97,13 +105,14 @@ def model_entities(
     states = encode_descriptions(model, prompts, store, parameters.encoding_batch_size)
 
     embeddings = model.mkgformer.graph_embeddings.entities.weight.detach()
-    fitted, curve = (
-        solve(embeddings, states, parameters.ridge)
-        if parameters.solver == "lbfgs"
-        else descend(embeddings, states, parameters.adam, seed)
-    )
+    if parameters.solver == "adam":
+        fitted, curve = descend(embeddings, states, parameters.adam, seed)
+    elif len(entities) > parameters.closed_form_above:
+        fitted, curve = closed_form(embeddings, states, parameters.ridge)
+    else:
+        fitted, curve = solve(embeddings, states, parameters.ridge)
     logger.info("Entity embeddings fitted: the loss is %.3f", curve["loss"].iloc[-1])
-    if not bool(fitted.isfinite().all()):
+    if not is_finite(fitted):
         what = "the fitted entity embeddings are no finite numbers"
         remedy = "Raise ridge, or lower the learning rate of adam."
         raise DataError(Problem("link_prediction.entity_modeling", None, what, remedy))
@@ -131,15 +140,16 @@ def initialize_graph_tokens(
         (graph.entities, prompts.text_tokens),
         (graph.relations, prompts.relation_tokens),
     ):
-        tokens = [tokens_of(i) for i in range(table.num_embeddings)]
-        offsets = np.cumsum([0] + [len(row) for row in tokens[:-1]])
-        means = torch.nn.functional.embedding_bag(
-            torch.from_numpy(np.concatenate(tokens)).to(words.device),
-            words,
-            torch.from_numpy(offsets).to(words.device),
-            mode="mean",
-        )
-        table.weight.copy_(means)
+        for begin in range(0, table.num_embeddings, _TEXTS):
+            part = table.weight[begin : begin + _TEXTS]
+            tokens = tokens_of(begin + np.arange(len(part)))
+            means = torch.nn.functional.embedding_bag(
+                torch.from_numpy(tokens.values).to(words.device),
+                words,
+                torch.from_numpy(tokens.offsets[:-1]).to(words.device),
+                mode="mean",
+            )
+            part.copy_(means)
 
 
 def solve(
@@ -198,6 +208,34 @@ def solve(
         )
     moved = torch.from_numpy(found.x).to(start).view_as(start) @ (unit * flatten)
     return start + moved, pd.DataFrame(curve)
+
+
+def closed_form(
+    start: torch.Tensor, states: torch.Tensor, ridge: float
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Take the step of :func:`solve` that is right where the softmax is flat, in linear time.
+
+    There each entity is as likely as any other, so that the gradient of its embedding is the
+    distance of its state from the mean of all states. Arguments and result as for :func:`solve`;
+    the loss is that of some of the states, spread evenly.
+    """
+    mean = states.mean(dim=0)
+    curvature = second_moments(states, torch.zeros_like(mean)) / len(states)
+    curvature.diagonal().add_(ridge)
+    step = torch.linalg.inv(curvature).to(start)
+    fitted = torch.empty_like(start)
+    for begin in range(0, len(states), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        torch.addmm(start[part], states[part] - mean, step, out=fitted[part])
+    some = torch.linspace(0, len(states) - 1, min(len(states), _SEEN)).long().to(start.device)
+    rows = rows_at_a_time(len(some), len(states))
+    losses = [
+        torch.nn.functional.cross_entropy(states[part] @ fitted.T, part, reduction="sum")
+        for part in some.split(rows)
+    ]
+    loss = float(torch.stack(losses).sum()) / len(some)
+    held = 0.5 * ridge * float((fitted - start).square().sum(dtype=torch.float64)) / len(states)
+    return fitted, pd.DataFrame([{"step": 1, "loss": loss, "objective": loss + held}])
 
 
 def _cross_entropy(embeddings: torch.Tensor, states: torch.Tensor) -> tuple[float, torch.Tensor]:

@@ -15,7 +15,7 @@ from transformers import set_seed
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.launch import LOCAL, Engine, Job
-from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.batches import Collator, Items, ask
 from mkgformer_kedro.training.model_folder import load_model, save_model
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters, Preset
 from mkgformer_kedro.training.tasks.base import Task
@@ -139,7 +139,8 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         table = tables[kind.items]
     items = task.encode(table, tokenizer, model.config)
     in_train = (table["split"] == "train").to_numpy()
-    sampler = task.sampler(items, np.flatnonzero(in_train), parameters, job["seed"])
+    train = np.flatnonzero(in_train)
+    sampler = task.sampler(items, train, parameters, job["seed"])
     trainer = FinetuningTrainer(
         model=model,
         args=training_arguments(
@@ -154,10 +155,11 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         batch_sampler=sampler,
         learning_rates=parameters.learning_rates,
         weight_decay=parameters.weight_decay,
-        lookup_tables=model.lookup_tables(),
+        lookup_weights=task.lookup_weights(model, parameters),
         train_dataset=np.arange(len(table)),
         eval_dataset=task.dev_rows(np.flatnonzero(~in_train), parameters, job["seed"]),
-        data_collator=Collator(items, store),
+        data_collator=Collator(task.learned(items, train, parameters, job["seed"]), store),
+        items=items,
         task=task,
         table=table,
         dev_batch_size=parameters.dev_batch_size,
@@ -171,7 +173,6 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         files += sorted(path.iterdir()) if path.is_dir() else [path]
     curve = train_to_end(trainer, fingerprint_of(settings, files), parameters.patience)
     if trainer.is_world_process_zero():
-        train = np.flatnonzero(in_train)
         task.finish(model.eval(), items, train, store, parameters, job["seed"])
         save_model(Path(job["model_folder"]), model, tokenizer, task)
     return curve.to_dict("records")
@@ -216,23 +217,25 @@ class FinetuningTrainer(StageTrainer):
 
     Args:
         task: The task.
-        table: The table of items, in the order of the collator's.
+        items: All items, as they are asked about.
+        table: The table of items, in the same order.
         dev_batch_size: Items per block.
         **kwargs: As for :class:`StageTrainer`. The collator is a :class:`Collator`, the evaluation
             data set ``(m,)`` numbers of the dev items.
     """
 
     def __init__(
-        self, *, task: Task, table: pd.DataFrame, dev_batch_size: int, **kwargs: Any
+        self, *, task: Task, items: Items, table: pd.DataFrame, dev_batch_size: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.task = task
+        self.items = items
         self.table = table
         self.dev_batch_size = dev_batch_size
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Dev scores under the prefix ``eval_``."""
-        collator: Collator = self.data_collator
+        collator = Collator(self.items, self.data_collator.images)
         mine = self.eval_dataset[self.args.process_index :: self.args.world_size]
         parts = []
         with self.compute_loss_context_manager(), torch.no_grad():
@@ -240,11 +243,11 @@ class FinetuningTrainer(StageTrainer):
                 self.model,
                 collator,
                 mine,
-                batch_size=self.dev_batch_size,
+                batch_size=self.task.asked_at_a_time(self.dev_batch_size),
                 what=f"Asking dev {self.task.items}",
                 of=self.task.items,
             ):
                 block = self.table.iloc[rows]
-                parts.append(self.task.decode(self.model, outputs, collator.items, rows, block))
+                parts.append(self.task.decode(self.model, outputs, self.items, rows, block))
         decoded = pd.concat(self.gather(parts))
         return self.log_dev_scores(self.task.dev_scores(self.table, decoded))

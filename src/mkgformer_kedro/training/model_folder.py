@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import task_named
 
@@ -74,7 +75,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTo
         "of no weight of the model": loading["unexpected_keys"],
         "of another shape": [key for key, *_ in loading["mismatched_keys"]],
         "not finite": [
-            name for name, weight in model.state_dict().items() if not bool(weight.isfinite().all())
+            name for name, weight in model.state_dict().items() if not is_finite(weight)
         ],
     }
     for what, names in problems.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RowwiseAdamW(torch.optim.AdamW):
-    """AdamW; in groups with ``rowwise`` each row of a matrix is a parameter of its own.
+    """AdamW; in groups with ``rowwise`` each row of a matrix, or number of a vector, is on its own.
 
     A row whose gradient is zero in a step (no token of the batch looked it up) is left as it is:
     its value, which no weight decay shrinks, its moments, and the number of its steps, by which
@@ -46,7 +46,8 @@ class RowwiseAdamW(torch.optim.AdamW):
     def _step_rows(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = parameter.new_zeros(len(parameter), 1, dtype=torch.float32)
+            counts = (len(parameter), *[1] * (parameter.dim() - 1))
+            state["step"] = parameter.new_zeros(counts, dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         rows, gradient = nonzero_rows(gradient)
@@ -63,11 +64,11 @@ class RowwiseAdamW(torch.optim.AdamW):
 
 
 def nonzero_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a dense or sparse matrix that are not zero: their numbers ``(n,)``, and values."""
+    """Rows of a matrix or vector, dense or sparse, that are not zero: numbers ``(n,)``, values."""
     if gradient.is_sparse:
         gradient = gradient.coalesce()
         rows, values = gradient.indices()[0], gradient.values()
-        kept = values.any(dim=1)
-        return rows[kept], values[kept]
-    rows = gradient.any(dim=1).nonzero().squeeze(1)
-    return rows, gradient[rows]
+    else:
+        rows, values = None, gradient
+    kept = (values.any(dim=1) if values.dim() > 1 else values).nonzero().squeeze(1)
+    return kept if rows is None else rows[kept], values[kept]

@@ -107,6 +107,7 @@ class EntityModelingParameters(PresetParameters):
     initialization: Literal["text", "normal"] | None
     solver: Literal["lbfgs", "adam"] | None
     ridge: float = Field(gt=0, lt=math.inf)
+    closed_form_above: int = Field(ge=0)
     adam: AdamParameters
     encoding_batch_size: int = Field(ge=1)
 

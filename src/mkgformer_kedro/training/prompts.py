@@ -1,11 +1,13 @@
 """Prompts of both stages of link prediction, as token numbers.
 
-Every text is tokenised once; a batch of prompts is then put together from arrays.
+The texts of entities are tokenised once, when a prompt first needs them; a batch of prompts is then
+put together from arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,6 +36,10 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
         "description": ("[CLS]", "The description of", "[MASK]", "is that", "{text}", ".", "[SEP]"),
     },
 }
+
+
+# Texts that are tokenised at a time.
+_TEXTS = 1 << 14
 
 
 class PromptBuilder:
@@ -76,12 +82,12 @@ class PromptBuilder:
             "[MASK]": np.array([tokenizer.mask_token_id]),
         }
 
-        def tokens(texts: Sequence[str]) -> list[list[int]]:
-            return token_numbers(tokenizer, list(texts), max_length)
-
-        self._texts = Ragged.from_rows(tokens(entity_texts))
+        self._tokens = partial(token_numbers, tokenizer, max_length=max_length)
+        self._entity_texts = entity_texts
+        self._texts = Ragged.joined([])
+        self._place = np.full(len(entity_texts), -1, dtype=np.int64)
         self._relations = Ragged.from_rows(
-            [[*ids, relation_token_start + i] for i, ids in enumerate(tokens(relation_texts))]
+            [[*ids, relation_token_start + i] for i, ids in enumerate(self._tokens(relation_texts))]
         )
         self._parts = PROMPTS[form]
         literals = {
@@ -90,7 +96,7 @@ class PromptBuilder:
             for part in parts
             if part not in self._special and not part.startswith("{")
         }
-        self._literals = {part: np.array(tokens([part])[0]) for part in sorted(literals)}
+        self._literals = {part: np.array(self._tokens([part])[0]) for part in sorted(literals)}
         longest = self._fixed_length("tail") + int(self._relations.lengths.max(initial=0))
         if longest >= max_length:
             raise DataError(
@@ -107,8 +113,8 @@ class PromptBuilder:
         """Prompt length of each query in tokens, ``(n,)``; both directions are of equal length."""
         whole = (
             self._fixed_length("tail")
-            + self._relations.lengths[relation]
-            + self._texts.lengths[entity]
+            + self._relations.lengths_of(relation)
+            + self._lengths(entity)
         )
         return np.minimum(whole, self.max_length)
 
@@ -120,6 +126,7 @@ class PromptBuilder:
         Returns:
             ``input_ids`` and ``attention_mask``, int64, ``(n, longest of this batch)``.
         """
+        self._tokenise(entity)
         return self._pad(
             [
                 self._prompt("tail" if tail else "head", int(e), int(r))
@@ -136,6 +143,7 @@ class PromptBuilder:
             Token numbers ``(n,)``, and positions by what stands there: ``mask``, ``relation`` (its
             words and its own token), ``entity`` (its own token).
         """
+        self._tokenise(np.array([entity]))
         prompt = self._prompt("tail" if is_tail else "head", entity, relation)
         words = self._relations[relation]
         own = int((prompt == words[-1]).argmax())
@@ -147,19 +155,44 @@ class PromptBuilder:
 
     def descriptions(self, entity: np.ndarray) -> dict[str, np.ndarray]:
         """Prompts of entity modelling, shaped as those of :meth:`queries`."""
+        self._tokenise(entity)
         return self._pad([self._prompt("description", int(e), None) for e in entity])
 
-    def description_lengths(self) -> np.ndarray:
-        """Length of every entity's description prompt, ``(entities,)``."""
-        return np.minimum(self._fixed_length("description") + self._texts.lengths, self.max_length)
+    def description_lengths(self, entity: np.ndarray) -> np.ndarray:
+        """Length of the description prompt of each of these entities, ``(n,)``."""
+        return np.minimum(
+            self._fixed_length("description") + self._lengths(entity), self.max_length
+        )
 
-    def text_tokens(self, entity: int) -> np.ndarray:
-        """Word-piece numbers of an entity's description."""
-        return self._texts[entity]
+    @property
+    def num_entities(self) -> int:
+        """Number of entities."""
+        return len(self._place)
 
-    def relation_tokens(self, relation: int) -> np.ndarray:
-        """Word-piece numbers of a relation's text, without its own token."""
-        return self._relations[relation][:-1]
+    def text_tokens(self, entity: np.ndarray) -> Ragged:
+        """Word-piece numbers of these entities' descriptions."""
+        self._tokenise(entity)
+        return self._texts.chosen(self._place[entity])
+
+    def relation_tokens(self, relation: np.ndarray) -> Ragged:
+        """Word-piece numbers of these relations' texts, without their own tokens."""
+        return Ragged.from_rows([self._relations[each][:-1] for each in relation])
+
+    def _tokenise(self, entity: np.ndarray) -> None:
+        """See to it that the texts of these entities have their place among those tokenised."""
+        new = np.unique(entity[self._place[entity] < 0])
+        if len(new):
+            self._place[new] = len(self._texts) + np.arange(len(new))
+            # Lists of numbers take several times the memory of arrays: some texts at a time.
+            parts = (
+                Ragged.from_rows(self._tokens([self._entity_texts[i] for i in some]))
+                for some in np.split(new, range(_TEXTS, len(new), _TEXTS))
+            )
+            self._texts = Ragged.joined([self._texts, *parts])
+
+    def _lengths(self, entity: np.ndarray) -> np.ndarray:
+        self._tokenise(entity)
+        return self._texts.lengths_of(self._place[entity])
 
     def _fixed_length(self, kind: str) -> int:
         return sum(
@@ -174,7 +207,7 @@ class PromptBuilder:
         pieces = []
         for part in self._parts[kind]:
             if part == "{text}":
-                pieces.append(self._texts[entity][: self.max_length - used])
+                pieces.append(self._texts[self._place[entity]][: self.max_length - used])
             elif part == "{entity}":
                 pieces.append(np.array([self._entity_token_start + entity]))
             elif part == "{relation}":

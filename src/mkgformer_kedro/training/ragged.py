@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,6 +33,13 @@ class Ragged:
         )
         return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Self:
+        """The rows of all parts, one below the other."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+        values = np.concatenate([np.empty(0, np.int64), *(part.values for part in parts)])
+        return cls(values, np.cumsum(lengths))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -43,13 +51,22 @@ class Ragged:
         """Length of every row, ``(rows,)``."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Length of each of the chosen rows, without a look at the others."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def chosen(self, rows: np.ndarray) -> Self:
+        """The chosen rows."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths_of(rows))])
+        return type(self)(self.flat(rows)[1], offsets)
+
     def flat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of the chosen rows as pairs.
 
         Returns:
             ``(k,)`` positions within ``rows`` and ``(k,)`` values.
         """
-        lengths = self.lengths[rows]
+        lengths = self.lengths_of(rows)
         positions = np.repeat(np.arange(len(rows)), lengths)
         ends = np.cumsum(lengths)
         within = np.arange(len(positions)) - np.repeat(ends - lengths, lengths)
@@ -57,7 +74,7 @@ class Ragged:
 
     def padded(self, rows: np.ndarray, fill: int) -> np.ndarray:
         """The chosen rows as a matrix ``(len(rows), longest)``, padded with ``fill``."""
-        lengths = self.lengths[rows]
+        lengths = self.lengths_of(rows)
         matrix = np.full((len(rows), int(lengths.max(initial=0))), fill, dtype=np.int64)
         matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = self.flat(rows)[1]
         return matrix

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
+from mkgformer_kedro.training.finite import is_finite
 
 KIND = "structure"
 _DESCRIPTION = "expert.json"
@@ -364,7 +365,7 @@ def read_structure_folder(
             Problem(str(folder / _WEIGHTS), None, f"damaged ({error})", _REMEDY)
         ) from error
     for name, value in state.items():
-        if not torch.isfinite(value).all():
+        if not is_finite(value):
             what = f"{name} holds numbers that are not finite"
             raise DataError(Problem(str(folder / _WEIGHTS), None, what, _REMEDY))
     return StructureFolder(model.eval(), seen_entities, seen_relations, description)

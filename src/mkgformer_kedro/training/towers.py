@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import sha256_of
 from mkgformer_kedro.parameters import typed
+from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.tokenization import check_special_tokens
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def build_model(
         remedy = "Correct `model`, or the slots of image_association."
         raise DataError(Problem("parameters.yml", None, what, remedy)) from error
     for name, weight in model.state_dict().items():
-        if not bool(weight.isfinite().all()):
+        if not is_finite(weight):
             tower = vision if "vision_model" in name and vision else text
             what = f"the tower's weights are no numbers ({name})"
             raise DataError(Problem(tower, None, what, "Get its files again: they are damaged."))

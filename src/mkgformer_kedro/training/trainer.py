@@ -29,6 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, relative, sha256_of, written_atomically
 from mkgformer_kedro.progress import seconds_in_words
+from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.optimizer import RowwiseAdamW
 from mkgformer_kedro.training.parameters import FinetuningParameters
 
@@ -46,7 +47,7 @@ class StageTrainer(Trainer):
         batch_sampler: Gives lists of item numbers; has ``set_epoch``.
         learning_rates: Learning rate by part of a parameter's name, see :func:`value_of`.
         weight_decay: Weight decay, likewise; biases and norms have none.
-        lookup_tables: Embeddings that learn row by row, see :class:`RowwiseAdamW`.
+        lookup_weights: Weights that learn row by row, see :class:`RowwiseAdamW`.
         **kwargs: As for :class:`transformers.Trainer`.
     """
 
@@ -56,14 +57,14 @@ class StageTrainer(Trainer):
         batch_sampler: Any,
         learning_rates: dict[str, float],
         weight_decay: dict[str, float],
-        lookup_tables: Sequence[torch.nn.Embedding] = (),
+        lookup_weights: Sequence[torch.nn.Parameter] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch_sampler = batch_sampler
         self.learning_rates = learning_rates
         self.weight_decay = weight_decay
-        self.lookup_tables = lookup_tables
+        self.lookup_weights = lookup_weights
         self._examples = 0
         self._waiting = self._paused = 0.0
         self._logged_at: float | None = None
@@ -92,10 +93,11 @@ class StageTrainer(Trainer):
             for values in ("learning_rates", "weight_decay"):
                 self._check_names(values, model)
             decayed = set(self.get_decay_parameter_names(model))
-            rowwise = {id(table.weight) for table in self.lookup_tables}
-            for table in self.lookup_tables:
-                # NCCL cannot sum up sparse gradients.
-                table.sparse = self.args.world_size == 1
+            rowwise = {id(weight) for weight in self.lookup_weights}
+            for module in model.modules():
+                if isinstance(module, torch.nn.Embedding) and id(module.weight) in rowwise:
+                    # NCCL cannot sum up sparse gradients.
+                    module.sparse = self.args.world_size == 1
             groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -202,7 +204,7 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         for name, weight in model.named_parameters():
-            if not bool(weight.isfinite().all()):
+            if not is_finite(weight):
                 self._require_finite(f"the weight {name} is", math.nan)
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mkgformer_kedro.evaluation.experts import BASELINE
 from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 
 _BLOCK = 256
 
@@ -31,13 +32,12 @@ class Popularity:
             train[["relation", side]].rename(columns={side: "answer"}).assign(direction=side)
             for side in ("head", "tail")
         ]
-        self._counts = (
-            pd.concat(sides)
-            .groupby(["direction", "relation", "answer"])
-            .size()
-            .rename("count")
-            .reset_index()
-        )
+        counts = pd.concat(sides).groupby(["direction", "relation", "answer"]).size()
+        answers = counts.index.get_level_values("answer").to_numpy()
+        self._counts = {
+            asked: (answers[rows], counts.to_numpy(np.float32)[rows])
+            for asked, rows in counts.groupby(["direction", "relation"]).indices.items()
+        }
 
     def score(self, queries: pd.DataFrame) -> Tensor:
         """Score all entities for a block of queries.
@@ -48,10 +48,12 @@ class Popularity:
         Returns:
             Float32 tensor ``(len(queries), num_entities)``: numbers of training triples.
         """
-        asked = queries[["direction", "relation"]].assign(row=np.arange(len(queries)))
-        cells = asked.merge(self._counts, on=["direction", "relation"])
         scores = np.zeros((len(queries), self.num_entities), dtype=np.float32)
-        scores[cells["row"], cells["answer"]] = cells["count"]
+        asked = zip(queries["direction"], queries["relation"], strict=True)
+        for row, question in zip(scores, asked, strict=True):
+            if question in self._counts:
+                answers, counts = self._counts[question]
+                row[answers] = counts
         return torch.from_numpy(scores)
 
 
@@ -69,7 +71,8 @@ def predict_popularity(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     train, test = (triples[triples["split"] == split] for split in ("train", "test"))
     asked = queries[queries["split"] == "test"]
     popularity = Popularity(train, len(tables["entities"]))
-    parts = np.split(np.arange(len(asked)), range(_BLOCK, len(asked), _BLOCK))
+    size = rows_at_a_time(_BLOCK, popularity.num_entities)
+    parts = np.split(np.arange(len(asked)), range(size, len(asked), size))
     blocks = ((rows, popularity.score(asked.iloc[rows])) for rows in parts)
     ranked = rank_queries(asked, blocks, test)
     ranked.insert(0, "expert", BASELINE)

@@ -16,6 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Scores that are made at a time, so that memory does not grow with entities: 128 MiB.
+_SCORES = 1 << 25
+
+
+def rows_at_a_time(most: int, entities: int) -> int:
+    """How many queries are scored at a time, of ``most``: as many as memory is meant for."""
+    return min(most, max(1, _SCORES // entities))
+
 
 @dataclass(frozen=True)
 class Cells:

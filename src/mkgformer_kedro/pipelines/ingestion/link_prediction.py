@@ -341,8 +341,9 @@ def _check_texts(raw: RawGraph, entities: pd.Index, relations: pd.Index) -> None
         if table is None or table.empty or ids.empty:
             continue
         column = table.columns[0]
-        known = table[column].isin(ids)
-        with_text = ids.isin(table[column]).mean()
+        places = ids.get_indexer(table[column])
+        known = places >= 0
+        with_text = len(np.unique(places[known])) / len(ids)
         if max(known.mean(), with_text) < _OF_THIS_GRAPH:
             what = (
                 f"the texts of another graph: {known.sum():,} of {len(table):,} ids are known "

@@ -122,6 +122,14 @@ class Task(ABC):
             seed=seed,
         )
 
+    def learned(self, items: Any, rows: np.ndarray, parameters: Any, seed: int) -> Items:
+        """The items as they are learned from; ``rows`` are numbers of the train items."""
+        return items
+
+    def lookup_weights(self, model: Any, parameters: Any) -> list[torch.nn.Parameter]:
+        """Weights of the model that learn row by row, see ``training/optimizer.py``."""
+        return model.lookup_weights()
+
     def dev_rows(self, rows: np.ndarray, parameters: Any, seed: int) -> np.ndarray:
         """Numbers of the dev items that pick the model, of all dev items' numbers ``rows``."""
         return rows
@@ -152,6 +160,10 @@ class Task(ABC):
             subset: How much of train is kept.
             seed: Seed of the draw, which is the same whichever tables are given.
         """
+
+    def asked_at_a_time(self, most: int) -> int:
+        """How many items a model is asked at a time, of ``most``."""
+        return most
 
     @abstractmethod
     def decode(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.training.negatives import Negatives
 from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
 from mkgformer_kedro.training.ragged import Ragged
@@ -31,6 +33,13 @@ _HEADLINE = "both.realistic."
 _TRIPLE = ["head", "relation", "tail"]
 
 
+class SampledSoftmax(Parameters):
+    """Entities that stand for all others in the cross-entropy."""
+
+    negatives: int = Field(ge=1)
+    uniform: float = Field(gt=0, le=1)
+
+
 class LinkPredictionParameters(FinetuningParameters):
     """Stage 2: predict the missing entity of a query."""
 
@@ -48,11 +57,18 @@ class LinkPredictionParameters(FinetuningParameters):
     loss: Literal["binary_cross_entropy", "cross_entropy"]
     label_smoothing: float = Field(ge=0, lt=1)
     answer_exponent: float = Field(ge=0, le=1)
+    sampled_softmax: SampledSoftmax | None
     item: Literal["query", "triple"] | None
     shuffle: bool | None
     queries_per_entity: int = Field(ge=1)
     dev_queries: int | None = Field(ge=1)
     entity_encoder: bool | None
+
+    @model_validator(mode="after")
+    def _samples_a_softmax(self) -> Self:
+        if self.sampled_softmax is not None and self.loss != "cross_entropy":
+            raise ValueError(f"sampled_softmax needs the loss cross_entropy, not {self.loss}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,7 @@ class EncodedQueries:
         answers: Answers in the query's own split; None where they are not known.
         known: Answers in any split, likewise.
         prompts: Builder of the model's prompts.
+        negatives: What stands for all other entities in the loss; None: they do themselves.
     """
 
     is_tail: np.ndarray
@@ -76,6 +93,7 @@ class EncodedQueries:
     answers: Ragged | None
     known: Ragged | None
     prompts: PromptBuilder
+    negatives: Negatives | None = None
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, prompts: PromptBuilder) -> Self:
@@ -97,12 +115,17 @@ class EncodedQueries:
         return self.prompts.query_lengths(self.entity, self.relation)
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The model's inputs but the images; ``labels`` are ``(B, most answers)``, padded -100."""
+        """The model's inputs but the images; ``labels`` are ``(B, most answers)``, padded -100.
+
+        With negatives they are places among ``candidates``, see :class:`Negatives`.
+        """
         import torch
 
         arrays = self.prompts.queries(self.is_tail[rows], self.entity[rows], self.relation[rows])
         if self.answers is not None:
             arrays["labels"] = self.answers.padded(rows, -100)
+            if self.negatives is not None:
+                arrays |= self.negatives.candidates(arrays["labels"], rows)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -246,7 +269,7 @@ class LinkPrediction(Task):
     ) -> BatchSampler:
         """Batches of train queries; ``item: triple`` repeats a query once for each answer."""
         if parameters.item == "triple":
-            rows = np.repeat(rows, items.answers.lengths[rows])
+            rows = np.repeat(rows, items.answers.lengths_of(rows))
         return BatchSampler(
             rows,
             items.owners,
@@ -256,6 +279,33 @@ class LinkPrediction(Task):
             shuffle=bool(parameters.shuffle),
             seed=seed,
         )
+
+    def learned(
+        self,
+        items: EncodedQueries,
+        rows: np.ndarray,
+        parameters: LinkPredictionParameters,
+        seed: int,
+    ) -> EncodedQueries:
+        """With negatives, where the softmax is a sampled one."""
+        sampled = parameters.sampled_softmax
+        if sampled is None:
+            return items
+        negatives = Negatives.by_popularity(
+            items.answers.flat(rows)[1],
+            len(self.entities),
+            draws=sampled.negatives,
+            uniform=sampled.uniform,
+            seed=seed,
+        )
+        return replace(items, negatives=negatives)
+
+    def lookup_weights(
+        self, model: Any, parameters: LinkPredictionParameters
+    ) -> list[torch.nn.Parameter]:
+        """With the entities, where the softmax is a sampled one."""
+        sampled = parameters.sampled_softmax is not None
+        return model.lookup_weights() + (model.entity_weights() if sampled else [])
 
     def dev_rows(
         self, rows: np.ndarray, parameters: LinkPredictionParameters, seed: int
@@ -281,6 +331,12 @@ class LinkPrediction(Task):
         if parameters.entity_encoder:
             known = np.isin(np.arange(len(self.entities)), items.entity[rows])
             embed_unseen(model, items.prompts, images, known, parameters.dev_batch_size, seed)
+
+    def asked_at_a_time(self, most: int) -> int:
+        """As many as scores of all entities fit into memory for."""
+        from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+
+        return rows_at_a_time(most, len(self.entities))
 
     def decode(
         self, model: Any, outputs: Any, items: EncodedQueries, rows: np.ndarray, table: pd.DataFrame

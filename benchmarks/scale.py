@@ -1,0 +1,371 @@
+"""What a graph of a million entities takes: time and memory by stage, and growth curves.
+
+    python benchmarks/scale.py stages --work FOLDER --entities 10000 100000 1000000
+    python benchmarks/scale.py curves --work FOLDER
+
+``stages`` makes a seeded graph and a tiny text tower, runs the project's own stages on them (each
+in a process of its own, whose peak memory is that of the stage), and prints a table. ``curves``
+asks and ranks with one model while queries, entities, tokens or images grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+RELATIONS = 24
+TRIPLES_PER_ENTITY = 2
+HELD_OUT = 500  # triples of dev, and of test, at most: some 1,000 queries
+WORDS = 2000
+STAGES = {
+    "ingestion": "link_prediction",
+    "image_association": "link_prediction",
+    "entity_modeling": "link_prediction",
+    "finetuning": "link_prediction",
+    "cell": "cell",
+}
+MEANING = {
+    "ingestion": "ingestion",
+    "image_association": "image association (none)",
+    "entity_modeling": "stage 1",
+    "finetuning": "{steps} training steps",
+    "cell": "ranking of {queries} queries",
+}
+TOWER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 160,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+POINT = {"queries": 1_000, "entities": 10_000, "tokens": 32, "images": 0}
+CURVES = {
+    "queries": (1_000, 10_000, 100_000),
+    "entities": (10_000, 100_000, 1_000_000),
+    "tokens": (16, 32, 64, 128),
+    "images": (0, 1, 3, 10),
+}
+
+
+def words() -> np.ndarray:
+    """Made-up words, each of three syllables, ``(WORDS,)``."""
+    syllables = np.array([first + last for first in "bdfgklmnprst" for last in "aeiou"])
+    parts = np.random.default_rng(0).permutation(len(syllables) ** 3)[:WORDS]
+    digits = (parts // len(syllables) ** 2, parts // len(syllables), parts)
+    return np.sum([syllables[digit % len(syllables)].astype(object) for digit in digits], axis=0)
+
+
+def make_names(entities: int, length: int, seed: int) -> list[str]:
+    """Names of so many words; the first says of which family an entity is."""
+    rng, known = np.random.default_rng(seed), words()
+    chosen = rng.integers(0, WORDS, (entities, length))
+    chosen[:, 0] = np.arange(entities) * WORDS // entities
+    return [" ".join(row) for row in known[chosen]]
+
+
+def make_graph(folder: Path, entities: int, seed: int) -> None:
+    """Write a graph's files: triples lead from family to family, and to popular entities.
+
+    Args:
+        folder: Where they go.
+        entities: Number of entities, each the head of some triple.
+        seed: Seed of everything random.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    head = np.repeat(np.arange(entities), TRIPLES_PER_ENTITY)
+    relation = rng.integers(0, RELATIONS, len(head))
+    # A third of the tails is near what head and relation say; the others are drawn by popularity.
+    near = (head + relation * (entities // RELATIONS) + rng.integers(1, 9, len(head))) % entities
+    popular = (entities * rng.random(len(head)) ** 3).astype(np.int64)
+    tail = np.where(rng.random(len(head)) < 1 / 3, near, popular)
+    triples = pd.DataFrame({"head": head, "relation": relation, "tail": tail}).drop_duplicates()
+    triples = triples[triples["head"] != triples["tail"]].sample(frac=1, random_state=seed)
+    names = {
+        "head": np.char.add("e", np.arange(entities).astype(str)),
+        "relation": np.char.add("r", np.arange(RELATIONS).astype(str)),
+    }
+    names["tail"] = names["head"]
+    lines = pd.DataFrame({column: names[column][triples[column]] for column in triples})
+    held_out = min(HELD_OUT, len(lines) // 10)
+    parts = {
+        "dev.tsv": lines.iloc[:held_out],
+        "test.tsv": lines.iloc[held_out : 2 * held_out],
+        "train.tsv": lines.iloc[2 * held_out :],
+        "entities.txt": pd.DataFrame(names["head"]),
+        "relations.txt": pd.DataFrame(names["relation"]),
+        "entity2text.txt": pd.DataFrame({0: names["head"], 1: make_names(entities, 3, seed)}),
+        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: words()[:RELATIONS]}),
+    }
+    for name, table in parts.items():
+        table.to_csv(folder / name, sep="\t", header=False, index=False)
+
+
+def make_tower(folder: Path) -> Path:
+    """Write a text tower of two layers that knows the made-up words, untrained."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words()]
+    pieces += ["is", "the", "description", "of"]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    torch.manual_seed(0)
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **TOWER)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
+    """A project folder beside this one: its code and base configuration, and the graph.
+
+    Args:
+        work: Where it is made; what lies there is replaced.
+        entities: Number of entities.
+        steps: Training steps.
+        seed: Seed of the graph.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    for name in ("conf/scale", "conf/local"):
+        (work / name).mkdir(parents=True)
+    for name in ("src", "conf/base"):
+        shutil.copytree(PROJECT / name, work / name)
+    for name in ("pyproject.toml", "conf/logging.yml"):
+        shutil.copy(PROJECT / name, work / name)
+    make_graph(work / "data/01_raw/scale", entities, seed)
+    tower = make_tower(work / "tower")
+    settings = {
+        "globals": {
+            "dataset": "scale",
+            "link_prediction": {"folder": "data/01_raw/scale", "images": None},
+        },
+        "parameters": {
+            "model": {
+                "text_tower": str(tower),
+                "vision_config": VISION,
+                "config": {"num_fusion_layers": 1},
+            }
+        },
+        "parameters_link_prediction": {
+            "link_prediction": {
+                "ingestion": {
+                    "entity_texts": "name",
+                    "max_inverse_leak": None,
+                    "max_split_overlap": None,
+                },
+                "image_association": {"slots": {"full": {"size": 32, "count": 1}}},
+                "entity_modeling": {"max_length": 24, "encoding_batch_size": 256},
+                "finetuning": {
+                    "max_steps": steps,
+                    "max_length": 24,
+                    "dev_queries": 100,
+                    "log_every": 50,
+                    "sampled_softmax": {"negatives": 1024, "uniform": 0.25},
+                },
+            }
+        },
+    }
+    for name, values in settings.items():
+        (work / f"conf/scale/{name}.yml").write_text(yaml.safe_dump(values))
+    return work
+
+
+def run_stages(work: Path, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Run stages one after the other, each in a process of its own.
+
+    Yields:
+        ``stage``, ``seconds``, ``cpu_seconds`` and ``peak`` (GiB).
+    """
+    variables = os.environ | {"PYTHONPATH": str(work / "src"), "DO_NOT_TRACK": "true"}
+    for stage in stages:
+        command = [sys.executable, "-m", "kedro", "run", "--env", "scale"]
+        command += ["--pipelines", STAGES[stage], "--namespaces", f"link_prediction.{stage}"]
+        began = time.perf_counter()
+        with (work / f"{stage}.log").open("w") as log:
+            child = subprocess.Popen(command, cwd=work, env=variables, stdout=log, stderr=log)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise SystemExit((work / f"{stage}.log").read_text()[-4000:])
+        yield {
+            "stage": stage,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": used.ru_utime + used.ru_stime,
+            "peak": used.ru_maxrss / 2**20,
+        }
+
+
+def show_stages(options: argparse.Namespace) -> None:
+    """Print a table of stages for each number of entities, as rows come in."""
+    print("| entities | stage | seconds | CPU seconds | peak GiB |")
+    print("| ---: | --- | ---: | ---: | ---: |", flush=True)
+    for entities in options.entities:
+        work = options.work / f"scale_{entities}"
+        if options.stages == list(STAGES):
+            make_project(work, entities, options.steps, options.seed)
+        for row in run_stages(work, options.stages):
+            meaning = MEANING[row["stage"]]
+            if row["stage"] == "cell":
+                queries = (
+                    work / "data/02_intermediate/scale/link_prediction/ingestion/queries.parquet"
+                )
+                split = pd.read_parquet(queries, columns=["split"])["split"]
+                meaning = meaning.format(queries=f"{(split == 'test').sum():,}")
+            print(
+                f"| {entities:,} | {meaning.format(steps=options.steps)} | {row['seconds']:.0f} | "
+                f"{row['cpu_seconds']:.0f} | {row['peak']:.2f} |",
+                flush=True,
+            )
+
+
+def rank_point(
+    tower: Path, work: Path, queries: int, entities: int, tokens: int, images: int
+) -> tuple[float, float]:
+    """Ask a model about queries and rank all entities for each.
+
+    Args:
+        tower: Text tower.
+        work: Folder for the visual store.
+        queries: Number of queries.
+        entities: Number of entities.
+        tokens: Tokens of every prompt.
+        images: Images of every entity that is asked about.
+
+    Returns:
+        CPU seconds, and how much the peak of memory lies above what the model takes, in GiB.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
+    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
+    from mkgformer_kedro.training.batches import Collator, ask
+    from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, rank_answers_of
+
+    rng = np.random.default_rng(0)
+    asked = min(entities, 500)
+    shutil.rmtree(work, ignore_errors=True)
+    writer = VisualStoreWriter(work, {"full": RoleLayout(32, max(images, 1))}, entities, "scale")
+    for owner in range(asked if images else 0):
+        pixels = rng.integers(0, 255, (images, 3, 32, 32), dtype=np.uint8)
+        writer.append(
+            owner, {slot: (f"{owner}-{slot}", pixels[slot]) for slot in range(images)}, None
+        )
+    store = VisualStore(writer.finish())
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tower)
+    model = MKGformerForLinkPrediction.from_text_vision_pretrained(
+        tower,
+        None,
+        vision_config=VISION,
+        num_fusion_layers=1,
+        mask_token_id=tokenizer.mask_token_id,
+        image_sizes={"full": 32},
+        image_counts={"full": max(images, 1)},
+    )
+    model.add_graph_tokens(entities, 1)
+    names = pd.Series(make_names(asked, tokens, 0)).reindex(range(entities), fill_value="of")
+    task = LinkPrediction(
+        pd.DataFrame({"entity": names, "name": names, "text": names, "text_source": "name"}),
+        pd.DataFrame({"relation": ["of"], "text": ["of"]}),
+        "paper",
+        tokens,
+    )
+    answer = [np.array([each]) for each in rng.integers(0, entities, queries)]
+    table = pd.DataFrame(
+        {
+            "direction": "tail",
+            "entity": np.sort(rng.integers(0, asked, queries)),
+            "relation": 0,
+            "answers": answer,
+            "known": answer,
+        }
+    )
+    # From here on the highest memory counts anew.
+    Path("/proc/self/clear_refs").write_text("5")
+    before, began = memory("VmRSS"), time.process_time()
+    items = task.encode(table, tokenizer, model.config)
+    blocks = ask(
+        model,
+        Collator(items, store),
+        np.arange(queries),
+        batch_size=task.asked_at_a_time(64),
+        what="Asking",
+        of="queries",
+    )
+    ranked = [rank_answers_of(items, rows, outputs.logits) for rows, outputs in blocks]
+    if sum(map(len, ranked)) != queries:
+        raise SystemExit("Not every query was ranked.")
+    return time.process_time() - began, memory("VmHWM") - before
+
+
+def memory(what: str) -> float:
+    """Memory of this process in GiB: ``VmRSS`` what it holds, ``VmHWM`` the most it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 2**20
+
+
+def show_curves(options: argparse.Namespace) -> None:
+    """Print a row for each point of each curve; time as a multiple of the curve's first point."""
+    tower = make_tower(options.work / "tower")
+    print("| grows | to | CPU seconds | x | memory above the model's, GiB |")
+    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+    rank_point(tower, options.work / "store", **POINT | {"queries": 64})  # what is loaded once
+    for name in options.curves:
+        first = None
+        for value in CURVES[name]:
+            if value <= options.most:
+                point = POINT | {name: value}
+                seconds, peak = rank_point(tower, options.work / "store", **point)
+                first = first or seconds
+                print(
+                    f"| {name} | {value:,} | {seconds:.1f} | {seconds / first:.1f} | {peak:.2f} |",
+                    flush=True,
+                )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one of the two measurements."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(required=True)
+    stages = commands.add_parser("stages", help="time and memory of each stage")
+    stages.add_argument("--entities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    stages.add_argument("--steps", type=int, default=200, help="training steps")
+    stages.add_argument("--seed", type=int, default=0)
+    stages.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="of a graph made before"
+    )
+    stages.set_defaults(show=show_stages)
+    curves = commands.add_parser("curves", help="time and memory of asking and ranking")
+    curves.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
+    curves.add_argument("--most", type=int, default=1_000_000, help="leave larger points out")
+    curves.set_defaults(show=show_curves)
+    for command in (stages, curves):
+        command.add_argument("--work", type=Path, required=True, help="folder for what is made")
+    options = parser.parse_args(arguments)
+    options.work = options.work.resolve()
+    options.show(options)
+
+
+if __name__ == "__main__":
+    main()
