@@ -268,7 +268,7 @@ def _too_large(path: Path) -> Problem | None:
         what = "there is no such map of crops"
         remedy = "See docs/data.md for where it belongs, or set `crops` to detect or none."
         return Problem(str(path), None, what, remedy)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive makes zipfile raise almost anything
         return Problem(str(path), None, f"the map cannot be read ({error})", "Get it again.")
     if size > MAX_MAP:
         what = f"a map of {size:,} bytes, more than the {MAX_MAP:,} that one may take"
