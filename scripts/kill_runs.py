@@ -5,10 +5,10 @@
     python scripts/kill_runs.py --env ci --kills 100
 
 What was run in the project is run again in a copy, stage by stage: over its results or over
-nothing, killed or told to stop at a moment drawn from its whole life, then the same command again,
-killed up to four times before it is left alone. Then ``data/`` of the copy must hold what it holds
-in the project, byte for byte, and nothing beside it. A run that is told to stop must say so in one
-line, leave no lock and nothing half-written, and end with the code that shells expect.
+nothing, killed or told to stop at a moment drawn from the life of its nodes, then the same command
+again, killed up to four times before it is left alone. Then ``data/`` of the copy must hold what it
+holds in the project, byte for byte, and nothing beside it. A run that is told to stop must say so
+in one line, leave no lock and nothing half-written, and end with the code that shells expect.
 
 Runs are forked from this process, which imports what the runs before have imported, so that moments
 fall into what runs do and not into what they import.
@@ -73,8 +73,8 @@ class Kill:
         run: Its stage, or its pipeline.
         node: The node that had begun last.
         over: What lay in its place before: ``results`` or ``nothing``.
-        second: Seconds that it had lived.
-        of: Seconds that it takes undisturbed.
+        second: Seconds since its first node began.
+        of: Seconds that its nodes take undisturbed.
         signal: The signal.
         code: Its exit code, or minus the signal that ended it.
         stopped: Seconds until it had ended.
@@ -214,7 +214,7 @@ class Killer:
         takes, number = self.takes[run.name], self.drawn.choice(SIGNALS)
         second, before = self.drawn.random() * takes, half_written()
         process = self.begin(run)
-        self.wait_until_it_listens(process)
+        self.wait_until_it_works(process)
         time.sleep(second)
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
@@ -225,7 +225,7 @@ class Killer:
         told = time.monotonic()
         code = self.code_of(process)
         stopped = time.monotonic() - told
-        said = self.log.read_text(encoding="utf-8", errors="replace")
+        said = self.said()
         if "Pipeline execution completed" in said:
             return process, None
         node = (re.findall(r"Running node: (\w+)", said) or ["-"])[-1]
@@ -238,7 +238,7 @@ class Killer:
     def undisturbed(self, run: Run) -> float:
         """Run to the end; gives the seconds that it took."""
         process = self.begin(run)
-        self.wait_until_it_listens(process)
+        self.wait_until_it_works(process)
         started = time.monotonic()
         self.require_success(run, self.code_of(process, patience=10 * PATIENCE))
         return time.monotonic() - started
@@ -258,34 +258,35 @@ class Killer:
             RuntimeError: It has.
         """
         if code:
-            said = self.log.read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"{run.name} ended with code {code}:\n{said}")
+            raise RuntimeError(f"{run.name} ended with code {code}:\n{self.said()}")
 
     def begin(self, run: Run) -> int:
         """Fork a process that becomes a run; gives its id, which is that of its group too."""
         sys.stdout.flush()
+        self.log.unlink(missing_ok=True)
         if process := os.fork():
             return process
         os.setsid()
         for number in SIGNALS[1:]:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
             os.dup2(descriptor, target)
         sys.argv = ["kedro", "run", *run.arguments]
         raise Forked
 
-    def wait_until_it_listens(self, process: int) -> None:
-        """Wait until a run has come to where signals unwind it, or has ended."""
+    def wait_until_it_works(self, process: int) -> None:
+        """Wait until a run has begun its first node, or has ended."""
         status = Path(f"/proc/{process}/status")
-        caught = 0
-        while not caught >> (signal.SIGTERM - 1) & 1:
+        while "Running node" not in self.said() and "State:\tZ" not in status.read_text():
             time.sleep(0.001)
-            text = status.read_text()
-            if "\nState:\tZ" in text:
-                return
-            caught = int(text.partition("SigCgt:")[2].split()[0], 16)
+
+    def said(self) -> str:
+        """What the run has said so far."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
     def code_of(self, process: int, patience: float = PATIENCE) -> int:
         """Wait for a process, but not for ever; gives its exit code, or minus its signal."""
