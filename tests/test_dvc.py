@@ -53,6 +53,7 @@ NO_RESULT_DEPENDS_ON = {
     PACKAGE / f"{name}.py" for name in ("errors", "files", "parameters", "progress")
 } | {
     PACKAGE / "training/tasks/registry.py",
+    PACKAGE / "pipelines/wiring.py",
     *PACKAGE.glob("launch/*.py"),
     *PACKAGE.rglob("__init__.py"),
 }

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.inference.experts import LoadedModel, ModelExpert
 from mkgformer_kedro.inference.predictions import predict_queries
+from mkgformer_kedro.launch import LOCAL
+from mkgformer_kedro.launch.elastic import Elastic
 from mkgformer_kedro.training.finetuning import finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
@@ -83,7 +85,7 @@ def assert_same_weights(one, other):
 def run(tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values):
     """Fine-tune with changed parameters; gives the work folder and the curve."""
 
-    def start(name="work", preset="corrected", model=entity_model, **changes):
+    def start(name="work", preset="corrected", model=entity_model, engine=LOCAL, **changes):
         parameters = LinkPredictionParameters(**(finetuning_values | changes))
         folder, curve = finetune(
             "link_prediction",
@@ -94,6 +96,7 @@ def run(tmp_path, tables, entity_model, store_folder, model_parameters, finetuni
             parameters,
             preset,
             seed=0,
+            engine=engine,
         )
         return folder.parent, curve
 
@@ -249,6 +252,7 @@ def test_two_processes_do_the_work_of_one(run, without_dropout):
         epochs=2,
         shuffle=False,
         processes=2,
+        engine=Elastic(),
     )
     assert curve_of_two["step"].max() == curve["step"].max()
     pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])

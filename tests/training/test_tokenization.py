@@ -1,5 +1,6 @@
 """A part of a text is tokenised as it is inside a text, by tokenizers of every family."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from transformers import AutoTokenizer
@@ -75,7 +76,7 @@ def test_prompts_have_the_tokenizers_own_special_tokens(tokenizer):
         max_length=60,
     )
     for entity in (0, 1):
-        row = prompts.descriptions([entity])["input_ids"][0].tolist()
+        row = prompts.descriptions(np.array([entity]))["input_ids"][0].tolist()
         assert row[0] == tokenizer.cls_token_id
         assert row.count(tokenizer.mask_token_id) == 1
         assert row[-2:] == [tokenizer.mask_token_id, tokenizer.sep_token_id]

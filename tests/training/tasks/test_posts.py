@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference.experts import LoadedModel, ModelPostsExpert, decoded
+from mkgformer_kedro.launch import LOCAL
+from mkgformer_kedro.launch.elastic import Elastic
 from mkgformer_kedro.training.finetuning import finetune
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.entity_recognition import EntityRecognition
@@ -58,7 +60,7 @@ def predict(models, posts, store=None, seed=0, batch_size=64):
 def run(tmp_path, posts, labels, posts_store, model_parameters, posts_values):
     """Fine-tune with changed parameters; gives the folder of models and the curve."""
 
-    def start(task, name="work", preset="corrected", store=posts_store, **changes):
+    def start(task, name="work", preset="corrected", store=posts_store, engine=LOCAL, **changes):
         return finetune(
             task,
             {"posts": posts[task], "labels": labels[task]},
@@ -68,6 +70,7 @@ def run(tmp_path, posts, labels, posts_store, model_parameters, posts_values):
             task_named(task).parameters_class(**(posts_values[task] | changes)),
             preset,
             seed=0,
+            engine=engine,
         )
 
     return start
@@ -358,6 +361,6 @@ def test_two_processes_share_the_steps_and_the_dev_posts(run):
     # Without learning all dev scores are those of the same model, however it was asked.
     still = {"learning_rates": {"default": 0.0}, "epochs": 1, "seeds": [5]}
     _, one = run("entity_recognition", "one", batch_size=4, **still)
-    _, two = run("entity_recognition", "two", batch_size=2, processes=2, **still)
+    _, two = run("entity_recognition", "two", batch_size=2, processes=2, engine=Elastic(), **still)
     assert two["step"].max() == one["step"].max()
     pd.testing.assert_series_equal(two["dev_f1"], one["dev_f1"])
