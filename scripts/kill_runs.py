@@ -151,6 +151,8 @@ def runs_of(environment: str) -> list[Run]:
     """The stages that were run in the working folder, and its study."""
     from kedro.framework.project import pipelines
 
+    import mkgformer_kedro.inference.mixture
+    import mkgformer_kedro.training.finetuning  # noqa: F401 - not in the first run and then here
     from mkgformer_kedro.hooks.lineage import place_of
     from mkgformer_kedro.pipelines.study.stages import Workplace
     from mkgformer_kedro.training.tasks.registry import TASKS
@@ -226,7 +228,7 @@ class Killer:
         code = self.code_of(process)
         stopped = time.monotonic() - told
         said = self.said()
-        if "Pipeline execution completed" in said:
+        if not code:  # it was all but over
             return process, None
         node = (re.findall(r"Running node: (\w+)", said) or ["-"])[-1]
         end = self.badly_stopped(number, code, said, half_written() - before) or "identical"
