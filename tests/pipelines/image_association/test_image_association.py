@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog
 from kedro.runner import SequentialRunner
 from PIL import Image
 
+from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
@@ -47,8 +47,8 @@ TRIPLES = pd.DataFrame(
 )
 
 
-def configuration(environment: str = "base", **parameters: object) -> OmegaConfigLoader:
-    return OmegaConfigLoader(
+def configuration(environment: str = "base", **parameters: object) -> ExtendingConfigLoader:
+    return ExtendingConfigLoader(
         str(CONF), env=environment, runtime_params=parameters, **CONFIG_LOADER_ARGS
     )
 
