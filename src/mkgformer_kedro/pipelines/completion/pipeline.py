@@ -8,7 +8,6 @@ from mkgformer_kedro.pipelines.completion.nodes import (
     propose_triples,
     publish_completions,
 )
-from mkgformer_kedro.pipelines.wiring import SHARED
 
 _NODES = [
     Node(
@@ -72,4 +71,5 @@ _NODES = [
 def create_pipeline() -> Pipeline:
     """Models and a mixture in, completions out."""
     stage = Pipeline(_NODES, namespace="completion", prefix_datasets_with_namespace=False)
-    return Pipeline(stage, namespace="link_prediction", parameters=SHARED & stage.inputs())
+    shared = {"params:launch", "params:model", "params:seed"}
+    return Pipeline(stage, namespace="link_prediction", parameters=shared)
