@@ -223,6 +223,7 @@ for name, line in {
     "a misspelt file": "link_prediction: {files: {trian: x}}",
     "an environment to extend that is not there": "extends: wn18_imgg",
     "dataset: a folder elsewhere": "dataset: ../elsewhere",
+    "files of less than no bytes": "hashed_gigabytes: -1",
     "a wait that is a word": "wait_for_lock: soon",
     "a wait without end": "wait_for_lock: .inf",
     "a wait that is true": "wait_for_lock: true",
@@ -731,6 +732,39 @@ def _(world):
             yield np.arange(1), torch.tensor([[np.nan, 1.0]])
 
     list(finite_scores(Broken(), pd.DataFrame(), batch_size=1))
+
+
+# Between the stages: what is whole, and not what belongs there
+
+
+def written_by_stage(world, folder):
+    """What a stage made, in its place."""
+    from mkgformer_kedro.datasets.folder import FolderDataset
+
+    place = world.folder / "06_models/finetuning"
+    FolderDataset(filepath=str(place)).save(folder)
+    return place
+
+
+@case("Between the stages", "weights of another model of the same size")
+def _(world):
+    from mkgformer_kedro.inference import Predictor
+
+    made = world.folder / "made"
+    shutil.copytree(world.fixture("entity_model"), made / "seed_1")
+    models = written_by_stage(world, made)
+    weighing(lambda weights: [each.add_(1) for each in weights.values()])(models / "seed_1")
+    Predictor.from_folder(models)
+
+
+@case("Between the stages", "a visual store of zeros")
+def _(world):
+    from mkgformer_kedro.inference import Predictor
+
+    store = shutil.copytree(world.fixture("store_folder"), world.folder / "store")
+    store = written_by_stage(world, store)
+    (store / "full.u8").write_bytes(bytes((store / "full.u8").stat().st_size))
+    Predictor.from_folder(world.fixture("entity_model"), store=store)
 
 
 # Where work is done

@@ -146,7 +146,7 @@ READERS = {
     "RDF": Reader(write_rdf, lambda folder: read_rdf(folder, ["graph.ttl"], RDF)),
     "lineage": Reader(
         save_folder,
-        lambda folder: FolderDataset(filepath=str(folder)).lineage(thorough=True),
+        lambda folder: FolderDataset(filepath=str(folder)).lineage(hashed_up_to=np.inf),
         ("weights",),
         ("missing", "a folder"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def _examine_one(catalog: CatalogProtocol, name: str, place: Path, claims: Claim
             if identity is not None:
                 claims.add(name, identity, None)
             return Finding(where, "fine")
-        lineage = kept.lineage(thorough=True)
+        lineage = kept.lineage(hashed_up_to=math.inf)
         claims.follow(name)
     except DataError as error:
         return Finding(where, "damaged", str(error))

@@ -15,6 +15,7 @@ from mkgformer_kedro.datasets.lineage import (
     LINEAGE_FILE,
     Lineage,
     Origin,
+    check_folder,
     folder_lineage,
     parquet_lineage,
 )
@@ -79,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_remembers(folder: Path) -> None:
-    lineage = folder_lineage(folder, thorough=True)
+    lineage = folder_lineage(folder, hashed_up_to=5)
     assert lineage is not None
     assert lineage.origin == ORIGIN
     assert sorted(json.loads((folder / LINEAGE_FILE).read_text())["files"]) == [
@@ -108,7 +109,17 @@ def test_changed_bytes_of_the_same_number_are_seen_on_demand(folder: Path) -> No
     (folder / "seed_1/weights").write_bytes(b"54321")
     assert folder_lineage(folder) is not None
     with pytest.raises(DataError, match="its bytes have changed"):
-        folder_lineage(folder, thorough=True)
+        folder_lineage(folder, hashed_up_to=5)
+
+
+def test_a_part_of_a_folder_is_held_to_what_the_whole_says(folder: Path) -> None:
+    (folder / "config.json").write_text("{ }")
+    check_folder(folder / "seed_1")
+    check_folder(folder.parent)  # which no stage made
+    (folder / "seed_1/weights").write_bytes(b"54321")
+    for part in (folder, folder / "seed_1"):
+        with pytest.raises(DataError, match="weights: the file is not what was written"):
+            check_folder(part)
 
 
 def test_a_folder_that_cannot_be_replaced_stays(folder: Path, tmp_path: Path, monkeypatch) -> None:

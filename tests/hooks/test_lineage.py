@@ -12,12 +12,19 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
+from mkgformer_kedro.datasets import lineage
 from mkgformer_kedro.datasets.folder import FolderDataset
 from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.files import sha256_of
 from mkgformer_kedro.hooks.lineage import LineageHooks
 
-NODES = {"read": "ingestion.read", "store": "association.store", "answer": "answer"}
+NODES = {
+    "read": "ingestion.read",
+    "store": "association.store",
+    "answer": "answer",
+    "again": "again",
+}
 
 
 def read(raw):
@@ -43,6 +50,7 @@ def world(tmp_path: Path):
             Node(read, "raw", ["names", "turned"], name="read", namespace="ingestion"),
             Node(store, "names", "store", name="store", namespace="association"),
             Node(answer, ["names", "turned", "store"], "answers", name="answer"),
+            Node(answer, ["names", "answers", "store"], "answers_again", name="again"),
         ]
     )
     catalog = DataCatalog(
@@ -54,11 +62,14 @@ def world(tmp_path: Path):
         }
     )
 
+    known = SimpleNamespace(config_loader={"globals": {"hashed_gigabytes": 4e-9}})
+
     def run(rows: list[str], *nodes: str) -> None:
         raw = SimpleNamespace(rows=rows, digests={"file": " ".join(rows)})
         catalog["raw"] = MemoryDataset(raw, copy_mode="assign")
         hooks = _create_hook_manager()
         _register_hooks(hooks, (LineageHooks(),))
+        hooks.hook.after_context_created(context=known)
         part = chain.only_nodes(*(NODES[node] for node in nodes))
         hooks.hook.before_pipeline_run(run_params={"env": "mine"}, pipeline=part, catalog=catalog)
         SequentialRunner().run(part, catalog, hook_manager=hooks)
@@ -117,6 +128,29 @@ def test_a_damaged_input_is_named_before_the_node_works(world) -> None:
     (world.folder / "store" / "pixels").write_text("short")
     with pytest.raises(DataError, match="the file has 5 bytes, and had 3"):
         world.run(["a", "b"], "answer")
+
+
+def test_other_bytes_of_the_same_number_are_seen(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    (world.folder / "store" / "pixels").write_text("b a")
+    with pytest.raises(DataError, match="pixels: the file is not what was written"):
+        world.run(["a", "b"], "answer")
+
+
+def test_of_files_that_are_too_large_the_size_tells(world) -> None:
+    world.run(["a", "bcd"], "read", "store", "answer")
+    (world.folder / "store" / "pixels").write_text("a dcb")
+    world.run(["a", "bcd"], "answer")
+
+
+def test_a_file_is_read_once_in_a_run(world, monkeypatch) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    read = []
+    monkeypatch.setattr(
+        lineage, "sha256_of", lambda path: read.append(path.name) or sha256_of(path)
+    )
+    world.run(["a", "b"], "answer", "again")
+    assert read == ["pixels"]
 
 
 def fail_at(name: str, save):

@@ -49,9 +49,9 @@ class FolderDataset(Artefact, AbstractDataset[Path, Path]):
         write_folder_lineage(Path(data), self.origin)
         replace_folder(Path(data), self._folder)
 
-    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+    def lineage(self, *, hashed_up_to: float = 0) -> Lineage | None:
         """Identity and origin of the folder; None where no stage wrote them down."""
-        return folder_lineage(self._folder, thorough=thorough)
+        return folder_lineage(self._folder, hashed_up_to=hashed_up_to)
 
     def _exists(self) -> bool:
         return self._folder.is_dir()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,11 +70,12 @@ class Artefact(ABC):
     origin: Origin | None = None
 
     @abstractmethod
-    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+    def lineage(self, *, hashed_up_to: float = 0) -> Lineage | None:
         """Identity and origin of what lies there; None where they are not known.
 
         Args:
-            thorough: Read all of it, whatever its size, to see whether it is what was written.
+            hashed_up_to: Files of a folder of up to so many bytes are read, to see whether they are
+                what was written; of larger ones the size tells.
 
         Raises:
             DataError: What lies there is damaged.
@@ -144,12 +146,13 @@ def write_folder_lineage(folder: Path, origin: Origin | None) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def folder_lineage(folder: Path, *, thorough: bool = False) -> Lineage | None:
+def folder_lineage(folder: Path, *, hashed_up_to: float = 0) -> Lineage | None:
     """Lineage of a folder.
 
     Args:
         folder: The folder.
-        thorough: Compare the hashes of the files too, not only their sizes.
+        hashed_up_to: Files of up to so many bytes are held to their hashes, not only to their
+            sizes.
 
     Returns:
         None where the folder has no ``lineage.json``: it was not made by a stage.
@@ -157,18 +160,46 @@ def folder_lineage(folder: Path, *, thorough: bool = False) -> Lineage | None:
     Raises:
         DataError: A file is missing, or is not what was written.
     """
+    if (written := _read(folder)) is None:
+        return None
+    files, origin = written
+    _hold(folder, files, hashed_up_to)
+    return Lineage(fingerprint(files), origin if origin.made_by else None)
+
+
+def check_folder(folder: Path) -> None:
+    """Hold all files of a folder to what its lineage says, or that of the folder in which it lies.
+
+    Nothing is known of a folder that no stage made.
+
+    Raises:
+        DataError: A file is missing, or is not what was written.
+    """
+    for whole in (folder, folder.parent):
+        if (written := _read(whole)) is not None:
+            inside = f"{folder.name}/" if whole != folder else ""
+            files = {name: each for name, each in written[0].items() if name.startswith(inside)}
+            _hold(whole, files, math.inf)
+
+
+def _read(folder: Path) -> tuple[dict[str, tuple[int, str]], Origin] | None:
+    """Size and hash of each file, and the origin, as a folder remembers them."""
     path = folder / LINEAGE_FILE
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {
-            name: (int(size), str(sha256)) for name, (size, sha256) in content["files"].items()
+            name: (int(size), str(sha256)) for name, (size, sha256) in content.pop("files").items()
         }
-        origin = Origin(content["made_by"], dict(content["made_from"]))
+        return files, Origin(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"the file is damaged ({_first_line(error)})"
         raise DataError(Problem(str(path), None, what, _REMEDY)) from error
+
+
+def _hold(folder: Path, files: Mapping[str, tuple[int, str]], hashed_up_to: float) -> None:
+    """Hold a folder's files to their sizes and, those that are not too large, to their hashes."""
     problems = []
     for name, (size, sha256) in files.items():
         file = folder / name
@@ -178,12 +209,11 @@ def folder_lineage(folder: Path, *, thorough: bool = False) -> Lineage | None:
         elif found != size:
             what = f"the file has {found} bytes, and had {size} when it was written"
             problems.append(Problem(str(file), None, what, _REMEDY))
-        elif thorough and sha256_of(file) != sha256:
+        elif size <= hashed_up_to and sha256_of(file) != sha256:
             what = "the file is not what was written: its bytes have changed"
             problems.append(Problem(str(file), None, what, _REMEDY))
     if problems:
         raise DataError(problems)
-    return Lineage(fingerprint(files), origin if origin.made_by else None)
 
 
 def _first_line(error: Exception) -> str:

@@ -71,7 +71,7 @@ class AtomicSave:
 class ParquetDataset(Artefact, AtomicSave, _ParquetDataset):
     """A pandas table as Parquet, which remembers what it was made from."""
 
-    def lineage(self, *, thorough: bool = False) -> Lineage | None:
+    def lineage(self, *, hashed_up_to: float = 0) -> Lineage | None:
         """Identity and origin of the file; None where there is none."""
         path = Path(self._filepath)
         return parquet_lineage(path) if path.is_file() else None

@@ -77,6 +77,9 @@ class BadInputHooks:
             problems.append(f"wait_for_lock in globals.yml is {wait!r}; it must be seconds, from 0")
         if type(share) not in (int, float) or not 0 < share < math.inf:
             problems.append(f"memory_share in globals.yml is {share!r}; it must be more than 0")
+        hashed = given["hashed_gigabytes"]
+        if type(hashed) not in (int, float) or not hashed >= 0:
+            problems.append(f"hashed_gigabytes in globals.yml is {hashed!r}; it must be from 0")
         self._memory_share = share
         if problems:
             raise ParameterValidationError("\n".join(problems))

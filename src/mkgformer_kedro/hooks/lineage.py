@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
@@ -29,12 +30,20 @@ class LineageHooks:
         self._catalog: CatalogProtocol | None = None
         self._made_from: dict[str, dict[str, str]] = {}
         self._environment = ""
+        self._hashed_up_to: float = 0
+        self._whole: set[str] = set()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Know up to which size files are read to be compared."""
+        self._hashed_up_to = context.config_loader["globals"]["hashed_gigabytes"] * 1e9
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
         """Forget the run before; know where datasets are found."""
         self._catalog = catalog
         self._made_from = {}
+        self._whole = set()
         self._environment = run_params.get("env") or ""
 
     @hook_impl
@@ -49,7 +58,9 @@ class LineageHooks:
             if (identity := raw_identity(data)) is not None:
                 claims.add(name, identity, None)
             else:
-                claims.follow(name)
+                # What a node takes is read whole, once in a run.
+                claims.follow(name, 0 if name in self._whole else self._hashed_up_to)
+                self._whole.add(name)
         if problems := claims.differing():
             raise DataError([problems[name] for name in sorted(problems)])
         self._made_from[node.name] = {
@@ -61,6 +72,7 @@ class LineageHooks:
         """Tell an artefact what it was made from."""
         dataset = artefact(self._catalog, dataset_name)
         if dataset is not None:
+            self._whole.discard(dataset_name)
             dataset.origin = Origin(node.namespace or node.name, self._made_from[node.name])
 
 
@@ -97,17 +109,21 @@ class Claims:
     present: dict[str, str] = field(default_factory=dict)
     made: dict[str, list[tuple[str, str, Origin]]] = field(default_factory=dict)
 
-    def follow(self, name: str) -> None:
+    def follow(self, name: str, hashed_up_to: float = 0) -> None:
         """Collect the claims of an artefact and of all that it was made from.
+
+        Args:
+            name: The artefact.
+            hashed_up_to: How large files of its own may be that are read, see :class:`Artefact`.
 
         Raises:
             DataError: One of them is damaged.
         """
-        if name in self.present:
-            return
         dataset = artefact(self.catalog, name)
-        lineage = None if dataset is None else dataset.lineage()
-        if lineage is not None:
+        if dataset is None or (name in self.present and not hashed_up_to):
+            return
+        lineage = dataset.lineage(hashed_up_to=hashed_up_to)
+        if lineage is not None and name not in self.present:
             self.add(name, lineage.identity, lineage)
 
     def add(self, name: str, identity: str, lineage: Lineage | None) -> None:

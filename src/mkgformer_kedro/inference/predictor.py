@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.datasets.lineage import check_folder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.explanations import WAYS, Way
@@ -57,9 +58,12 @@ class Predictor:
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
 
         Raises:
-            DataError: There is no model, or a file is damaged.
+            DataError: There is no model, or a file is damaged, or is not the one that the stage
+                wrote.
         """
         folder = _model_folder(Path(path))
+        for made in (folder, *([] if store is None else [Path(store)])):
+            check_folder(made)
         return cls(LoadedModel(folder, attention), None if store is None else VisualStore(store))
 
     def predict(
