@@ -767,6 +767,40 @@ def _(world):
     Predictor.from_folder(world.fixture("entity_model"), store=store)
 
 
+def asked_with(world, made_with, now):
+    """A node takes a model that was made with some settings, and the run has others."""
+    from kedro.io import DataCatalog, MemoryDataset
+    from kedro.pipeline import Node
+
+    from mkgformer_kedro.datasets.folder import FolderDataset
+    from mkgformer_kedro.datasets.lineage import Origin
+    from mkgformer_kedro.hooks.lineage import LineageHooks
+
+    (world.folder / "made").mkdir()
+    models = FolderDataset(filepath=str(world.folder / "06_models/finetuning"))
+    models.origin = Origin("link_prediction.finetuning", {}, made_with)
+    models.save(world.folder / "made")
+    catalog = DataCatalog({"models": models, "parameters": MemoryDataset(now)})
+    hooks = LineageHooks()
+    hooks.before_pipeline_run({"env": "mine"}, catalog)
+    hooks.before_node_run(Node(len, "models", "answers"), catalog, {"models": models.load()})
+
+
+@case("Between the stages", "the model of another preset")
+def _(world):
+    asked_with(world, {"preset": "corrected"}, {"preset": "faithful"})
+
+
+@case("Between the stages", "a model that learned less")
+def _(world):
+    finetuning = {"epochs": 10, "learning_rates": {"default": 5e-5}}
+    made_with = {
+        "link_prediction.finetuning.epochs": 1.0,
+        "link_prediction.finetuning.learning_rates": {"default": 5e-5},
+    }
+    asked_with(world, made_with, {"link_prediction": {"finetuning": finetuning}})
+
+
 # Where work is done
 
 

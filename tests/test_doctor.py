@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 
 from mkgformer_kedro.datasets.folder import FolderDataset, WorkFolderDataset
 from mkgformer_kedro.datasets.lineage import Origin
@@ -38,9 +38,12 @@ def catalog(tmp_path: Path, monkeypatch) -> DataCatalog:
     store.mkdir()
     (store / "pixels").write_text("ab")
     identity = made["task.entities"].lineage().identity
-    made["task.store"].origin = Origin("task.image_association", {"task.entities": identity})
+    made["task.store"].origin = Origin(
+        "task.image_association", {"task.entities": identity}, {"preset": "corrected"}
+    )
     made["task.store"].save(store)
     made["task.report"].save({"fine": True})
+    made["parameters"] = MemoryDataset({"preset": "corrected"})
     return made
 
 
@@ -61,6 +64,12 @@ def test_what_was_made_from_something_else_is_stale(catalog: DataCatalog) -> Non
     assert states(catalog)["store"] == "stale"
     (finding,) = [f for f in examine(catalog, NAMES, "mine_too", "mine") if f.state == "stale"]
     assert "--namespaces task.image_association --env mine_too" in finding.what
+
+
+def test_what_was_made_with_other_settings_is_stale(catalog: DataCatalog) -> None:
+    catalog["parameters"] = MemoryDataset({"preset": "faithful"})
+    (finding,) = [f for f in examine(catalog, NAMES, "", "mine") if f.state == "stale"]
+    assert 'other settings: preset was "corrected" and is "faithful"' in finding.what
 
 
 @pytest.mark.parametrize(

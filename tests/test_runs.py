@@ -85,6 +85,15 @@ def test_globals_are_checked_too(own_data):
     assert "Traceback" not in output
 
 
+def test_models_of_another_preset_are_not_evaluated(finished_project):
+    stage = ("--pipelines", "link_prediction", "--namespaces", "link_prediction.evaluation")
+    command = ("kedro", "run", *stage, "--env", "ci", "--params", "preset=faithful")
+    output = finished_project.run(*command, fails=True)
+    assert 'finetuning: it was made with other settings: preset was "corrected" and is' in output
+    assert "Traceback" not in output
+    assert "Running node" not in output
+
+
 def test_whole_images_are_no_input_of_the_faithful_preset(finished_project):
     command = ("kedro", "run", "--pipelines", "relation_extraction", "--env", "ci")
     output = finished_project.run(*command, "--params", "preset=faithful", fails=True)

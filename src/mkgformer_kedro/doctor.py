@@ -11,6 +11,7 @@ from typing import Literal
 from kedro.io import CatalogProtocol
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
+from mkgformer_kedro.datasets.lineage import Lineage
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import relative
 from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of, raw_identity
@@ -27,7 +28,8 @@ class Finding:
 
     Attributes:
         place: Where it lies.
-        state: ``fine``; ``missing`` (not made yet); ``stale`` (what it was made from has changed);
+        state: ``fine``; ``missing`` (not made yet); ``stale`` (what it was made from, or with which
+            settings, has changed);
             ``damaged``; ``unknown origin`` (not made by a stage, taken as it is); ``work`` (an
             interrupted run goes on from there); ``orphaned`` (no stage knows it).
         what: What is the matter and what to do, empty where all is well.
@@ -84,7 +86,7 @@ def _examine_one(catalog: CatalogProtocol, name: str, place: Path, claims: Claim
         if kept is None:
             identity = raw_identity(catalog.load(name))
             if identity is not None:
-                claims.add(name, identity, None)
+                claims.add(name, Lineage(identity, None))
             return Finding(where, "fine")
         lineage = kept.lineage(hashed_up_to=math.inf)
         claims.follow(name)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from mkgformer_kedro.errors import DataError, Problem
 
@@ -43,6 +44,9 @@ class Parameters(BaseModel):
     Values have the type that is asked for: no yes is a number, no text is one, and no number is
     infinite or none.
     """
+
+    no_result_depends_on: ClassVar[frozenset[str]] = frozenset()
+    """Fields that decide where and how fast something is made, or what is said of it, not what."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -103,6 +107,33 @@ def typed(kind: Any, value: Any, where: str = "", *, strict: bool | None = None)
                 what = each["msg"].removeprefix("Value error, ") + _shown(each["input"])
                 problems.append(Problem(place, None, what, _REMEDY))
         raise DataError(problems) from None
+
+
+def deciding(value: Any, path: str) -> dict[str, Any]:
+    """What results depend on, of a parameter or a group of them.
+
+    Args:
+        value: The parameter.
+        path: Its path, such as ``link_prediction.finetuning``.
+
+    Returns:
+        Values as JSON has them, by their paths.
+    """
+    if not isinstance(value, Parameters):
+        return {path: to_jsonable_python(value)}
+    found: dict[str, Any] = {}
+    for name in type(value).model_fields:
+        if name not in value.no_result_depends_on:
+            found |= deciding(getattr(value, name), f"{path}.{name}")
+    return found
+
+
+def value_at(parameters: Any, path: str) -> Any:
+    """The value at a path as JSON has it, in groups that may be typed; None where there is none."""
+    for name in path.split("."):
+        found = parameters.get(name) if isinstance(parameters, dict) else None
+        parameters = getattr(parameters, name) if isinstance(parameters, Parameters) else found
+    return to_jsonable_python(parameters)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,9 @@ from mkgformer_kedro.datasets.folder import FolderDataset
 from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import sha256_of
+from mkgformer_kedro.hooks import lineage as hook
 from mkgformer_kedro.hooks.lineage import LineageHooks
+from mkgformer_kedro.parameters import Parameters
 
 NODES = {
     "read": "ingestion.read",
@@ -25,6 +28,14 @@ NODES = {
     "answer": "answer",
     "again": "again",
 }
+
+
+class Images(Parameters):
+    """What the store is made with."""
+
+    no_result_depends_on = frozenset({"workers"})
+    size: int
+    workers: int
 
 
 def read(raw):
@@ -36,21 +47,30 @@ def read(raw):
 def world(tmp_path: Path):
     """A function that runs nodes of a small chain on raw rows."""
 
-    def store(names: pd.DataFrame) -> Path:
+    def store(names: pd.DataFrame, images: Images) -> Path:
         folder = tmp_path / "work"
         folder.mkdir()
         (folder / "pixels").write_text(" ".join(names["name"]))
         return folder
 
-    def answer(names: pd.DataFrame, turned: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    def answer(names: pd.DataFrame, turned: pd.DataFrame, folder: Path, *_) -> pd.DataFrame:
         return pd.DataFrame({"answer": (folder / "pixels").read_text().split()})
+
+    def again(answers: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        return answers
 
     chain = Pipeline(
         [
             Node(read, "raw", ["names", "turned"], name="read", namespace="ingestion"),
-            Node(store, "names", "store", name="store", namespace="association"),
-            Node(answer, ["names", "turned", "store"], "answers", name="answer"),
-            Node(answer, ["names", "answers", "store"], "answers_again", name="again"),
+            Node(
+                store,
+                ["names", "params:association"],
+                "store",
+                name="store",
+                namespace="association",
+            ),
+            Node(answer, ["names", "turned", "store", "params:seed"], "answers", name="answer"),
+            Node(again, ["answers", "store"], "the_same", name="again"),
         ]
     )
     catalog = DataCatalog(
@@ -64,7 +84,11 @@ def world(tmp_path: Path):
 
     known = SimpleNamespace(config_loader={"globals": {"hashed_gigabytes": 4e-9}})
 
-    def run(rows: list[str], *nodes: str) -> None:
+    def run(rows: list[str], *nodes: str, seed: int = 1, **images: Any) -> None:
+        values = {"seed": seed, "association": Images(**{"size": 8, "workers": 1} | images)}
+        catalog["parameters"] = MemoryDataset(values)
+        for name, value in values.items():
+            catalog[f"params:{name}"] = MemoryDataset(value)
         raw = SimpleNamespace(rows=rows, digests={"file": " ".join(rows)})
         catalog["raw"] = MemoryDataset(raw, copy_mode="assign")
         hooks = _create_hook_manager()
@@ -95,6 +119,39 @@ def test_a_stage_left_out_is_named(world) -> None:
     assert "names.parquet than the one that lies there" in problem.what
     assert "kedro run --pipelines association --namespaces association --env mine" in str(problem)
     world.run(["b", "a"], "store", "answer")
+
+
+def test_other_settings_than_those_of_now_are_refused_with_their_stage(world) -> None:
+    world.run(["a", "b"], "read", "store")
+    with pytest.raises(DataError) as raised:
+        world.run(["a", "b"], "answer", size=9)
+    (problem,) = raised.value.problems
+    assert problem.where.endswith("store")
+    assert "association.size was 8 and is 9" in problem.what
+    assert "Set that back, or run association again" in str(problem)
+    world.run(["a", "b"], "store", "answer", size=9)
+
+
+def test_settings_of_stages_further_up_count_too(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer")
+    with pytest.raises(DataError, match=r"association\.size was 8 and is 9"):
+        world.run(["a", "b"], "again", size=9)
+
+
+def test_settings_further_down_and_those_that_decide_nothing_are_free(world) -> None:
+    world.run(["a", "b"], "read", "store")
+    world.run(["a", "b"], "answer", seed=2, workers=4)
+
+
+def test_another_version_is_only_said(world, monkeypatch, caplog) -> None:
+    caplog.set_level("INFO", "mkgformer_kedro")
+    world.run(["a", "b"], "read", "store")
+    assert "version" not in caplog.text
+    monkeypatch.setattr(hook, "__version__", "9.9")
+    world.run(["a", "b"], "answer", "again")
+    said = [message for message in caplog.messages if "store was made by version" in message]
+    assert len(said) == 1
+    assert "(9.9 now)" in said[0]
 
 
 def test_outputs_of_two_runs_are_not_mixed(world, monkeypatch) -> None:

@@ -1,9 +1,9 @@
 """What an artefact was made from, kept inside the artefact.
 
 Every table and every folder that a stage leaves has an *identity*, a hash of its content, and
-remembers the identities of what it was made from. So whoever reads several of them can see that
-they belong together (:mod:`mkgformer_kedro.hooks.lineage`), whatever was run, killed, copied or
-edited in between.
+remembers the identities of what it was made from, and with which settings. So whoever reads several
+of them can see that they belong together (:mod:`mkgformer_kedro.hooks.lineage`), whatever was run,
+killed, copied or edited in between.
 
 * A Parquet file remembers in its key-value metadata; its identity is the hash of its column data,
   which that metadata is no part of.
@@ -37,14 +37,23 @@ class Origin:
     Attributes:
         made_by: Stage that made it, as ``kedro run --namespaces`` knows it.
         made_from: Identity of each artefact that it was made from, by its name in the catalog.
+        settings: Parameters that it depends on, as JSON has them, by their paths.
+        version: Version of the project that made it.
     """
 
     made_by: str = ""
     made_from: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, in a fixed order."""
-        return {"made_by": self.made_by, "made_from": dict(sorted(self.made_from.items()))}
+        return {
+            "made_by": self.made_by,
+            "made_from": dict(sorted(self.made_from.items())),
+            "settings": dict(sorted(self.settings.items())),
+            "version": self.version,
+        }
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 Each input says what it was made from (:mod:`mkgformer_kedro.datasets.lineage`). Followed up to the
 raw files, these are claims about identities: the visual store says of which entities it is, the
 model with which visual store it was trained. All claims about one artefact must agree, with each
-other and with what lies in its place today. Where they do not, something was changed and not all
-that hangs on it was made again, and the run is refused before it can give wrong results.
+other and with what lies in its place today, and it must have been made with the settings of this
+run. Where that is not so, something was changed and not all that hangs on it was made again, and
+the run is refused before it can give wrong results. That another version of the project made
+something is only said.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +23,17 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
+from mkgformer_kedro import __version__
 from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, relative
+from mkgformer_kedro.parameters import deciding, value_at
+
+logger = logging.getLogger(__name__)
+
+_PARAMETERS = "params:"
+_NAMED = 3
+_SHOWN = 60  # characters of a value in a message
 
 
 class LineageHooks:
@@ -28,10 +41,11 @@ class LineageHooks:
 
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None
-        self._made_from: dict[str, dict[str, str]] = {}
+        self._origins: dict[str, Origin] = {}
         self._environment = ""
         self._hashed_up_to: float = 0
         self._whole: set[str] = set()
+        self._told: set[str] = set()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -42,13 +56,13 @@ class LineageHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
         """Forget the run before; know where datasets are found."""
         self._catalog = catalog
-        self._made_from = {}
+        self._origins = {}
         self._whole = set()
         self._environment = run_params.get("env") or ""
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: CatalogProtocol, inputs: dict[str, Any]) -> None:
-        """Refuse inputs that do not belong together.
+        """Refuse inputs that do not belong together, or to the settings of this run.
 
         Raises:
             DataError: They do not, or one is damaged.
@@ -56,16 +70,25 @@ class LineageHooks:
         claims = Claims(catalog, self._environment)
         for name, data in inputs.items():
             if (identity := raw_identity(data)) is not None:
-                claims.add(name, identity, None)
+                claims.add(name, Lineage(identity, None))
             else:
                 # What a node takes is read whole, once in a run.
                 claims.follow(name, 0 if name in self._whole else self._hashed_up_to)
                 self._whole.add(name)
         if problems := claims.differing():
             raise DataError([problems[name] for name in sorted(problems)])
-        self._made_from[node.name] = {
-            name: claims.present[name] for name in inputs if name in claims.present
-        }
+        self._tell_of_other_versions(claims)
+        settings: dict[str, Any] = {}
+        for name, data in inputs.items():
+            if name.startswith(_PARAMETERS):
+                path = name.removeprefix(_PARAMETERS)
+                settings |= deciding(data, path)
+        self._origins[node.name] = Origin(
+            made_by=node.namespace or node.name,
+            made_from={n: claims.present[n].identity for n in inputs if n in claims.present},
+            settings=settings,
+            version=__version__,
+        )
 
     @hook_impl
     def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -73,7 +96,15 @@ class LineageHooks:
         dataset = artefact(self._catalog, dataset_name)
         if dataset is not None:
             self._whole.discard(dataset_name)
-            dataset.origin = Origin(node.namespace or node.name, self._made_from[node.name])
+            dataset.origin = self._origins[node.name]
+
+    def _tell_of_other_versions(self, claims: Claims) -> None:
+        for name, lineage in claims.present.items():
+            made = __version__ if lineage.origin is None else lineage.origin.version
+            if made != __version__ and name not in self._told:
+                self._told.add(name)
+                where = "another version" if not made else f"version {made}"
+                logger.info("%s was made by %s of this project (%s now)", name, where, __version__)
 
 
 def raw_identity(data: Any) -> str | None:
@@ -87,7 +118,7 @@ def raw_identity(data: Any) -> str | None:
 
 def artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
     """The dataset of that name where it keeps lineage, else None."""
-    if catalog is None or name.startswith("params:") or name == "parameters":
+    if catalog is None or name.startswith(_PARAMETERS) or name == "parameters":
         return None
     dataset = catalog.get(name)
     return dataset if isinstance(dataset, Artefact) else None
@@ -100,13 +131,13 @@ class Claims:
     Attributes:
         catalog: Where they lie.
         environment: The run's environment, for the remedy.
-        present: Identity of each artefact that was looked at.
+        present: Each artefact that was looked at.
         made: For each artefact, who says that it was made from which identity.
     """
 
     catalog: CatalogProtocol
     environment: str
-    present: dict[str, str] = field(default_factory=dict)
+    present: dict[str, Lineage] = field(default_factory=dict)
     made: dict[str, list[tuple[str, str, Origin]]] = field(default_factory=dict)
 
     def follow(self, name: str, hashed_up_to: float = 0) -> None:
@@ -124,23 +155,29 @@ class Claims:
             return
         lineage = dataset.lineage(hashed_up_to=hashed_up_to)
         if lineage is not None and name not in self.present:
-            self.add(name, lineage.identity, lineage)
+            self.add(name, lineage)
 
-    def add(self, name: str, identity: str, lineage: Lineage | None) -> None:
+    def add(self, name: str, lineage: Lineage) -> None:
         """Note an artefact that is there, and follow what it was made from."""
-        self.present[name] = identity
-        if lineage is None or lineage.origin is None:
+        self.present[name] = lineage
+        if lineage.origin is None:
             return
         for source, claimed in lineage.origin.made_from.items():
             self.made.setdefault(source, []).append((claimed, name, lineage.origin))
             self.follow(source)
 
     def differing(self) -> dict[str, Problem]:
-        """The artefacts whose claims differ from others or from what is there, by name."""
+        """The artefacts that differ from settings, others' claims or what is there, by name."""
         problems = {}
+        for name, lineage in self.present.items():
+            if lineage.origin is not None and (changed := self._changed(lineage.origin)):
+                more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+                why = f"it was made with other settings: {', '.join(changed[:_NAMED])}{more}"
+                remedy = f"Set that back, or {_lower(self._remedy(lineage.origin))}"
+                problems[name] = Problem(self._named(name), None, why, remedy)
         for source, claims in self.made.items():
             if source in self.present:
-                stale = [claim for claim in claims if claim[0] != self.present[source]]
+                stale = [claim for claim in claims if claim[0] != self.present[source].identity]
                 why = f"it was made from another {self._named(source)} than the one that lies there"
             else:
                 stale = claims if len({claimed for claimed, _, _ in claims}) > 1 else []
@@ -149,6 +186,23 @@ class Claims:
             for _, name, origin in stale:
                 problems[name] = Problem(self._named(name), None, why, self._remedy(origin))
         return problems
+
+    @cached_property
+    def _configured(self) -> dict[str, Any]:
+        """The parameters of this run."""
+        parameters = self.catalog.get("parameters")
+        return {} if parameters is None else parameters.load()
+
+    def _changed(self, origin: Origin) -> list[str]:
+        """What is said of each setting that is another one now."""
+        if not self._configured:
+            return []
+        now = {path: value_at(self._configured, path) for path in origin.settings}
+        return [
+            f"{path} was {_shown(was)} and is {_shown(now[path])}"
+            for path, was in origin.settings.items()
+            if was != now[path]
+        ]
 
     def _named(self, name: str) -> str:
         place = place_of(self.catalog, name)
@@ -161,6 +215,15 @@ class Claims:
             f"Run {origin.made_by} again, and what follows it: kedro run --pipelines {pipeline} "
             f"--namespaces {origin.made_by}{environment}"
         )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
 def place_of(catalog: CatalogProtocol, name: str) -> Path | None:

@@ -20,6 +20,8 @@ class AnswerSetParameters(Parameters):
 class MixtureParameters(Parameters):
     """How experts are combined, and how their scores become probabilities."""
 
+    no_result_depends_on = frozenset({"test_queries"})
+
     experts: list[str] | None = Field(min_length=1)
     fit_queries: int | None = Field(ge=10)
     test_queries: int | None = Field(ge=1)
@@ -70,6 +72,8 @@ class PublicationParameters(Parameters):
 
 class CompletionParameters(Parameters):
     """Which questions are asked, which answers are kept, and how they are handed over."""
+
+    no_result_depends_on = frozenset({"publication"})
 
     questions: QuestionParameters
     per_question: int = Field(ge=1)

@@ -37,6 +37,8 @@ class WorkerParameters(Parameters):
 class LaunchParameters(Parameters):
     """Which engine does the work; ``conf/base/parameters.yml`` comments each."""
 
+    no_result_depends_on = frozenset({"engine", "address", "at_most", "attempts", "workers"})
+
     engine: Literal["local", "elastic", "ray"]
     address: str | None
     at_most: int | None = Field(ge=1)

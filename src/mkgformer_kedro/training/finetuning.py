@@ -165,7 +165,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         dev_batch_size=parameters.dev_batch_size,
     )
     settings = {
-        "parameters": parameters.model_dump(exclude={"log_every", "loader_workers", "seeds"}),
+        "parameters": parameters.model_dump(exclude={"seeds", *parameters.no_result_depends_on}),
         **{name: job[name] for name in ("task", "model", "preset", "seed")},
     }
     files = [Path(job["visual_store"]) / "store.json"]

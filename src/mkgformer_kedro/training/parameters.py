@@ -59,6 +59,8 @@ class ImagesParameters(Parameters):
 class ModelParameters(Parameters):
     """Which towers are fused, and how."""
 
+    no_result_depends_on = frozenset({"attention"})
+
     text_tower: str
     vision_tower: str | None
     vision_config: dict[str, Any]
@@ -131,6 +133,8 @@ class FinetuningParameters(PresetParameters):
     A task adds its own fields, see ``parameters_class`` of its :class:`Task`.
     """
 
+    no_result_depends_on = frozenset({"log_every", "loader_workers"})
+
     epochs: float = Field(gt=0, le=1e6)
     max_steps: int | None = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -172,6 +176,8 @@ StructureModelName = Literal["complex", "distmult", "transe", "rotate", "rescal"
 
 class StructureModelSettings(Parameters):
     """How one structural model learns."""
+
+    no_result_depends_on = frozenset({"checkpoint_seconds"})
 
     dimension: int = Field(ge=1)
     epochs: int = Field(ge=1)

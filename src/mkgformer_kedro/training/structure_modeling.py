@@ -525,7 +525,7 @@ def _name_job(
     ):
         digest.update(np.ascontiguousarray(array).tobytes())
     # More epochs go on where fewer ended: what an epoch does is not decided by how many there are.
-    said = settings.model_dump(exclude={"epochs", "checkpoint_seconds", "dev_batch_size"})
+    said = settings.model_dump(exclude={"epochs", "dev_batch_size", *settings.no_result_depends_on})
     digest.update(json.dumps([name, said, seed], sort_keys=True).encode())
     return digest.hexdigest()
 

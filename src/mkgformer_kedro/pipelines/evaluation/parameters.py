@@ -38,6 +38,11 @@ class RankingExplanationParameters(ExplanationParameters):
 class EvaluationParameters(Parameters):
     """How answers to the test split are made, scored and reported."""
 
+    # Of predictions, which are all that the stage leaves for others.
+    no_result_depends_on = frozenset(
+        {"title", "synthetic", "resamples", "examples", "explanations", "published"}
+    )
+
     title: str | None
     synthetic: bool
     batch_size: int = Field(ge=1)

@@ -33,6 +33,8 @@ class Borrowing(Parameters):
 class ImageParameters(Parameters):
     """Parameters that the stage has for every task."""
 
+    no_result_depends_on = frozenset({"workers"})
+
     slots: dict[Literal["full", "grounding", "detection"], RoleSlots]
     min_side: PositiveInt
     max_pixels: PositiveInt

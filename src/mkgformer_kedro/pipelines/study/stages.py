@@ -27,6 +27,7 @@ from mkgformer_kedro.datasets.folder import WorkFolderDataset
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, sha256_of
 from mkgformer_kedro.hooks.lineage import raw_identity
+from mkgformer_kedro.parameters import deciding
 from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
 
@@ -145,7 +146,7 @@ def with_overrides(
         DataError: No stage of a cell takes such a parameter, or a value is none for it.
     """
     cell = make_cell(task)
-    taken = {name.removeprefix(_PARAMETERS) for name in _deciding(cell.inputs())}
+    taken = set(_paths(cell.inputs())) - {"launch"}
     merged = copy.deepcopy(dict(parameters))
     for path, value in overrides.items():
         full = f"{task}.{path}" if path.partition(".")[0] in parameters[task] else path
@@ -197,6 +198,7 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
         raw: Hash of each raw dataset.
     """
     cell = make_cell(task)
+    values = ParameterValidator({"cell": cell}).validate_raw_params(dict(parameters))
     made: dict[str, StageRun] = {}
     for stage in (*task_named(task).stages, "cell"):
         if not any(node.namespace == f"{task}.{stage}" for node in cell.nodes):
@@ -205,10 +207,7 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
         reads, makes = nodes.inputs(), nodes.all_outputs()
         sources = {name: made[name] for name in sorted(reads) if name in made}
         depends_on = {
-            "parameters": {
-                name: _value(parameters, name.removeprefix(_PARAMETERS))
-                for name in _deciding(reads)
-            },
+            "parameters": {path: deciding(_value(values, path), path) for path in _paths(reads)},
             "sources": {name: source.key for name, source in sources.items()},
             "raw": {name: identity for name, identity in raw.items() if name in reads},
             "towers": [
@@ -223,10 +222,9 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
     return run
 
 
-def _deciding(names: Iterable[str]) -> list[str]:
-    """Of inputs, the parameters that decide what comes out."""
-    parameters = (name for name in names if name.startswith(_PARAMETERS))
-    return [name for name in parameters if name != f"{_PARAMETERS}launch"]
+def _paths(names: Iterable[str]) -> list[str]:
+    """The paths of the parameters among inputs."""
+    return [name.removeprefix(_PARAMETERS) for name in names if name.startswith(_PARAMETERS)]
 
 
 @cache
