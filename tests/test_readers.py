@@ -3,7 +3,8 @@
 ``READERS`` lists every reader of what a stage makes, and of graphs in RDF: how something intact is
 made, and how it is read. Each of its files is damaged in each way. A new reader is covered by a
 line here. ``OTHERS`` are whole, but of another version or of somebody else. Checkpoints are not
-refused but passed over (``training/test_trainer.py``, ``training/test_structure_modeling.py``).
+refused but passed over (``training/test_trainer.py``, ``training/test_structure_modeling.py``), and
+so is what a search reads of them (``pipelines/search/test_search.py``).
 """
 
 import json
@@ -26,10 +27,11 @@ from mkgformer_kedro.datasets.tables import JSONDataset, ParquetDataset
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
+from mkgformer_kedro.files import read_block, write_block
 from mkgformer_kedro.inference import Predictor
 from mkgformer_kedro.inference.experts import load_expert
 from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
-from mkgformer_kedro.training.model_folder import load_model, load_task
+from mkgformer_kedro.training.model_folder import load_model, load_task, read_table
 from mkgformer_kedro.training.structural_model import (
     StructuralModel,
     StructureFolder,
@@ -144,6 +146,14 @@ READERS = {
     ),
     "mixture": Reader(write_mixture, lambda folder: Mixture.load(folder, [mixed(folder)], 2)),
     "RDF": Reader(write_rdf, lambda folder: read_rdf(folder, ["graph.ttl"], RDF)),
+    "work of a stage": Reader(
+        lambda folder, _: write_block(folder / "part", b"1234", "part"),
+        lambda folder: read_block(folder / "part", "part"),
+    ),
+    "table of a stage's own": Reader(
+        lambda folder, _: ENTITIES.to_parquet(folder / "table.parquet"),
+        lambda folder: read_table(folder / "table.parquet"),
+    ),
     "lineage": Reader(
         save_folder,
         lambda folder: FolderDataset(filepath=str(folder)).lineage(hashed_up_to=np.inf),
@@ -253,6 +263,10 @@ OTHERS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object] 
     ),
     "a model with the entities of another": (
         "predictor", of_fewer_entities, None, "are of another model",
+    ),
+    "work of another place": (
+        "work of a stage", nothing, lambda folder: read_block(folder / "part", "other"),
+        "damaged, or of other work",
     ),
     "a mixture of another expert": (
         "mixture", nothing, mixed_by({"seed": 4, "dev": {}}), "was fitted to another expert",

@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import shutil
 import stat
 import uuid
@@ -16,6 +17,9 @@ from typing import Any
 
 from mkgformer_kedro.errors import DataError, Problem
 
+logger = logging.getLogger(__name__)
+
+_DIGEST_BYTES = 32
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _READ_ONLY = {
     errno.EROFS: "the disk is read-only",
@@ -112,6 +116,57 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if arrived is not new:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def write_block(path: Path, content: bytes, place: str) -> None:
+    """Write a part of a stage's work, from which an interrupted run goes on.
+
+    Args:
+        path: The file.
+        content: What is written; a digest of it and of its place follows.
+        place: Of which part it is.
+
+    Raises:
+        DataError: The disk is full or read-only.
+    """
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content + _block_digest(content, place))
+
+
+def read_block(path: Path, place: str) -> bytes:
+    """Read what :func:`write_block` wrote.
+
+    Raises:
+        DataError: It is not there, damaged, or of another part.
+    """
+    try:
+        written = path.read_bytes()
+    except OSError as error:
+        what = f"the block cannot be read ({error.strerror})"
+    else:
+        content, digest = written[:-_DIGEST_BYTES], written[-_DIGEST_BYTES:]
+        if digest == _block_digest(content, place):
+            return content
+        what = "the block is damaged, or of other work"
+    raise DataError(Problem(str(relative(path)), None, what, "Run the same command again."))
+
+
+def has_block(path: Path, place: str) -> bool:
+    """Whether a part of the work is done; one that is damaged is removed, and that is said."""
+    if not path.exists():
+        return False
+    try:
+        read_block(path, place)
+    except DataError as error:
+        (problem,) = error.problems
+        logger.warning("%s: %s; it is made again", problem.where, problem.what)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return False
+    return True
+
+
+def _block_digest(content: bytes, place: str) -> bytes:
+    return hashlib.sha256(hashlib.sha256(content).digest() + place.encode()).digest()
 
 
 def _remove_what_killed_runs_left(path: Path) -> None:

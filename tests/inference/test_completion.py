@@ -322,6 +322,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
     asked, _, again = ask(mixture, triples, tmp_path / "work")
     pd.testing.assert_frame_equal(again, whole)
     assert sum(mixture.experts[0].asked) - before < len(asked) - 5
+    # Nor are blocks that are damaged, or of other places, taken for what they are not.
+    first, *_, last = sorted((tmp_path / "work").glob("*/*.parquet"))
+    again.head(5).to_parquet(first)
+    last.write_bytes(sorted((tmp_path / "work").glob("*/*.parquet"))[1].read_bytes())
+    pd.testing.assert_frame_equal(ask(mixture, triples, tmp_path / "work")[2], whole)
     # Blocks of other questions are not taken for these.
     other = completion(questions=questions(relations=["knows"]).model_dump())
     assert set(ask(mixture, triples, tmp_path / "work", other)[2]["relation"]) == {2}

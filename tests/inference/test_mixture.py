@@ -334,6 +334,24 @@ def test_likelihood_is_that_of_all_candidates(world, few, experts, tmp_path):
     assert np.mean(some) == pytest.approx(expected.mean(), rel=0.02)
 
 
+def test_blocks_that_are_damaged_or_of_another_expert_are_asked_again(
+    world, few, experts, tmp_path, caplog
+):
+    def ask():
+        return _Answered.ask(experts, few, tmp_path, entities=30, batch_size=16)
+
+    answered = ask()
+    whole = {name: answered.place(name, 0)[0].read_bytes() for name in answered.names}
+    answered.place("left", 0)[0].write_bytes(whole["left"][:-1])
+    answered.place("right", 0)[0].write_bytes(whole["useless"])
+    with pytest.raises(DataError, match=r"right/00000000\.npz: the block is damaged, or of other"):
+        list(answered.only(np.array([False, True, False])).blocks())
+    ask()
+    assert {name: answered.place(name, 0)[0].read_bytes() for name in whole} == whole
+    said = [message for message in caplog.messages if message.endswith("it is made again")]
+    assert len(said) == 2
+
+
 def test_what_other_splits_know_is_not_proposed(world, few, mixture):
     proposals, answers = judge(mixture.calibration, few, mixture.scores(few, batch_size=16), top=30)
     for number, query in enumerate(few.itertuples()):

@@ -14,6 +14,7 @@ calibrate their probabilities, the test triples judge them.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -27,7 +28,7 @@ import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary
-from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.files import has_block, read_block, write_block
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
@@ -222,8 +223,8 @@ def propose(
 ) -> pd.DataFrame:
     """Ask the questions, and lay out the best answers that train does not know.
 
-    Blocks of questions are written to the work folder one by one, whole or not at all: a killed run
-    goes on with the first that is missing, and ends with the same table.
+    Blocks of questions are written to the work folder one by one: a killed run goes on with the
+    first that is missing or damaged, and ends with the same table.
 
     Args:
         mixture: Who is asked.
@@ -252,7 +253,7 @@ def propose(
     )
     ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
     starts = range(0, len(questions), parameters.block)
-    missing = [start for start in starts if not ask.path(start).is_file()]
+    missing = [start for start in starts if not has_block(*ask.place(start))]
     with (
         closing(engine.map("completion", ask, missing)) as asked,
         Progress("Asking for missing links", len(missing), "blocks of questions") as progress,
@@ -261,7 +262,8 @@ def propose(
             progress.advance(1)
     if not len(questions):
         return ask.answer(questions)
-    return pd.concat([pd.read_parquet(ask.path(start)) for start in starts], ignore_index=True)
+    blocks = (io.BytesIO(read_block(*ask.place(start))) for start in starts)
+    return pd.concat([pd.read_parquet(block) for block in blocks], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -280,13 +282,14 @@ class Asking:
         for start in starts:
             block = self.questions.iloc[start : start + self.parameters.block]
             found = self.answer(block.reset_index(drop=True))
-            with written_atomically(self.path(start)) as temporary:
-                found.to_parquet(temporary, index=False)
+            path, place = self.place(start)
+            write_block(path, found.to_parquet(index=False), place)
             yield start
 
-    def path(self, start: int) -> Path:
-        """File of the block that begins at a question."""
-        return self.folder / f"{start:09d}.parquet"
+    def place(self, start: int) -> tuple[Path, str]:
+        """File and place of the block that begins at a question."""
+        path = self.folder / f"{start:09d}.parquet"
+        return path, path.relative_to(self.folder.parent).as_posix()
 
     def answer(self, block: pd.DataFrame) -> pd.DataFrame:
         """The best answers to a block of questions."""

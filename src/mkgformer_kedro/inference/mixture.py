@@ -31,6 +31,7 @@ A mixture of one expert gives that expert's scores as they are.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -53,7 +54,14 @@ from mkgformer_kedro.evaluation.calibration import (
     risk_coverage,
 )
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
-from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
+from mkgformer_kedro.files import (
+    fingerprint,
+    has_block,
+    read_block,
+    sha256_of,
+    write_block,
+    written_atomically,
+)
 from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
 from mkgformer_kedro.launch import LOCAL, Engine
@@ -684,8 +692,8 @@ class _Answered:
 
     A file holds ``below``, float16 ``(b, entities)``: how far a score lies below the best of its
     query, in standard deviations of the query's scores, so that what is close to the best is most
-    exact; and ``spread``, float32 ``(b,)``: these standard deviations. A block is there whole or
-    not at all, so that asking goes on after a kill.
+    exact; and ``spread``, float32 ``(b,)``: these standard deviations. A block that is not there
+    whole is asked again, so that asking goes on after a kill.
     """
 
     queries: pd.DataFrame
@@ -716,7 +724,7 @@ class _Answered:
         missing = [
             (number, start)
             for number, start in blocks
-            if not answered.path(names[number], start).is_file()
+            if not has_block(*answered.place(names[number], start))
         ]
         with (
             closing(engine.map("mixture", ask, missing)) as asked,
@@ -732,16 +740,17 @@ class _Answered:
         speaks = self.speaks[:, experts]
         return _Answered(self.queries, names, speaks, self.folder, self.starts, self.size)
 
-    def path(self, name: str, start: int) -> Path:
-        """File of what an expert said to the block that begins at a query."""
-        return self.folder / name / f"{start:08d}.npz"
+    def place(self, name: str, start: int) -> tuple[Path, str]:
+        """File and place of what an expert said to the block that begins at a query."""
+        path = self.folder / name / f"{start:08d}.npz"
+        return path, path.relative_to(self.folder.parent).as_posix()
 
     def blocks(self) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
         """Yield positions of queries ``(b,)`` and each expert's scores ``(b, entities)``."""
         for start in self.starts:
             scores = []
             for name in self.names:
-                with np.load(self.path(name, start)) as file:
+                with np.load(io.BytesIO(read_block(*self.place(name, start)))) as file:
                     below, spread = (torch.from_numpy(file[key]) for key in ("below", "spread"))
                 scores.append(below.float() * spread[:, None])
             yield np.arange(start, start + len(scores[0])), scores
@@ -761,9 +770,10 @@ class _Asking:
         for number, start in blocks:
             expert, asked = self.experts[number], self.answered
             block = asked.queries.iloc[start : start + asked.size].reset_index(drop=True)
-            yield self._write(asked.path(expert.name, start), expert, block)
+            path, place = asked.place(expert.name, start)
+            yield write_block(path, self._answer(expert, block), place)
 
-    def _write(self, path: Path, expert: Expert, block: pd.DataFrame) -> None:
+    def _answer(self, expert: Expert, block: pd.DataFrame) -> bytes:
         below = np.empty((len(block), self.entities), dtype=np.float16)
         spread = np.empty(len(block), dtype=np.float32)
         for rows, scores in finite_scores(expert, block, batch_size=self.batch_size):
@@ -776,8 +786,9 @@ class _Asking:
             best = scores.amax(dim=1, keepdim=True)
             below[rows] = ((scores - best) / deviation[:, None]).cpu().numpy()
             spread[rows] = deviation.cpu().numpy()
-        with written_atomically(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, below=below, spread=spread)
+        file = io.BytesIO()
+        np.savez(file, below=below, spread=spread)
+        return file.getvalue()
 
 
 def _known_cells(queries: pd.DataFrame, *, own: bool) -> tuple[np.ndarray, np.ndarray]:

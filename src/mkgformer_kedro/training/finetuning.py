@@ -16,7 +16,7 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.launch import LOCAL, Engine, Job
 from mkgformer_kedro.training.batches import Collator, Items, ask
-from mkgformer_kedro.training.model_folder import load_model, save_model
+from mkgformer_kedro.training.model_folder import load_model, read_table, save_model
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters, Preset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import task_named
@@ -110,7 +110,7 @@ def finetune(
 def _keep(folders: Iterable[Path], seeds: Sequence[int]) -> None:
     """Remove what an interrupted run with other seeds left behind."""
     for folder in folders:
-        if int(folder.name.rpartition("_")[2]) not in seeds:
+        if folder.name.rpartition("_")[2] not in map(str, seeds):
             shutil.rmtree(folder)
 
 
@@ -133,7 +133,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     if parameters.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
-    table = pd.read_parquet(paths[kind.items])
+    table = read_table(paths[kind.items])
     if parameters.train_subset is not None:
         tables = kind.restrict_train({kind.items: table}, parameters.train_subset, job["seed"])
         table = tables[kind.items]
@@ -195,7 +195,7 @@ def _begin(
         for name, value in task.configuration(parameters).items():
             setattr(model.config, name, value)
         return model, tokenizer, task
-    kept = {name: pd.read_parquet(paths[name]) for name in kind.kept_tables}
+    kept = {name: read_table(paths[name]) for name in kind.kept_tables}
     task = kind.from_parameters(kept, parameters)
     tokenizer = load_tokenizer(model_parameters)
     model = build_model(

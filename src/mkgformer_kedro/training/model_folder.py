@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.training.finite import is_finite
+from mkgformer_kedro.training.finite import fault_of_weights
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import task_named
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TASK_FILE = "task.json"
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _REMEDY = "Run the stage that makes it again."
-_NAMED = 3
 
 
 def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, task: Task) -> Path:
@@ -70,17 +69,8 @@ def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTo
     task = load_task(folder)
     _require(folder, _MODEL_FILES)
     model, loading, tokenizer = _read(folder, task.model_class(), attention)
-    problems = {
-        "missing from the file": loading["missing_keys"],
-        "of no weight of the model": loading["unexpected_keys"],
-        "of another shape": [key for key, *_ in loading["mismatched_keys"]],
-        "not finite": [
-            name for name, weight in model.state_dict().items() if not is_finite(weight)
-        ],
-    }
-    for what, names in problems.items():
-        if names:
-            raise _damaged(folder / "model.safetensors", f"{_listed(names)} {what}")
+    if (fault := fault_of_weights(model, loading)) is not None:
+        raise _damaged(folder / "model.safetensors", fault)
     if not task.fits(model.config):
         tables = " and ".join(f"{name}.parquet" for name in task.kept_tables)
         raise _damaged(folder, f"{tables} are of another model")
@@ -105,11 +95,32 @@ def load_task(folder: Path) -> Task:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder / TASK_FILE, str(error)) from error
     _require(folder, [f"{name}.parquet" for name in kind.kept_tables])
-    tables = {name: _table(folder / f"{name}.parquet") for name in kind.kept_tables}
+    tables = {
+        name: read_table(folder / f"{name}.parquet", "the model folder")
+        for name in kind.kept_tables
+    }
     try:
         return kind(**tables, **settings)
     except TypeError as error:
         raise _damaged(folder / TASK_FILE, str(error)) from error
+
+
+def read_table(path: Path, of: str = "the table") -> pd.DataFrame:
+    """Read a table that a stage wrote into a folder of its own.
+
+    Args:
+        path: The file.
+        of: What is damaged where the file is.
+
+    Raises:
+        DataError: It is not there, or damaged.
+    """
+    try:
+        with path.open("rb") as file:  # given a path, a folder would be an empty table
+            return pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        what = f"{of} is damaged ({str(error).splitlines()[0]})"
+        raise DataError(Problem(str(path), None, what, _REMEDY)) from error
 
 
 def _require(folder: Path, names: Iterable[str]) -> None:
@@ -146,18 +157,5 @@ def _read(
         logging.set_verbosity(verbosity)
 
 
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
 def _damaged(where: Path, what: str) -> DataError:
     return DataError(Problem(str(where), None, f"the model folder is damaged ({what})", _REMEDY))
-
-
-def _listed(names: Iterable[str]) -> str:
-    first = sorted(names)
-    more = f" and {len(first) - _NAMED} more" if len(first) > _NAMED else ""
-    return f"{', '.join(first[:_NAMED])}{more}"

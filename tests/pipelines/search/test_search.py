@@ -131,6 +131,10 @@ def test_dev_scores_are_those_of_finished_checkpoints(values, tmp_path):
         state = folder / "checkpoints_42" / name / "trainer_state.json"
         state.write_text(json.dumps({"log_history": log}))
     (folder / "checkpoints_42/checkpoint-8/complete").touch()
+    for name, damaged in (("checkpoint-1", "{"), ("checkpoint-2", "[]"), ("checkpoint-3", "{}")):
+        (folder / "checkpoints_42" / name).mkdir()
+        (folder / "checkpoints_42" / name / "complete").touch()
+        (folder / "checkpoints_42" / name / "trainer_state.json").write_text(damaged)
 
     assert nodes.dev_scores(workplace, run, TASKS[TASK]) == {4: 0.25, 8: 0.5}
 

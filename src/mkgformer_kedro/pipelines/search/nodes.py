@@ -167,15 +167,15 @@ def dev_scores(workplace: Workplace, run: StageRun, task: type[Task]) -> dict[in
         task: The task.
     """
     work = place_of(workplace.catalog_of(run), f"{task.name}.finetuning_work")
+    metric = f"eval_{task.dev_metric}"
     found: dict[int, float] = {}
     for mark in Path(str(work)).glob("checkpoints_*/checkpoint-*/complete"):
         try:
             state = json.loads((mark.parent / "trainer_state.json").read_text(encoding="utf-8"))
-        except OSError:  # an older one, which has just been thrown away
-            continue
-        for line in state["log_history"]:
-            if (score := line.get(f"eval_{task.dev_metric}")) is not None:
-                found[int(line["step"])] = score
+            lines = [line for line in state["log_history"] if metric in line]
+            found |= {int(line["step"]): float(line[metric]) for line in lines}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # an older one, which has just been thrown away, or a damaged one
     return dict(sorted(found.items()))
 
 
