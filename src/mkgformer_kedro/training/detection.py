@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.training.finite import fault_of_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,8 +52,8 @@ class ZeroShotDetector:
             self.model, loading = AutoModelForZeroShotObjectDetection.from_pretrained(
                 source, use_safetensors=True, output_loading_info=True
             )
-            if loading["missing_keys"]:
-                raise ValueError(f"{len(loading['missing_keys'])} of its weights are missing")
+            if (fault := fault_of_weights(self.model, loading)) is not None:
+                raise ValueError(fault)
         except Exception as error:  # whatever a library says of files that people put there
             what = f"no zero-shot detector can be loaded from '{model}' ({error})".split("\n")[0]
             remedy = "Name a folder or a hub name of OWLv2 or Grounding DINO."
