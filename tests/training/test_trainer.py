@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.files import sha256_of
 from mkgformer_kedro.training import trainer
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -75,8 +76,29 @@ def test_without_the_best_until_then_it_is_not_complete(training):
     )
     state.write_text(text)
     mark = training.folder / "checkpoint-3/complete"
-    mark.write_text(json.dumps({}))
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {state.name: sha256_of(state)}))
     assert usable(training.folder) == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("mark", ["{}", "[]", '{"trainer_state.json": ""}'])
+def test_a_mark_that_names_too_little_is_none(training, mark):
+    (training.folder / "checkpoint-3/complete").write_text(mark)
+    assert usable(training.folder) == ["checkpoint-2"]
+
+
+def test_what_is_named_like_a_checkpoint_is_none(training):
+    (training.folder / "checkpoint-x").mkdir()
+    (training.folder / "checkpoint-9").touch()
+    assert usable(training.folder) == [
+        "checkpoint-2",
+        "checkpoint-3",
+        "checkpoint-9",
+        "checkpoint-x",
+    ]
+    assert trainer._newest_checkpoint(training.folder).name == "checkpoint-3"
+    training.trainer.state.global_step = 4
+    training.trainer._save_checkpoint(training.trainer.model, None)
+    assert trainer._newest_checkpoint(training.folder).name == "checkpoint-4"
 
 
 def test_weights_that_are_no_numbers_are_never_saved(training):

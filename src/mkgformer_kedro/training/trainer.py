@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import logging
 import math
+import re
 import shutil
 import sys
 import time
@@ -38,6 +40,11 @@ logger = logging.getLogger(__name__)
 _COMPLETE = "complete"
 _LEADING = ["step", "epoch", "loss"]  # columns of the curve
 _JOB = "job.json"
+# Without which nothing can go on as it was.
+_NEEDED = (
+    *("model*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth"),
+    TRAINER_STATE_NAME,
+)
 
 
 class StageTrainer(Trainer):
@@ -213,7 +220,7 @@ class StageTrainer(Trainer):
             digests = {path.name: sha256_of(path) for path in newest.iterdir() if path.is_file()}
             with written_atomically(newest / _COMPLETE) as mark:
                 mark.write_text(json.dumps(digests))
-            others = sorted(newest.parent.glob("checkpoint-*"), key=_step)
+            others = _checkpoints(newest.parent)
             # The one before too, in case the newest is damaged.
             kept = {each.name for each in others[-2:]}
             kept.add(Path(self.state.best_model_checkpoint or newest).name)
@@ -425,12 +432,12 @@ def _discard_unusable(folder: Path, job_name: str) -> None:
     job = folder / _JOB
     with contextlib.suppress(OSError, ValueError):
         if json.loads(job.read_text())["fingerprint"] == job_name:
-            for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step):
+            for checkpoint in _checkpoints(folder):
                 if lacking := _lacking(checkpoint):
                     logger.info("%s is not complete (%s): left out", checkpoint.name, lacking)
                     shutil.rmtree(checkpoint)
             return
-    if any(folder.glob("checkpoint-*")):
+    if _checkpoints(folder):
         logger.info("Data or settings differ from the interrupted run: starting over.")
     shutil.rmtree(folder, ignore_errors=True)
     with written_atomically(job) as temporary:
@@ -443,6 +450,9 @@ def _lacking(checkpoint: Path) -> str | None:
         digests = json.loads((checkpoint / _COMPLETE).read_text())
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
         best = state["best_model_checkpoint"]
+        for pattern in _NEEDED:
+            if not fnmatch.filter(digests, pattern):
+                return f"its mark does not name {pattern}"
         for name, digest in digests.items():
             if sha256_of(checkpoint / name) != digest:
                 return f"{name} is damaged"
@@ -456,9 +466,15 @@ def _lacking(checkpoint: Path) -> str | None:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    checkpoints = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    return max(checkpoints, key=_step, default=None)
+    complete = [path for path in _checkpoints(folder) if (path / _COMPLETE).is_file()]
+    return complete[-1] if complete else None
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of their steps."""
+    steps = {
+        int(path.name.partition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if path.is_dir() and re.fullmatch("checkpoint-[0-9]+", path.name)
+    }
+    return [steps[step] for step in sorted(steps)]
