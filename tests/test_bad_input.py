@@ -6,6 +6,7 @@ print. ``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) write
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -799,6 +800,51 @@ def _(world):
         "link_prediction.finetuning.learning_rates": {"default": 5e-5},
     }
     asked_with(world, made_with, {"link_prediction": {"finetuning": finetuning}})
+
+
+def locking(world):
+    from kedro.pipeline import Node, Pipeline
+
+    from mkgformer_kedro.hooks.locks import LockHooks
+
+    hooks = LockHooks()
+    known = {"globals": {"dataset": "mine", "wait_for_lock": 0}}
+    hooks.after_context_created(
+        types.SimpleNamespace(project_path=world.folder, config_loader=known)
+    )
+    hooks.before_pipeline_run(Pipeline([Node(abs, "a", "b", name="one", namespace="stage")]))
+
+
+@case("Between the stages", "a file in the place of the folder of locks")
+def _(world):
+    (world.folder / "data").mkdir()
+    (world.folder / "data/.locks").touch()
+    locking(world)
+
+
+@case("Between the stages", "a folder of data that may not be written to")
+def _(world):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    world.fixture("monkeypatch").setattr(Path, "mkdir", refuse)
+    locking(world)
+
+
+for name, edit in {
+    "a detector with weights of another model": lambda weights: weights.update(
+        other=next(iter(weights.values())).clone()
+    ),
+    "a detector with weights that are NaN": no_numbers,
+}.items():
+
+    @case("Between the stages", name)
+    def _(world, edit=edit):
+        from mkgformer_kedro.training.detection import ZeroShotDetector
+
+        folder = shutil.copytree(world.fixture("tiny_detector")("owlv2"), world.folder / "detector")
+        weighing(edit)(folder)
+        ZeroShotDetector(str(folder), 0.1)
 
 
 # Where work is done

@@ -81,6 +81,21 @@ def test_who_waits_goes_on_when_the_other_is_done(tmp_path: Path) -> None:
     assert locks(tmp_path) == []
 
 
+@pytest.mark.parametrize("content", ["", "77\n"])
+def test_a_lock_that_names_nobody_is_taken_over_when_it_is_old(tmp_path: Path, content) -> None:
+    path = tmp_path / "data" / ".locks" / "mine.task.ingestion.lock"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    run = hooks(tmp_path)
+    with pytest.raises(DataError, match="it has just begun or ended"):
+        run.before_pipeline_run(PIPELINE)
+    os.utime(path, (0, 0))
+    run.before_pipeline_run(PIPELINE)
+    assert str(os.getpid()) in path.read_text()
+    run.after_pipeline_run()
+    assert locks(tmp_path) == []
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; "
