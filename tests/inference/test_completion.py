@@ -17,10 +17,11 @@ from mkgformer_kedro.inference.completion import (
     completions_as_rdf,
     join_directions,
     judge_completions,
-    keep_proposals,
     name_completions,
+    open_proposals,
     plan_questions,
     propose,
+    rank_proposals,
 )
 from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
 from mkgformer_kedro.inference.parameters import (
@@ -381,32 +382,51 @@ def keep(**changes):
     return KeepParameters(**{**given, **changes})
 
 
-def test_what_is_kept(joined, triples):
+def test_what_may_be_kept_is_ranked(joined):
     table = with_probability(joined)
-    kept = keep_proposals(table, no_function(), triples, keep(probability=0.6))
-    assert kept["probability"].is_monotonic_decreasing
+    ranked = rank_proposals(table, keep(probability=0.6))
+    assert ranked["probability"].is_monotonic_decreasing
+    assert set(ranked["split"]) == {"", "test"}
     expected = table[(table["probability"] >= 0.6) & (table["split"] != "dev")]
-    assert len(kept) == len(expected) > 0
-    best = keep_proposals(table, no_function(), triples, keep(best=7))
-    assert len(best) == 7
-    assert (
-        best["probability"].min() >= sorted(table.loc[table["split"] != "dev", "probability"])[-7]
-    )
-    both = keep_proposals(table, no_function(), triples, keep(best=1000, both_directions=True))
+    assert len(ranked) == len(expected) > 0
+    both = rank_proposals(table, keep(best=1000, both_directions=True))
     assert set(both["found_by"]) == {FOUND_BY.index("both")}
     assert len(both) == ((table["found_by"] == 2) & (table["split"] != "dev")).sum()
 
 
-def test_no_second_answer_is_kept_where_dev_or_test_fill_a_functional_relation():
+def test_nothing_is_proposed_that_is_held_out_or_has_its_only_answer_there():
     triples = pd.concat([frame([(0, 0, 5)]), frame([(1, 0, 5)], "dev"), frame([(2, 0, 5)], "test")])
     rows = [(1, 0, 6, ""), (2, 0, 5, "test"), (2, 0, 6, ""), (3, 0, 6, "")]
-    table = pd.DataFrame(rows, columns=[*TRIPLE, "split"]).assign(
-        found_by=0, probability=0.9, log_odds=1.0
-    )
+    ranked = pd.DataFrame(rows, columns=[*TRIPLE, "split"])
+    assert open_proposals(ranked, no_function(), triples).index.tolist() == [0, 1, 2]
     roles = no_function()
     roles.functional[0, 0] = True
-    kept = keep_proposals(table, roles, triples, keep(best=9))
-    assert kept[TRIPLE].to_numpy().tolist() == [[2, 0, 5], [3, 0, 6]]
+    assert open_proposals(ranked, roles, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
+
+
+def test_precision_on_a_functional_relation_is_what_probabilities_say():
+    """Three proposals a place, one of them true; most of the true ones are in dev or test."""
+    places, rng = 3000, np.random.default_rng(0)
+    rows = pd.DataFrame({"head": np.repeat(np.arange(places), 3), "relation": 0})
+    rows["tail"] = places + rng.permuted(np.tile(np.arange(3), (places, 1)), axis=1).ravel()
+    first = np.arange(3 * places) % 3 == 0
+    split = np.repeat(rng.choice(["dev", "test", ""], p=[0.4, 0.4, 0.2], size=places), 3)
+    rows["split"] = np.where(first, split, "")
+    rows["found_by"], rows["log_odds"] = 0, rng.normal(2.0 * first, 1.0)
+    triples = frame(rows.loc[first, TRIPLE].to_numpy(), split[first]).query("split != ''")
+    # Bayes: of the third that is true, .4 are found in dev, .2 nowhere; test is not looked at.
+    likelihood = np.exp(2 * rows["log_odds"] - 2)
+    rows["probability"] = 0.4 * likelihood / (0.6 * likelihood + 2)
+    ranked = rank_proposals(rows, keep(probability=0.3))
+    calibrator = Calibrator(1.0, np.zeros(3), np.zeros((1, 3)))
+    kept = judge_completions(rows, ranked, triples, calibrator)["kept"]
+    noise = 2 * np.sqrt(0.25 / kept["triples"])
+    assert kept["precision"] == pytest.approx(kept["mean_probability"], abs=noise)
+    roles = no_function()
+    roles.functional[0, 0] = True
+    published = open_proposals(ranked, roles, triples)
+    assert 0 < len(published) < kept["triples"] - kept["hidden"]
+    assert not published["head"].isin(triples["head"]).any()
 
 
 def test_keeping_everything_is_refused():
@@ -437,7 +457,7 @@ def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     calibrator = calibrate_proposals(joined, relations=4, seed=0)
     joined["probability"] = calibrator.probabilities(log_odds, found_by, joined["relation"])
     assert np.abs(joined["probability"] - probability).mean() < 0.01
-    kept = keep_proposals(joined, no_function(), frame([], "train"), keep(probability=0.3))
+    kept = rank_proposals(joined, keep(probability=0.3))
     triples = frame(joined.loc[joined["split"] == "test", TRIPLE].to_numpy(), "test")
     report = judge_completions(joined, kept, triples, calibrator)
     hidden = (joined["split"] == "test").sum()
@@ -482,15 +502,12 @@ def test_completions_have_names(named):
         "probability",
         "found_by",
         "in_answer_set",
-        "status",
         "score_knowing",
         "score_guessing",
     ]
     assert table["head"].tolist() == [
         "http://www.wikidata.org/entity/Q64" if h == 12 else f"/m/{h} ä" for h in kept["head"]
     ]
-    assert set(table["status"]) == {"new", "test"}
-    assert ((table["status"] == "test").to_numpy() == (kept["split"] == "test").to_numpy()).all()
 
 
 def test_a_second_library_reads_the_rdf(named):
@@ -498,7 +515,6 @@ def test_a_second_library_reads_the_rdf(named):
     text = completions_as_rdf(table, "http://example.org/entity/", "http://example.org/relation/")
     graph = rdflib.Graph().parse(data=text, format="turtle")
     ours = rdflib.Namespace("urn:mkgformer:completion#")
-    new = table[table["status"] == "new"]
     found = {}
     for statement in graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement):
         parts = [
@@ -520,10 +536,10 @@ def test_a_second_library_reads_the_rdf(named):
             "http://example.org/relation/" + row.relation.replace(" ", "%20"),
             iri(row.tail),
         ): (pytest.approx(row.probability, rel=1e-5), row.in_answer_set)
-        for row in new.itertuples()
+        for row in table.itertuples()
     }
     assert found == expected
-    assert len(found) == len(new) > 0
+    assert len(found) == len(table) > 0
     # Nobody has accepted a completion: the triple itself is not stated.
     assert not [p for p in graph.predicates() if "example.org" in str(p)]
 
@@ -533,7 +549,7 @@ def test_a_namespace_that_makes_no_iri_is_an_error(named):
         completions_as_rdf(named[0], "no iri", "urn:r:")
 
 
-def test_nothing_new_is_an_empty_graph(named):
+def test_no_completion_is_an_empty_graph(named):
     table = named[0]
-    text = completions_as_rdf(table[table["status"] == "test"], "urn:e:", "urn:r:")
+    text = completions_as_rdf(table.head(0), "urn:e:", "urn:r:")
     assert len(rdflib.Graph().parse(data=text, format="turtle")) == 0

@@ -447,36 +447,46 @@ def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Cali
     )
 
 
-def keep_proposals(
-    joined: pd.DataFrame, roles: Roles, triples: pd.DataFrame, keep: KeepParameters
-) -> pd.DataFrame:
-    """Choose the proposals that become completions.
+def rank_proposals(joined: pd.DataFrame, keep: KeepParameters) -> pd.DataFrame:
+    """All proposals that may be kept, whether test has them or not.
 
     Args:
         joined: Of :func:`join_directions`, with ``probability``.
-        roles: Which relations are functional.
-        triples: Table ``triples``: no link is added to a functional relation that dev or test fill.
-        keep: What is kept.
+        keep: What is kept; its ``best`` is for the caller to take.
 
     Returns:
         Rows of ``joined``, most probable first. Dev triples are left out, test triples are not.
     """
-    kept = joined[joined["split"] != "dev"]
+    ranked = joined[joined["split"] != "dev"]
     if keep.both_directions:
-        kept = kept[kept["found_by"] == FOUND_BY.index("both")]
+        ranked = ranked[ranked["found_by"] == FOUND_BY.index("both")]
     if keep.probability is not None:
-        kept = kept[kept["probability"] >= keep.probability]
-    filled = np.zeros(len(kept), dtype=bool)
-    for number, side in enumerate(("head", "tail")):
-        held_out = triples[triples["split"] != "train"]
-        held_out = held_out[roles.functional[number][held_out["relation"]]]
-        pairs = pd.MultiIndex.from_frame(held_out[[side, "relation"]])
-        filled |= pd.MultiIndex.from_frame(kept[[side, "relation"]]).isin(pairs)
-    kept = kept[~filled | (kept["split"] == "test").to_numpy()]
-    kept = kept.sort_values(
-        ["probability", "log_odds", *TRIPLE], ascending=[False, False, True, True, True]
+        ranked = ranked[ranked["probability"] >= keep.probability]
+    return ranked.sort_values(
+        ["probability", "log_odds", *TRIPLE],
+        ascending=[False, False, True, True, True],
+        ignore_index=True,
     )
-    return kept.head(keep.best).reset_index(drop=True)
+
+
+def open_proposals(ranked: pd.DataFrame, roles: Roles, triples: pd.DataFrame) -> pd.DataFrame:
+    """What of ranked proposals is new, and in no place that a held-out triple fills already.
+
+    This is for what is handed over, and comes behind judgement: probabilities were fitted where
+    such places are open, and without the proposals that test contradicts precision is too high.
+
+    Args:
+        ranked: Of :func:`rank_proposals`.
+        roles: Which relations are functional.
+        triples: Table ``triples``.
+    """
+    closed = ranked["split"].ne("").to_numpy(copy=True)
+    held_out = triples[triples["split"] != "train"]
+    for number, side in enumerate(("head", "tail")):
+        filling = held_out[roles.functional[number][held_out["relation"]]]
+        filled = pd.MultiIndex.from_frame(filling[[side, "relation"]])
+        closed |= pd.MultiIndex.from_frame(ranked[[side, "relation"]]).isin(filled)
+    return ranked[~closed].reset_index(drop=True)
 
 
 def judge_completions(
@@ -486,7 +496,7 @@ def judge_completions(
 
     Args:
         joined: All proposals, with ``probability``.
-        kept: Those that are kept.
+        kept: The first of :func:`rank_proposals`.
         triples: Table ``triples``.
         calibrator: What made the probabilities.
 
@@ -547,8 +557,7 @@ def name_completions(
     """The table of completions with ids in the place of indices.
 
     Returns:
-        ``head``, ``relation``, ``tail``, ``probability``, ``found_by``, ``in_answer_set``,
-        ``status`` (``new``, or ``test``: a triple that was hidden and is found again) and
+        ``head``, ``relation``, ``tail``, ``probability``, ``found_by``, ``in_answer_set`` and
         ``score_<expert>``.
     """
     entity, relation = np.asarray(entities, dtype=object), np.asarray(relations, dtype=object)
@@ -561,7 +570,6 @@ def name_completions(
             "probability": kept["probability"].to_numpy(np.float32),
             "found_by": pd.Series(np.array(FOUND_BY, dtype=object)[kept["found_by"]], dtype="str"),
             "in_answer_set": kept["in_answer_set"].to_numpy(bool),
-            "status": np.where(kept["split"] == "test", "test", "new"),
             **{name: kept[name].to_numpy(np.float32) for name in scores},
         }
     )
@@ -570,14 +578,14 @@ def name_completions(
 def completions_as_rdf(
     completions: pd.DataFrame, entity_namespace: str, relation_namespace: str
 ) -> str:
-    """New completions as Turtle, by standard reification.
+    """Completions as Turtle, by standard reification.
 
     Each is an ``rdf:Statement`` with its subject, predicate and object, a probability and whether
     it is in the answer set of its question. The triple itself is not asserted: nobody has accepted
     it yet.
 
     Args:
-        completions: Of :func:`name_completions`; only ``new`` ones are written.
+        completions: Of :func:`name_completions`.
         entity_namespace: What an entity's id is appended to where it is no IRI.
         relation_namespace: Likewise for relations.
 
@@ -592,7 +600,6 @@ def completions_as_rdf(
     kind, statement, *parts = (NamedNode(rdf + name) for name in names)
     double, boolean = NamedNode(xsd + "double"), NamedNode(xsd + "boolean")
     probability, in_set = (NamedNode(_VOCABULARY + n) for n in ("probability", "inAnswerSet"))
-    new = completions[completions["status"] == "new"]
 
     def iri(name: str, namespace: str) -> NamedNode:
         is_iri = "://" in name or name.startswith("urn:")
@@ -604,7 +611,7 @@ def completions_as_rdf(
             raise DataError(Problem("completion.publication", None, what, remedy)) from error
 
     def lines():
-        for number, row in enumerate(new.itertuples(index=False), start=1):
+        for number, row in enumerate(completions.itertuples(index=False), start=1):
             subject = NamedNode(f"{_VOCABULARY}{number}")
             spo = (
                 iri(row.head, entity_namespace),

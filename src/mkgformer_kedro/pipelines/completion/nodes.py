@@ -87,7 +87,7 @@ def keep_completions(
     parameters: CompletionParameters,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Give each proposed triple a probability, keep the probable, and judge them.
+    """Give each proposed triple a probability, judge the probable, and keep those that are new.
 
     Returns:
         The completions, twice (for two formats), and the report.
@@ -97,8 +97,9 @@ def keep_completions(
         calibrate_proposals,
         join_directions,
         judge_completions,
-        keep_proposals,
         name_completions,
+        open_proposals,
+        rank_proposals,
     )
 
     joined = join_directions(proposals, triples)
@@ -108,14 +109,17 @@ def keep_completions(
     )
     train = triples[triples["split"] == "train"]
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
-    kept = keep_proposals(joined, roles, triples, parameters.keep)
+    ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
+    report = {
+        "questions": plan,
+        **judge_completions(joined, ranked.head(best), triples, calibrator),
+    }
     completions = name_completions(
-        kept, entities["entity"].tolist(), relations["relation"].tolist()
+        open_proposals(ranked, roles, triples).head(best),
+        entities["entity"].tolist(),
+        relations["relation"].tolist(),
     )
-    report = {"questions": plan, **judge_completions(joined, kept, triples, calibrator)}
-    logger.info(
-        "%d completions are kept, %d of them new", len(kept), (completions["status"] == "new").sum()
-    )
+    logger.info("%d links that the graph lacks are kept", len(completions))
     return completions, completions, report
 
 
@@ -129,7 +133,7 @@ def publish_completions(
     ingestion_report: dict[str, Any],
     parameters: CompletionParameters,
 ) -> tuple[str, str]:
-    """Write the new completions for other programs and for people.
+    """Write the completions for other programs and for people.
 
     Returns:
         Turtle, and a page to review them.
