@@ -18,6 +18,7 @@ from mkgformer_kedro.inference.completion import (
     join_directions,
     judge_completions,
     name_completions,
+    nearest_seen,
     open_proposals,
     plan_questions,
     propose,
@@ -41,6 +42,7 @@ def questions(**changes):
         "implied": None,
         "functional": None,
         "least_entities": 1,
+        "unseen_neighbours": None,
         "at_most": None,
     }
     return QuestionParameters(**{**given, **changes})
@@ -197,6 +199,33 @@ def test_the_plan_says_what_it_asks_and_what_that_covers():
     assert len(some.merge(asked)) == 3
     nothing = plan_questions(train, 8, ["a", "b"], questions(), seed=0)[2]
     assert nothing["test_triples_covered"] == {"tail": None, "head": None, "either": None}
+
+
+def test_an_entity_that_train_lacks_plays_the_roles_of_those_most_like_it():
+    triples = pd.concat(
+        [frame([(0, 0, 5), (1, 1, 6)]), frame([(2, 0, 5), (2, 1, 6), (0, 1, 6)], "test")]
+    )
+    train = triples[triples["split"] == "train"]
+    # 2 points where 0 does, whatever its length, and then where 1 does; 3 and 4 as 5 and 6 do.
+    embeddings = np.zeros((7, 3), dtype=np.float32)
+    embeddings[[0, 1, 2]] = [[1, 0, 0], [0, 1, 0], [9, 1, 0]]
+    embeddings[[5, 3]], embeddings[[6, 4]] = [-1, 0, 0], [0, 0, 1]
+    one, two = (nearest_seen(embeddings, train, most) for most in (1, 2))
+    assert np.argwhere(one.toarray()).tolist() == [[2, 0], [3, 5], [4, 6]]
+    assert two.toarray()[2].nonzero()[0].tolist() == [0, 1]
+    plan = [plan_questions(triples, 7, ["a", "b"], questions(), 0, near) for near in (None, one)]
+    (_, _, without), (asked, roles, report) = plan
+    assert np.argwhere(roles.plausible[0]).tolist() == [[0, 0], [0, 2], [1, 1]]
+    assert np.argwhere(roles.plausible[1]).tolist() == [[0, 3], [0, 5], [1, 4], [1, 6]]
+    assert np.argwhere(roles.answered[0]).tolist() == [[0, 0], [1, 1]]
+    assert set(asked["entity"]) == set(range(7))
+    nothing = dict.fromkeys(["tail", "head", "either"], 0.0)
+    counts = {"entities": 3, "questions": 0, "test_triples": 2, "test_triples_covered": nothing}
+    assert without["unseen"] == counts
+    half = dict.fromkeys(nothing, 0.5)
+    assert report["unseen"] == counts | {"questions": 3, "test_triples_covered": half}
+    everybody = nearest_seen(embeddings[[0, 1, 5, 6]], frame([(0, 0, 1), (2, 0, 3)]), 9)
+    assert everybody.nnz == 0
 
 
 def test_a_relation_that_is_not_there_is_named():

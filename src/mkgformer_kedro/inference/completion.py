@@ -5,15 +5,17 @@ Questions are (entity, relation, ?), direction ``tail``, and (?, relation, entit
 for it: the heads of a relation play its ``tail`` role. A question is worth asking where the entity
 plays the role, or plays another one that mostly comes with it; a candidate is worth proposing where
 it plays the role of the opposite direction likewise, and is not the entity that the question is
-about (unless train has such loops). Where nearly every entity has one answer, the
-relation is functional, and a question that train has answered is not asked again.
+about (unless train has such loops). An entity that train lacks plays the roles of its neighbours,
+those that train has and that the model embeds most alike. Where nearly every entity has one answer,
+the relation is functional, and a question that train has answered is not asked again.
 
-Only train is known to the questions and to the proposals. The dev triples among the proposals
-calibrate their probabilities, the test triples judge them.
+Of the triples only train is known to the questions and to the proposals. The dev triples among the
+proposals calibrate their probabilities, the test triples judge them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -37,6 +39,8 @@ from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from mkgformer_kedro.inference.mixture import Mixture
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,7 @@ FOUND_BY = ("tail", "head", "both")
 TRIPLE = ["head", "relation", "tail"]
 
 _THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_CELLS = 1 << 24
 _VOCABULARY = "urn:mkgformer:completion#"
 
 
@@ -68,12 +73,24 @@ class Roles:
 
     @classmethod
     def from_train(
-        cls, train: pd.DataFrame, entities: int, relations: int, parameters: QuestionParameters
+        cls,
+        train: pd.DataFrame,
+        entities: int,
+        relations: int,
+        parameters: QuestionParameters,
+        neighbours: csr_array | None = None,
     ) -> Roles:
         """Count roles and which come together.
 
         A role implies another where at least the share ``implied`` of the entities that play it
         play the other too, and at least ``least_entities`` play it.
+
+        Args:
+            train: Training triples.
+            entities: Number of entities.
+            relations: Number of relations.
+            parameters: What is worth asking.
+            neighbours: Of :func:`nearest_seen`: whose roles are plausible for an entity too.
         """
         from scipy.sparse import csr_array
 
@@ -101,6 +118,8 @@ class Roles:
             implies = together >= parameters.implied * np.maximum(players, 1)[:, None]
             implies &= enough[:, None]
             plausible = answered | ((plays @ implies.astype(np.int64)).T > 0)
+        if neighbours is not None:
+            plausible = plausible | (neighbours @ plays).astype(bool).toarray().T
         sides = (2, relations)
         return cls(
             plausible.reshape(*sides, entities),
@@ -128,12 +147,46 @@ class Roles:
         return self.plausible & ~(self.functional[:, :, None] & self.answered)
 
 
+def nearest_seen(embeddings: np.ndarray, train: pd.DataFrame, most: int) -> csr_array:
+    """The neighbours of each entity that train lacks: those of train that are embedded most alike.
+
+    Args:
+        embeddings: ``(entities, d)``, compared by cosine.
+        train: Training triples.
+        most: Neighbours of an entity.
+
+    Returns:
+        ``(entities, entities)`` bool; the rows of entities that train has are empty.
+    """
+    from scipy.sparse import csr_array
+
+    entities = len(embeddings)
+    is_seen = _seen(train, entities)
+    seen, unseen = np.flatnonzero(is_seen), np.flatnonzero(~is_seen)
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = embeddings / np.maximum(length, np.finfo(np.float32).tiny)
+    of_seen, most = unit[seen].T, min(most, len(seen))
+    blocks = np.array_split(unseen, 1 + len(unseen) * len(seen) // _CELLS)
+    nearest = [np.argpartition(unit[block] @ of_seen, -most, axis=1)[:, -most:] for block in blocks]
+    column = seen[np.concatenate(nearest).ravel()]
+    return csr_array(
+        (np.ones(len(column), dtype=bool), (np.repeat(unseen, most), column)),
+        shape=(entities, entities),
+    )
+
+
+def _seen(train: pd.DataFrame, entities: int) -> np.ndarray:
+    """Which entities train has, ``(entities,)`` bool."""
+    return np.isin(np.arange(entities), train[["head", "tail"]])
+
+
 def plan_questions(
     triples: pd.DataFrame,
     entities: int,
     relations: Sequence[str],
     parameters: QuestionParameters,
     seed: int,
+    neighbours: csr_array | None = None,
 ) -> tuple[pd.DataFrame, Roles, dict[str, Any]]:
     """Decide from the graph what to ask.
 
@@ -143,10 +196,12 @@ def plan_questions(
         relations: Id of every relation.
         parameters: What is worth asking.
         seed: Seed of the choice where there are more questions than are to be asked.
+        neighbours: Of :func:`nearest_seen`; None leaves out the entities that train lacks.
 
     Returns:
         The questions (``direction``, ``entity``, ``relation``), those of one entity together; the
-        roles; and a report: how many are asked, and which share of the test triples they cover.
+        roles; and a report: how many are asked, and which share of the test triples they cover,
+        of all and of those with an entity that train lacks.
 
     Raises:
         DataError: A relation that is to be asked is none of the graph's.
@@ -162,7 +217,7 @@ def plan_questions(
             )
         )
     train = triples[triples["split"] == "train"]
-    roles = Roles.from_train(train, entities, len(relations), parameters)
+    roles = Roles.from_train(train, entities, len(relations), parameters, neighbours)
     asked = roles.asked.copy()
     for number, name in enumerate(DIRECTIONS):
         if name not in parameters.directions:
@@ -184,6 +239,8 @@ def plan_questions(
             "relation": relation[order].astype(np.int32),
         }
     )
+    test, seen = triples[triples["split"] == "test"], _seen(train, entities)
+    with_unseen = test[~(seen[test["head"]] & seen[test["tail"]])]
     report = {
         "all_pairs": 2 * entities * len(relations),
         "worth_asking": possible,
@@ -192,7 +249,13 @@ def plan_questions(
         "functional_relations": {
             name: int(roles.functional[number].sum()) for number, name in enumerate(DIRECTIONS)
         },
-        "test_triples_covered": _covered(triples[triples["split"] == "test"], asked, roles),
+        "test_triples_covered": _covered(test, asked, roles),
+        "unseen": {
+            "entities": int((~seen).sum()),
+            "questions": int(asked[:, :, ~seen].sum()),
+            "test_triples": len(with_unseen),
+            "test_triples_covered": _covered(with_unseen, asked, roles),
+        },
     }
     return questions, roles, report
 
@@ -248,7 +311,8 @@ def propose(
         questions,
         mixture.digest,
         pd.util.hash_pandas_object(train).sum().item(),
-        parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
+        hashlib.sha256(np.packbits(roles.plausible)).hexdigest(),
+        parameters.model_dump(include={"per_question", "least_odds", "block"}),
     )
     ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
     starts = range(0, len(questions), parameters.block)

@@ -41,6 +41,7 @@ class QuestionParameters(Parameters):
     implied: float | None = Field(gt=0, le=1)
     functional: float | None = Field(gt=0, le=1)
     least_entities: int = Field(ge=1)
+    unseen_neighbours: int | None = Field(ge=1)
     at_most: int | None = Field(ge=1)
 
 

@@ -14,6 +14,7 @@ import yaml
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
+from safetensors.numpy import save_file
 
 from mkgformer_kedro.datasets.tables import JSONDataset
 from mkgformer_kedro.inference import experts as expert_module
@@ -51,7 +52,10 @@ class Expert:
 
 @pytest.fixture
 def graph():
-    """Everybody lives in three towns and works in these too; a fifth of it is held out."""
+    """Everybody lives in three towns and works in these too; a fifth of it is held out.
+
+    All that is known of person 0 is in test.
+    """
     rng = np.random.default_rng(0)
     truth = {
         (person, relation, PEOPLE + (person + 3 * step) % TOWNS)
@@ -62,6 +66,7 @@ def graph():
     rows = sorted(truth)
     triples = pd.DataFrame(rows, columns=["head", "relation", "tail"]).astype(np.int32)
     triples["split"] = rng.choice(["train", "dev", "test"], p=[0.6, 0.2, 0.2], size=len(rows))
+    triples.loc[triples["head"] == 0, "split"] = "test"
     triples["leak"] = False
     queries = []
     for direction, known, asked in (("tail", "head", "tail"), ("head", "tail", "head")):
@@ -104,10 +109,16 @@ def catalog(graph, tmp_path, monkeypatch):
     folders = {name: tmp_path / name for name in ("mixture_work", "completion_work")}
     for folder in folders.values():
         folder.mkdir()
+    embeddings = np.random.default_rng(0).standard_normal((ENTITIES, 8)).astype(np.float32)
+    embeddings[:PEOPLE, 0] += 9
+    models = tmp_path / "models"
+    (models / "seed_0").mkdir(parents=True)
+    name = "mkgformer.graph_embeddings.entities.weight"
+    save_file({name: embeddings}, models / "seed_0/model.safetensors")
     data = {
         **{name: getattr(graph, name) for name in ("triples", "queries", "entities", "relations")},
         **folders,
-        **dict.fromkeys(("models", "structure_models", "visual_store"), tmp_path),
+        **dict.fromkeys(("models", "structure_models", "visual_store"), models),
         "ingestion_report": {"data_set": "towns"},
     }
     found = DataCatalog()
@@ -145,6 +156,10 @@ def test_experts_become_completions(catalog, graph):
     report = catalog.load("link_prediction.completion_report")
     table = found["completions_tsv"]
     assert report["questions"]["test_triples_covered"]["either"] > 0.9
+    unseen = report["questions"]["unseen"]
+    # Chance takes another person from train.
+    assert (unseen["entities"], unseen["test_triples"]) == (2, 10)
+    assert unseen["test_triples_covered"] == {"tail": 1.0, "head": 1.0, "either": 1.0}
     # What is hidden is found again, and hardly anything else is thought probable.
     assert report["kept"]["recall"] > 0.8
     (half,) = (row for row in report["by_threshold"] if row["probability"] == 0.5)
