@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote
+
 import numpy as np
 import pandas as pd
 import pytest
 import rdflib
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdflib import RDF, URIRef
 
+from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
 from mkgformer_kedro.inference.completion import (
@@ -28,9 +34,11 @@ from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
+    PublicationParameters,
     QuestionParameters,
 )
 
+GLOBALS = Path(__file__).parents[2] / "conf/base/globals.yml"
 ENTITIES, RELATIONS = 24, 3
 NAMES = ["born in", "lives in", "knows"]
 
@@ -539,46 +547,94 @@ def test_completions_have_names(named):
     ]
 
 
+PUBLICATION = completion().publication
+OURS = rdflib.Namespace("urn:mkgformer:completion#")
+
+
+def statements(text):
+    """What rdflib finds: subject, predicate and object, as they are, and the statement's name."""
+    graph = rdflib.Graph().parse(data=text, format="turtle")
+    return graph, {
+        tuple(graph.value(name, part) for part in (RDF.subject, RDF.predicate, RDF.object)): name
+        for name in graph.subjects(RDF.type, RDF.Statement)
+    }
+
+
 def test_a_second_library_reads_the_rdf(named):
     table, _ = named
-    text = completions_as_rdf(table, "http://example.org/entity/", "http://example.org/relation/")
-    graph = rdflib.Graph().parse(data=text, format="turtle")
-    ours = rdflib.Namespace("urn:mkgformer:completion#")
-    found = {}
-    for statement in graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement):
-        parts = [
-            str(graph.value(statement, part))
-            for part in (rdflib.RDF.subject, rdflib.RDF.predicate, rdflib.RDF.object)
-        ]
-        probability = graph.value(statement, ours.probability)
-        assert probability.datatype == rdflib.XSD.double
-        inside = graph.value(statement, ours.inAnswerSet).toPython()
-        found[tuple(parts)] = (probability.toPython(), inside)
+    graph, found = statements(completions_as_rdf(table, PUBLICATION, is_rdf=False))
 
     def iri(name):
         quoted = name.replace("/", "%2F").replace(" ", "%20").replace("ä", "%C3%A4")
-        return name if "://" in name else f"http://example.org/entity/{quoted}"
+        return URIRef(name if "://" in name else f"http://example.org/entity/{quoted}")
 
-    expected = {
-        (
-            iri(row.head),
-            "http://example.org/relation/" + row.relation.replace(" ", "%20"),
-            iri(row.tail),
-        ): (pytest.approx(row.probability, rel=1e-5), row.in_answer_set)
-        for row in table.itertuples()
-    }
-    assert found == expected
     assert len(found) == len(table) > 0
+    for row in table.itertuples():
+        relation = URIRef("http://example.org/relation/" + row.relation.replace(" ", "%20"))
+        name = found[iri(row.head), relation, iri(row.tail)]
+        probability = graph.value(name, OURS.probability)
+        assert probability.datatype == rdflib.XSD.double
+        assert probability.toPython() == pytest.approx(row.probability, rel=1e-5)
+        assert graph.value(name, OURS.inAnswerSet).toPython() == row.in_answer_set
     # Nobody has accepted a completion: the triple itself is not stated.
     assert not [p for p in graph.predicates() if "example.org" in str(p)]
+    # A statement has the same name in every run, and another one than all others.
+    _, fewer = statements(completions_as_rdf(table.tail(3), PUBLICATION, is_rdf=False))
+    assert len(set(found.values())) == len(found)
+    assert fewer.items() <= found.items()
 
 
-def test_a_namespace_that_makes_no_iri_is_an_error(named):
-    with pytest.raises(DataError, match="makes no IRI with the namespace 'no iri'"):
-        completions_as_rdf(named[0], "no iri", "urn:r:")
+def as_completions(*triples):
+    table = pd.DataFrame(triples, columns=TRIPLE)
+    return table.assign(probability=0.5, in_answer_set=True)
+
+
+def test_ids_are_iris_where_nothing_else_looks_like_them():
+    names = [
+        "Q42:foo",
+        "see http://a.b c",
+        "http://a.b/ c",
+        "mailto:a@b.c",
+        "urn:isbn:1",
+        "http://a.b/c",
+    ]
+    text = completions_as_rdf(
+        as_completions(*((name, "r", name) for name in names)), PUBLICATION, is_rdf=False
+    )
+    _, found = statements(text)
+    own = {str(head) for head, _, _ in found}
+    assert own == {
+        "urn:isbn:1",
+        "http://a.b/c",
+        *(f"http://example.org/entity/{quote(name, safe='')}" for name in names[:4]),
+    }
+
+
+def test_what_was_read_of_rdf_is_written_as_it_was(tmp_path):
+    """Terms of every kind go in, and come out of a second library as the same ones."""
+    text = r"""@prefix x: <http://a.b/> .
+    x:a x:r <mailto:a@b.c>, <tag:b,2020:c>, <Q42:foo>, "http://a b", "\"a\" \n \\ é"@fr, 5,
+      "_:b", _:x . <urn:isbn:1> x:s x:a ."""
+    (tmp_path / "graph.ttl").write_text(text)
+    configured = yaml.safe_load(GLOBALS.read_text())["link_prediction"]["rdf"]
+    keep_all = RdfParameters(**configured | {"literals": "keep", "blank_nodes": "keep"})
+    read = read_rdf(tmp_path, ["graph.ttl"], keep_all).triples[TRIPLE]
+    _, found = statements(
+        completions_as_rdf(as_completions(*read.to_numpy()), PUBLICATION, is_rdf=True)
+    )
+    expected = set(rdflib.Graph().parse(data=text, format="turtle"))
+    blank = {triple for triple in expected if isinstance(triple[2], rdflib.BNode)}
+    assert len(found) == len(expected) == 9
+    assert expected - found.keys() == blank
+    ((_, _, node),) = found.keys() - expected
+    assert isinstance(node, rdflib.BNode)
+
+
+def test_a_namespace_that_begins_no_iri_is_refused():
+    with pytest.raises(ValueError, match="should begin IRIs, such as http"):
+        PublicationParameters(**PUBLICATION.model_dump() | {"entity_namespace": "no iri"})
 
 
 def test_no_completion_is_an_empty_graph(named):
-    table = named[0]
-    text = completions_as_rdf(table.head(0), "urn:e:", "urn:r:")
+    text = completions_as_rdf(named[0].head(0), PUBLICATION, is_rdf=False)
     assert len(rdflib.Graph().parse(data=text, format="turtle")) == 0

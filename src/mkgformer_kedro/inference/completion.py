@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +34,14 @@ from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
+    PublicationParameters,
     QuestionParameters,
 )
 from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
+    from pyoxigraph import BlankNode, Literal, NamedNode
     from scipy.sparse import csr_array
 
     from mkgformer_kedro.inference.mixture import Mixture
@@ -51,6 +54,7 @@ TRIPLE = ["head", "relation", "tail"]
 
 _THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CELLS = 1 << 24
+_LIKE_AN_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|urn:")
 _VOCABULARY = "urn:mkgformer:completion#"
 
 
@@ -641,23 +645,24 @@ def name_completions(
 
 
 def completions_as_rdf(
-    completions: pd.DataFrame, entity_namespace: str, relation_namespace: str
+    completions: pd.DataFrame, publication: PublicationParameters, *, is_rdf: bool
 ) -> str:
     """Completions as Turtle, by standard reification.
 
     Each is an ``rdf:Statement`` with its subject, predicate and object, a probability and whether
     it is in the answer set of its question. The triple itself is not asserted: nobody has accepted
-    it yet.
+    it yet. The statement's name is made of these three, so that files of several runs go together.
 
     Args:
         completions: Of :func:`name_completions`.
-        entity_namespace: What an entity's id is appended to where it is no IRI.
-        relation_namespace: Likewise for relations.
-
-    Raises:
-        DataError: A namespace makes no IRI.
+        publication: Has the namespaces of ids that are no IRIs.
+        is_rdf: Whether the graph was read from RDF: ids are the terms that they were read from.
+            Otherwise an id is an IRI where it begins as ``scheme://`` or ``urn:`` and is a valid
+            one.
     """
     from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
+
+    from mkgformer_kedro.datasets.rdf_graph import term
 
     rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     xsd = "http://www.w3.org/2001/XMLSchema#"
@@ -665,27 +670,29 @@ def completions_as_rdf(
     kind, statement, *parts = (NamedNode(rdf + name) for name in names)
     double, boolean = NamedNode(xsd + "double"), NamedNode(xsd + "boolean")
     probability, in_set = (NamedNode(_VOCABULARY + n) for n in ("probability", "inAnswerSet"))
+    namespaces = (
+        publication.entity_namespace,
+        publication.relation_namespace,
+        publication.entity_namespace,
+    )
 
-    def iri(name: str, namespace: str) -> NamedNode:
-        is_iri = "://" in name or name.startswith("urn:")
-        try:
-            return NamedNode(name if is_iri else namespace + quote(name, safe=""))
-        except ValueError as error:
-            what = f"'{name}' makes no IRI with the namespace '{namespace}' ({error})"
-            remedy = "Give a namespace such as http://example.org/entity/."
-            raise DataError(Problem("completion.publication", None, what, remedy)) from error
+    def node(name: str, namespace: str) -> NamedNode | BlankNode | Literal:
+        if is_rdf:
+            return term(name)
+        if _LIKE_AN_IRI.match(name):
+            with suppress(ValueError):
+                return NamedNode(name)
+        return NamedNode(namespace + quote(name, safe=""))
 
     def lines():
-        for number, row in enumerate(completions.itertuples(index=False), start=1):
-            subject = NamedNode(f"{_VOCABULARY}{number}")
-            spo = (
-                iri(row.head, entity_namespace),
-                iri(row.relation, relation_namespace),
-                iri(row.tail, entity_namespace),
-            )
+        for row in completions.itertuples(index=False):
+            ids = (row.head, row.relation, row.tail)
+            spo = [node(*each) for each in zip(ids, namespaces, strict=True)]
+            key = hashlib.sha256(" ".join(map(str, spo)).encode()).hexdigest()
+            subject = NamedNode(f"{_VOCABULARY}{key[:32]}")
             yield Triple(subject, kind, statement)
-            for part, term in zip(parts, spo, strict=True):
-                yield Triple(subject, part, term)
+            for part, value in zip(parts, spo, strict=True):
+                yield Triple(subject, part, value)
             yield Triple(subject, probability, Literal(f"{row.probability:.6g}", datatype=double))
             yield Triple(subject, in_set, Literal(str(row.in_answer_set).lower(), datatype=boolean))
 

@@ -176,9 +176,8 @@ def publish_completions(
     from mkgformer_kedro.inference.completion import completions_as_rdf
 
     publication = parameters.publication
-    turtle = completions_as_rdf(
-        completions, publication.entity_namespace, publication.relation_namespace
-    )
+    is_rdf = ingestion_report.get("layout") == "rdf"
+    turtle = completions_as_rdf(completions, publication, is_rdf=is_rdf)
     page = render_completions(
         completions,
         report,
