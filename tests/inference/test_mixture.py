@@ -241,6 +241,8 @@ def test_what_an_expert_has_not_learned_is_scored_by_the_others(world, parameter
         rows, asked = torch.from_numpy(kept.copy()), test[kept].reset_index(drop=True)
         ahead = log_likelihood(mixed[rows], asked) - log_likelihood(alone[rows], asked)
         assert ahead > least
+    again = Mixture.load(mixture.save(tmp_path / "saved"), [structure, text], relations=4)
+    assert torch.equal(all_scores(again, test), all_scores(mixture, test))
     assert mixture.learned is None
     assert replace(structure, learned=learned).learned is learned
 

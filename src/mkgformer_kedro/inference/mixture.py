@@ -101,7 +101,7 @@ class Weights:
         relation: Weights by relation and direction, ``(relations, 2, m)``.
         own: Whether these are the relation's own, and not the direction's, ``(relations, 2)`` bool.
         held_back: What is taken from the log-scores of entities that an expert has not learned,
-            ``()``.
+            ``(1,)``.
     """
 
     standard: np.ndarray
@@ -111,7 +111,7 @@ class Weights:
     direction: np.ndarray
     relation: np.ndarray
     own: np.ndarray
-    held_back: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    held_back: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def of(self, queries: pd.DataFrame, answers: np.ndarray) -> np.ndarray:
         """Weights for each query.
@@ -325,7 +325,7 @@ class Mixture:
         inside = torch.from_numpy(learned).to(device)
         mass = base.masked_fill(~inside, -torch.inf).logsumexp(dim=1, keepdim=True)
         shared = mixed.masked_fill(~inside, -torch.inf).log_softmax(dim=1) + mass
-        return torch.where(inside, shared, base - float(self.weights.held_back)), logs
+        return torch.where(inside, shared, base - self.weights.held_back.item()), logs
 
     def save(self, folder: Path) -> Path:
         """Write the expert's folder, and give it back."""
@@ -639,7 +639,7 @@ def fit_mixture(
 
     mixture = Mixture(experts, best, _nothing_calibrated(relations, parameters), {})
     held_back = _hold_back(mixture, answered, part)
-    mixture.weights = best = replace(best, held_back=np.array(held_back))
+    mixture.weights = best = replace(best, held_back=np.array([held_back]))
     calibration = _calibrate(mixture, answered, cells, judging, part, parameters, seed)
     facts = {
         "weights": whole,
