@@ -84,6 +84,10 @@ def test_it_is_better_than_each_of_its_experts(world, mixture, experts, paramete
         best = max(log_likelihood(scale * alone, test) for scale in np.geomspace(0.1, 10, 40))
         assert mixed > best
         assert facts["mixture"] > facts[expert.name]
+    # Of two that know half each, one left out leaves the other alone.
+    without = mixture.facts["log_likelihood_without"]
+    assert without["left"] == pytest.approx(facts["right"], abs=0.01)
+    assert without["right"] == pytest.approx(facts["left"], abs=0.01)
 
 
 def test_a_useless_expert_gets_no_weight_and_scale_makes_no_difference(mixture):

@@ -607,26 +607,27 @@ def fit_mixture(
         fitted_queries["answers"].map(len).to_numpy(),
     )
     own = count >= parameters.least_answers
-    tried: dict[float, float] = {}
-    best: Weights | None = None
-    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
-    for strength in grid:
+
+    def fit(strength: float, kept: np.ndarray) -> tuple[Weights, float]:
+        """Weights of some experts, and their loss on the judging part."""
         weights = _fit_weights(
-            fitting,
+            fitting.only(kept),
             direction[part == 0],
             relation[part == 0],
             own,
             strength,
-            standard,
-            spread,
-            alone,
+            standard[kept],
+            spread[kept],
+            alone[kept],
         )
-        loss = judging.loss(weights.of(dev[part == 1], cells.speaks[part == 1]))
-        if best is None or loss < min(tried.values()):
-            best = weights
-        tried[strength] = loss
-    assert best is not None  # noqa: S101 (the grid is not empty)
-    strength = min(tried, key=lambda value: tried[value])
+        judged = judging.only(kept)
+        return weights, judged.loss(weights.of(dev[part == 1], judged.speaks))
+
+    all_of_them = np.ones(len(experts), dtype=bool)
+    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
+    tried = {strength: fit(strength, all_of_them) for strength in grid}
+    strength = min(tried, key=lambda value: tried[value][1])
+    best, loss = tried[strength]
     needed = _needed(best, answered.speaks)
     names = [expert.name for expert in experts]
     whole = dict(zip(names, best.whole.tolist(), strict=True))
@@ -635,7 +636,11 @@ def fit_mixture(
         logger.info("Hardly any weight anywhere, so left out: %s", ", ".join(left_out))
         experts = [expert for expert, kept in zip(experts, needed, strict=True) if kept]
         best, answered = best.only(needed), answered.only(needed)
-        cells, judging = cells.only(needed), judging.only(needed)
+    without = {}
+    for number in np.flatnonzero(needed) if needed.sum() > 1 else ():
+        others = needed & (np.arange(len(needed)) != number)
+        without[names[number]] = -fit(strength, others)[1]
+    cells, judging = cells.only(needed), judging.only(needed)
 
     mixture = Mixture(experts, best, _nothing_calibrated(relations, parameters), {})
     held_back = _hold_back(mixture, answered, part)
@@ -651,10 +656,13 @@ def fit_mixture(
         "shrinkage": None if np.isinf(strength) else strength,
         "log_likelihood": {
             **dict(zip(names, (-losses).tolist(), strict=True)),
-            "mixture": -tried[strength],
+            "mixture": -loss,
         },
+        # Of the mixture fitted anew, an expert left out: what the expert adds to the others.
+        "log_likelihood_without": without,
         "log_likelihood_by_shrinkage": {
-            "whole" if np.isinf(value) else f"{value:g}": -loss for value, loss in tried.items()
+            "whole" if np.isinf(value) else f"{value:g}": -found[1]
+            for value, found in tried.items()
         },
         "held_back": held_back,
         "dev_answers": count.tolist(),
