@@ -9,6 +9,9 @@ import pytest
 import rdflib
 from PIL import Image
 
+from mkgformer_kedro.configuration import ExtendingConfigLoader
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+
 pytestmark = pytest.mark.whole_run
 
 CI = "sample_ci"
@@ -154,12 +157,10 @@ def own_data(tmp_path_factory, copy_project):
     return project
 
 
-def own_run(env):
-    epochs = "link_prediction.finetuning.epochs=1"
-    pipeline = ("--pipelines", "link_prediction", "--env", env)
-    return ("kedro", "run", *pipeline, "--params", epochs)
-
-
+OWN_GRAPH = (
+    "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
+    "--params", "link_prediction.finetuning.epochs=1",
+)  # fmt: skip
 OWN_POSTS = (
     "kedro", "run", "--pipelines", "entity_recognition", "--env", "my_posts",
     "--params", "entity_recognition.finetuning.epochs=1",
@@ -189,14 +190,26 @@ def test_own_posts_run_as_the_documentation_says(own_data, with_images):
     assert coverage["owners"]["with_images"] == (4 if with_images else 0)
 
 
-@pytest.mark.parametrize(("env", "with_images"), [("my_graph", 5), ("my_graph_text", 0)])
-def test_own_data_runs_as_the_documentation_says(own_data, env, with_images):
-    own_data.run(*own_run(env))
-    reporting = own_data.folder / f"data/08_reporting/{env}/link_prediction"
+def test_own_data_runs_as_the_documentation_says(own_data):
+    own_data.run(*OWN_GRAPH)
+    reporting = own_data.folder / "data/08_reporting/my_graph/link_prediction"
     assert "</html>" in (reporting / "index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
-    assert coverage["owners"]["with_images"] == with_images
+    assert coverage["owners"]["with_images"] == 5
     assert coverage["owners"]["all"] == 12
+
+
+def test_a_variant_of_own_data_names_only_what_differs(own_data):
+    conf = str(own_data.folder / "conf")
+    variants = ("my_graph", "my_graph_text")
+    graph, text = (
+        ExtendingConfigLoader(conf, env=variant, **CONFIG_LOADER_ARGS)["globals"]
+        for variant in variants
+    )
+    assert (graph.pop("dataset"), text.pop("dataset")) == variants
+    assert graph["link_prediction"].pop("images") == "data/01_raw/my_graph/images"
+    assert text["link_prediction"].pop("images") is None
+    assert {**graph, "extends": "my_graph"} == text
 
 
 SYNSETS = """

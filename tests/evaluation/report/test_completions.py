@@ -35,6 +35,7 @@ def completions():
     return pd.DataFrame(rows, columns=[*columns, "score_model", "score_complex"])
 
 
+NOTHING = dict.fromkeys(("precision", "mean_probability", "recall", "unjudged")) | {"triples": 0}
 REPORT = {
     "meaning": "What it <means>.",
     "questions": {
@@ -49,6 +50,17 @@ REPORT = {
         "recall": 0.1,
         "unjudged": 0.75,
     },
+    "by_threshold": [
+        {
+            "probability": 0.3,
+            "triples": 1500,
+            "mean_probability": 0.444,
+            "precision": 0.456,
+            "recall": 0.789,
+            "unjudged": 0.544,
+        },
+        {"probability": 0.9, **NOTHING},
+    ],
 }
 
 
@@ -132,16 +144,15 @@ def test_how_it_did_is_said(graph, completions):
         "65.0&nbsp;%",
     ):
         assert re.search(words, page), words
+    rows = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in page.split("<tr>")[2:]]
+    assert [cell.replace("\u202f", "").replace("&nbsp;", "") for row in rows for cell in row] == [
+        *("0.30", "1500", "44.4%", "45.6%", "78.9%", "54.4%"),
+        *("0.90", "0", "–", "–", "–", "–"),
+    ]
     unknown = {
         **REPORT,
         "questions": {**REPORT["questions"], "test_triples_covered": {"either": None}},
-        "kept": {
-            "triples": 0,
-            "precision": None,
-            "mean_probability": None,
-            "recall": None,
-            "unjudged": None,
-        },
+        "kept": NOTHING,
     }
     page = render(graph, completions.iloc[:0], report=unknown)
     assert content_of(page)["items"] == []

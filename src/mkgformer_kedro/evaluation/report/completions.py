@@ -32,7 +32,7 @@ def render_completions(
     Args:
         completions: ``head``, ``relation``, ``tail`` (ids), ``probability``, ``found_by``,
             ``in_answer_set``, ``score_<expert>``; the most probable first.
-        report: What judging them gave: ``questions``, ``kept``, ``calibration``, ``meaning``.
+        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``.
         triples: All known triples, by index.
         entities: Columns ``entity``, ``name``, ``text``; row number is entity index.
         relations: Columns ``relation``, ``text``.
@@ -97,6 +97,7 @@ def render_completions(
         {
             "data_set": data_set,
             "kept": report["kept"],
+            "by_threshold": report["by_threshold"],
             "questions": report["questions"],
             "meaning": report["meaning"],
             "new": len(completions),
