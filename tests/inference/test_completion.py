@@ -473,7 +473,7 @@ def test_keeping_everything_is_refused():
 
 def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     rng = np.random.default_rng(0)
-    n = 40_000
+    n = 20_000
     log_odds = rng.normal(-3, 2, n)
     found_by = rng.integers(3, size=n)
     logit = 0.8 * log_odds + np.array([-1.0, -0.5, 1.0])[found_by]
