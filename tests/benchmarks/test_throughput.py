@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import itertools
 import json
 import shutil
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import step_profile
+import throughput
 import torch
+import worlds
 from PIL import Image
 from transformers import BertTokenizer
 
@@ -34,17 +36,6 @@ PROJECT = Path(__file__).parents[2]
 ENTITIES = 12
 
 
-def load_script(name: str) -> ModuleType:
-    path = PROJECT / f"benchmarks/{name}.py"
-    specification = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-throughput = load_script("throughput")
-step_profile = load_script("step_profile")
 CAUSES = [name for name in throughput.LABELS if name != "images_of_zeros"]
 
 
@@ -148,7 +139,7 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(project):
-    return throughput.open_world(project, "tiny")
+    return worlds.open_world(project, "tiny")
 
 
 def loss_and_gradients(world, way, rows):
@@ -206,7 +197,7 @@ class TestBothWaysAgree:
         images["path"] = images["path"].to_numpy()[::-1]
         entities = pd.read_parquet(tables / "ingestion/entities.parquet")["entity"]
         folder = project / "data/01_raw/tiny/images"
-        swapped = throughput.ImageFiles(world.store, images, entities, folder, world.model.config)
+        swapped = worlds.ImageFiles(world.store, images, entities, folder, world.model.config)
         with pytest.raises(AssertionError, match="authors' way: the loss differs"):
             throughput.check_agreement(replace(world, files=swapped), world.test_rows)
 
@@ -246,7 +237,7 @@ class TestImageFiles:
             assert not decoded[name][~present].any()
 
     def test_a_missing_file_is_named(self, project, tmp_path):
-        world = throughput.open_world(project, "tiny", images=tmp_path)
+        world = worlds.open_world(project, "tiny", images=tmp_path)
         with pytest.raises(DataError, match=r"e0/0\.png.*--images"):
             world.files.read([0])
 
@@ -272,7 +263,7 @@ class TestBatches:
 
     def test_training_leaves_the_weights_as_they_are(self, world):
         before = {name: p.detach().clone() for name, p in world.model.named_parameters()}
-        ways = throughput.ways_to_train(mixed_precision=True)
+        ways = throughput.ways_to_train(world, mixed_precision=True)
         throughput.measure_training(world, ways, 1, 1, mixed_precision=True)
         for name, parameter in world.model.named_parameters():
             assert torch.equal(parameter, before[name]), name
@@ -307,17 +298,17 @@ class TestMeasure:
         assert summary["items_per_second"] == summary["answers_per_second"] == 2.0
         assert result["quick"].summary()["answers_per_second"] == 20.0
 
-    def test_precision_is_a_cause_only_where_it_differs(self):
+    def test_precision_is_a_cause_only_where_it_differs(self, world):
         label = f"+ {throughput.LABELS['single_precision']}"
-        assert label in throughput.ways_to_train(mixed_precision=True)
-        assert label not in throughput.ways_to_train(mixed_precision=False)
+        assert label in throughput.ways_to_train(world, mixed_precision=True)
+        assert label not in throughput.ways_to_train(world, mixed_precision=False)
 
 
 class TestOpenWorld:
     def test_missing_stages_are_named_with_the_command(self, project, tmp_path):
         shutil.copytree(project / "conf", tmp_path / "conf")
         with pytest.raises(DataError, match="--env tiny` first") as caught:
-            throughput.open_world(tmp_path, "tiny")
+            worlds.open_world(tmp_path, "tiny")
         assert len(caught.value.problems) == 7
         assert (
             "--images" in next(each for each in caught.value.problems if "raw" in each.what).remedy
@@ -326,12 +317,67 @@ class TestOpenWorld:
     def test_the_untrained_model_has_the_papers_size(self):
         store = SimpleNamespace(roles={"full": RoleLayout(64, 2), "detection": RoleLayout(32, 1)})
         with torch.device("meta"):  # sizes without weights
-            model, tokenizer = throughput.untrained_model(store, 7, 2)
+            model, tokenizer = worlds.untrained_model(store, 7, 2)
         config = model.config
         assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
         assert (config.vision_config.patch_size, config.vision_config.hidden_size) == (32, 768)
         assert config.image_roles == ("full", "detection")
         assert config.text_config.vocab_size == len(tokenizer)
+
+
+class TestMadeUpWorld:
+    SIZES = worlds.MadeUp(
+        entities=9,
+        relations=3,
+        tokens=24,
+        images=2,
+        asked=3,
+        queries=2,
+        train_answers=2.5,
+        test_answers=1,
+    )
+
+    @pytest.fixture(scope="class")
+    def made_up(self, project, tmp_path_factory):
+        small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16}
+        return worlds.made_up_world(
+            project,
+            "tiny",
+            self.SIZES,
+            tmp_path_factory.mktemp("made_up"),
+            batch_size=4,
+            text_config={**small, "intermediate_size": 32},
+            vision_config={**small, "intermediate_size": 32, "patch_size": 32, "image_size": 64},
+            num_fusion_layers=1,
+        )
+
+    def test_it_has_the_sizes_that_were_asked_for(self, made_up):
+        queries = made_up.queries
+        assert made_up.model.config.num_entities == 9
+        assert (queries.lengths == 24).all()
+        assert made_up.store.read([0, 3])["image_mask"].tolist() == [[True, True], [False, False]]
+        assert made_up.answers(made_up.train_rows) == 15
+        assert made_up.answers(made_up.test_rows) == 6
+        batches = throughput.draw_batches(made_up, throughput.OURS, 0, 2)
+        assert sorted(len(np.unique(queries.entity[rows])) for rows in batches) == [1, 2]
+        asked = {*zip(queries.is_tail, queries.entity, queries.relation, strict=True)}
+        assert len(asked) == 6  # each in train and in test
+
+    def test_both_ways_agree_and_nothing_is_decoded(self, made_up):
+        agreement = throughput.check_agreement(made_up, made_up.test_rows)
+        assert agreement["ranks_equal"] == 6
+        ways = throughput.ways_to_train(made_up, mixed_precision=False)
+        assert f"+ {throughput.LABELS['decode_images']}" not in ways
+
+    def test_the_command_line_gives_sizes(self):
+        given = worlds.MadeUp.parse("tokens=128,train_answers=1.5")
+        assert given == worlds.MadeUp(tokens=128, train_answers=1.5)
+        with pytest.raises(argparse.ArgumentTypeError, match="with names of entities"):
+            worlds.MadeUp.parse("words=3")
+
+    def test_more_images_than_slots_are_refused(self, project, tmp_path):
+        with pytest.raises(DataError, match="has slots for 2"):
+            worlds.made_up_world(project, "tiny", replace(self.SIZES, images=3), tmp_path)
 
 
 def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
