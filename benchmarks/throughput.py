@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from rates import CLOCKS, Shape, multiply_adds, peak_rate, synchronize
 from torch import Tensor, nn
 from tqdm import tqdm
 from worlds import World, add_world_options, world_of
@@ -81,17 +83,17 @@ LABELS = {
 }
 """What each field of :class:`Way` does, in the words of the report."""
 
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""CPU time leaves out what other programs on the machine take; it says nothing about a GPU."""
-
 OURS = Way()
 AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), images_of_zeros=False)
+WHOLES = {"this project": OURS, "authors' way": AUTHORS}
+
+Clock = Callable[[], float]
 
 
 def ways_to_train(world: World, mixed_precision: bool) -> dict[str, Way]:
     """The ways that training is timed in, by name: both wholes, and each cause alone."""
     idle = {"single_precision": not mixed_precision, "decode_images": world.files is world.store}
-    ways = {"this project": OURS, "authors' way": AUTHORS}
+    ways = dict(WHOLES)
     for field in fields(Way):
         if not idle.get(field.name):
             ways[f"+ {LABELS[field.name]}"] = Way(**{field.name: True})
@@ -205,6 +207,28 @@ def train(
         optimizer.zero_grad()
 
 
+def asked_blocks(world: World, way: Way, rows: np.ndarray) -> list[np.ndarray]:
+    """Query numbers of the blocks in which a way asks about the queries ``rows``."""
+    rows = asking_order(world.queries, rows)
+    if way.item_per_triple:
+        rows = rows[world.queries.answers.flat(rows)[0]]
+    size = world.parameters.dev_batch_size
+    return np.split(rows, range(size, len(rows), size))
+
+
+def shape_of(world: World, way: Way, rows: np.ndarray) -> Shape:
+    """What a way computes for a batch of the queries ``rows``."""
+    queries = world.queries
+    owners = queries.entity[rows]
+    seen = owners[world.store.has_images[owners]]
+    groups = len(seen) if way.images_per_query else len(np.unique(seen))
+    if way.images_of_zeros:
+        # One row of zeros is shared by all that lack images.
+        groups, seen = len(rows) if way.images_per_query else groups + 1, rows
+    longest = queries.prompts.max_length if way.pad_to_longest else queries.lengths[rows].max()
+    return Shape(len(rows), int(longest), len(seen), groups, way.full_vocabulary)
+
+
 @torch.no_grad()
 def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
     """Filtered ranks of all answers of the queries ``rows``.
@@ -218,13 +242,13 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
         One row per answer, both ways in the same order: ``rank_optimistic`` and
         ``rank_pessimistic``; sorting knows no ties, so the authors' way gives one rank for both.
     """
-    size, rows = world.parameters.dev_batch_size, asking_order(world.queries, rows)
+    rows = asking_order(world.queries, rows)
     if not way.item_per_triple:
         blocks = ask(
             world.model,
             Collator(world.queries, world.store),
             rows,
-            batch_size=size,
+            batch_size=world.parameters.dev_batch_size,
             what="Ranking",
             of="queries",
         )
@@ -233,10 +257,10 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
             for numbers, outputs in blocks
         ]
         return pd.concat(tables, ignore_index=True)
-    positions, answers = world.queries.answers.flat(rows)
+    _, answers = world.queries.answers.flat(rows)
     ranks = []
-    for start in range(0, len(answers), size):
-        numbers, wanted = rows[positions[start : start + size]], answers[start : start + size]
+    for numbers in asked_blocks(world, way, rows):
+        wanted = answers[len(ranks) : len(ranks) + len(numbers)]
         inputs = collate(world, way, numbers)
         del inputs["labels"]
         scores = entity_logits(world.model, on_device(inputs, world.model.device), way)
@@ -311,6 +335,23 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What one way took in one round.
+
+    Attributes:
+        items: Items it handled.
+        seconds: Seconds it took.
+        multiply_adds: Multiply-adds of its matrix products.
+        peak_bytes: The highest memory in use; None where not known.
+    """
+
+    items: int
+    seconds: float
+    multiply_adds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one way was measured at.
 
@@ -319,6 +360,7 @@ class Measurement:
         answers: Triples and directions that the whole job answers, whatever the way.
         seconds: Seconds the whole job would take, extrapolated in each round.
         ratios: ``seconds`` over those of this project's way in the same round.
+        shares: Multiply-adds a second in each round, as a share of a plain matrix product's.
         peak_bytes: Median over rounds of the highest memory in use; None where not known.
     """
 
@@ -326,6 +368,7 @@ class Measurement:
     answers: int
     seconds: list[float]
     ratios: list[float]
+    shares: list[float]
     peak_bytes: int | None
 
     def summary(self) -> dict[str, Any]:
@@ -338,53 +381,91 @@ class Measurement:
             "seconds": seconds,
             "ratio": statistics.median(self.ratios),
             "ratio_range": [min(self.ratios), max(self.ratios)],
+            "share_of_peak": statistics.median(self.shares),
             "peak_bytes": self.peak_bytes,
         }
 
 
+def take_turn(
+    items: int,
+    multiply_adds: float,
+    job: Callable[[], Any],
+    device: torch.device,
+    clock: Callable[[], float],
+) -> Turn:
+    """Time a job, waiting for the device before and behind it."""
+    with _PeakMemory(device) as memory:
+        synchronize(device)
+        began = clock()
+        job()
+        synchronize(device)
+        seconds = clock() - began
+    return Turn(items, seconds, multiply_adds, memory.peak)
+
+
 def measure(
-    jobs: dict[str, Callable[[int], tuple[float, Callable[[], Any]]]],
+    jobs: dict[str, Callable[[int], Turn]],
     totals: dict[str, int],
     answers: int,
     rounds: int,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
+    peaks: dict[str, float],
 ) -> dict[str, Measurement]:
-    """Time jobs that take turns: A B C A B C.
+    """Let jobs take turns: A B C A B C.
 
     Args:
-        jobs: By name, a function that prepares the job of a round (unmeasured) and returns how many
-            items it handles and the call to time. The first is the one others are compared with.
+        jobs: By name, a function that takes the turn of a round. The first is the one others are
+            compared with.
         totals: Items of the whole of each job.
         answers: Triples and directions that the whole answers.
         rounds: Measured rounds.
-        device: Device to wait for.
-        clock: Seconds, one of :data:`CLOCKS`.
+        peaks: Rate of a plain matrix product in the precision of each job.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    peaks: dict[str, list[int | None]] = {name: [] for name in jobs}
-    turns = list(itertools.product(range(rounds), jobs))
-    for number, name in tqdm(turns, unit="run"):
-        items, job = jobs[name](number)
-        with _PeakMemory(device) as memory:
-            _synchronize(device)
-            started = clock()
-            job()
-            _synchronize(device)
-            elapsed = clock() - started
-        seconds[name].append(elapsed / items * totals[name])
-        peaks[name].append(memory.peak)
+    turns: dict[str, list[Turn]] = {name: [] for name in jobs}
+    order = list(itertools.product(range(rounds), jobs))
+    for number, name in tqdm(order, unit="run"):
+        turns[name].append(jobs[name](number))
+    seconds = {
+        name: [turn.seconds / turn.items * totals[name] for turn in turns[name]] for name in jobs
+    }
     reference = seconds[next(iter(jobs))]
+    memory = {name: [turn.peak_bytes for turn in turns[name]] for name in jobs}
     return {
         name: Measurement(
             totals[name],
             answers,
             seconds[name],
             [own / theirs for own, theirs in zip(seconds[name], reference, strict=True)],
-            None if None in peaks[name] else int(statistics.median(peaks[name])),
+            [turn.multiply_adds / turn.seconds / peaks[name] for turn in turns[name]],
+            None if None in memory[name] else int(statistics.median(memory[name])),
         )
         for name in jobs
     }
+
+
+def training_turns(
+    world: World, ways: dict[str, Way], steps: int, mixed_precision: bool, clock: Clock
+) -> dict[str, Callable[[int], Turn]]:
+    """For each way what trains on ``steps`` batches of the epoch of a round."""
+    model = world.model
+    # At a learning rate of 0 the optimizer does all its work and the weights stay as they are.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def take(way: Way, number: int) -> Turn:
+        set_up(model.train(), way)
+        batches = draw_batches(world, way, number, steps)
+        items = sum(len(batch) for batch in batches)
+        forward = sum(multiply_adds(model.config, shape_of(world, way, rows)) for rows in batches)
+        # What the last way left behind, in caches and in memory to be had, is not this one's cost.
+        train(world, way, batches[:1], optimizer, mixed_precision)
+        return take_turn(
+            items,
+            3 * forward,
+            lambda: train(world, way, batches, optimizer, mixed_precision),
+            model.device,
+            clock,
+        )
+
+    return {name: partial(take, way) for name, way in ways.items()}
 
 
 def measure_training(
@@ -393,55 +474,60 @@ def measure_training(
     rounds: int,
     steps: int,
     mixed_precision: bool,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Measurement]:
     """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
-    model = world.model.train()
-    # At a learning rate of 0 the optimizer does all its work and the weights stay as they are.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-
-    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
-        set_up(model, way)
-        batches = draw_batches(world, way, number, steps)
-        items = sum(len(batch) for batch in batches)
-        # What the last way left behind, in caches and in memory to be had, is not this one's cost.
-        train(world, way, batches[:1], optimizer, mixed_precision)
-        return items, lambda: train(world, way, batches, optimizer, mixed_precision)
-
+    jobs = training_turns(world, ways, steps, mixed_precision, clock)
+    types = {
+        name: torch.bfloat16 if mixed_precision and not way.single_precision else torch.float32
+        for name, way in ways.items()
+    }
+    rates = {
+        dtype: peak_rate(dtype, world.model.device, clock)
+        for dtype in dict.fromkeys(types.values())
+    }
     return measure(
-        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        jobs,
         {name: len(items_per_epoch(world, way)) for name, way in ways.items()},
         world.answers(world.train_rows),
         rounds,
-        model.device,
-        clock,
+        {name: rates[dtype] for name, dtype in types.items()},
     )
 
 
+def ranking_turns(
+    world: World, ways: dict[str, Way], blocks: int, clock: Clock
+) -> dict[str, Callable[[int], Turn]]:
+    """For each way what ranks ``blocks`` blocks of test queries, the same ones for all ways."""
+    model = world.model
+
+    def take(way: Way, number: int) -> Turn:
+        set_up(model.eval(), way)
+        rows = sample_test_blocks(world, blocks, np.random.default_rng([world.seed, number]))
+        items = world.answers(rows) if way.item_per_triple else len(rows)
+        forward = sum(
+            multiply_adds(model.config, shape_of(world, way, block))
+            for block in asked_blocks(world, way, rows)
+        )
+        rank(world, way, rows[: world.parameters.dev_batch_size])
+        return take_turn(items, forward, lambda: rank(world, way, rows), model.device, clock)
+
+    return {name: partial(take, way) for name, way in ways.items()}
+
+
 def measure_evaluation(
-    world: World, rounds: int, blocks: int, clock: Callable[[], float] = time.perf_counter
+    world: World, rounds: int, blocks: int, clock: Clock = time.perf_counter
 ) -> dict[str, Measurement]:
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
-    model = world.model.eval()
-    rng = np.random.default_rng(world.seed)
-    samples = [sample_test_blocks(world, blocks, rng) for _ in range(rounds)]
-
-    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
-        set_up(model, way)
-        rows = samples[number]
-        items = world.answers(rows) if way.item_per_triple else len(rows)
-        rank(world, way, rows[: world.parameters.dev_batch_size])
-        return items, lambda: rank(world, way, rows)
-
     answers = world.answers(world.test_rows)
-    ways = {"this project": OURS, "authors' way": AUTHORS}
+    jobs = ranking_turns(world, WHOLES, blocks, clock)
+    peak = peak_rate(torch.float32, world.model.device, clock)
     return measure(
-        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        jobs,
         {"this project": len(world.test_rows), "authors' way": answers},
         answers,
         rounds,
-        model.device,
-        clock,
+        dict.fromkeys(jobs, peak),
     )
 
 
@@ -479,11 +565,6 @@ class _PeakMemory:
             self.peak = int(lines["VmHWM"].split()[0]) * 1024
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def describe(
     world: World, mixed_precision: bool, rounds: int, steps: int, clock: str
 ) -> dict[str, Any]:
@@ -503,7 +584,10 @@ def describe(
         f"{text.vocab_size:,} words",
         "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
         f"ranking, max_length {parameters.max_length}",
-        "precision": "bfloat16 autocast in training" if mixed_precision else "float32",
+        "precision": "bfloat16 autocast in training, as the trainer does it; the authors' way and "
+        "all ranking in float32"
+        if mixed_precision
+        else "float32",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}",
@@ -533,7 +617,7 @@ def report_lines(
         yield ""
         yield (
             f"{title:56}{'items':>9}{'items/s':>9}{'triples/s':>11}{whole:>14}{'x':>8}"
-            f"{'range':>14}{'memory':>10}"
+            f"{'range':>14}{'share of peak':>15}{'memory':>10}"
         )
         for name, measurement in measurements.items():
             row = measurement.summary()
@@ -543,10 +627,13 @@ def report_lines(
             yield (
                 f"{name:56}{row['items']:>9,}{row['items_per_second']:>9.1f}"
                 f"{row['answers_per_second']:>11.1f}{row['seconds']:>14.1f}{row['ratio']:>8.2f}"
-                f"{spread:>14}{memory:>10}"
+                f"{spread:>14}{row['share_of_peak']:>15.0%}{memory:>10}"
             )
     yield ""
-    yield "triples/s counts triples and directions answered; x is time over that of this project."
+    yield (
+        "triples/s counts triples and directions answered; x is time over that of this project; "
+        "share of peak: multiply-adds a second over those of a plain matrix product."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -14,11 +14,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import rates
 import step_profile
 import throughput
 import torch
 import worlds
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertTokenizer
 
 from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
@@ -276,25 +279,31 @@ class TestMeasure:
         order = []
 
         def job(name, items, reads):
-            def prepare(number):
+            def take(number):
                 order.append((number, name))
-                return items, lambda: [next(clock) for _ in range(reads)]
+                return throughput.take_turn(
+                    items,
+                    6.0,
+                    lambda: [next(clock) for _ in range(reads)],
+                    torch.device("cpu"),
+                    lambda: next(clock),
+                )
 
-            return prepare
+            return take
 
         result = throughput.measure(
             {"quick": job("quick", 10, 0), "slow": job("slow", 4, 1)},
             {"quick": 100, "slow": 200},
             answers=200,
             rounds=2,
-            device=torch.device("cpu"),
-            clock=lambda: next(clock),
+            peaks={"quick": 12.0, "slow": 6.0},
         )
         assert order == [(n, name) for n in range(2) for name in ("quick", "slow")]
         assert result["quick"].seconds == [10.0, 10.0]
         assert result["slow"].seconds == [100.0, 100.0]
         summary = result["slow"].summary()
         assert summary["ratio"] == 10.0
+        assert summary["share_of_peak"] == result["quick"].summary()["share_of_peak"] == 0.5
         assert summary["items_per_second"] == summary["answers_per_second"] == 2.0
         assert result["quick"].summary()["answers_per_second"] == 20.0
 
@@ -406,11 +415,75 @@ def test_cpu_time_is_refused_on_a_gpu(capsys):
     assert "leave --clock at wall" in capsys.readouterr().err
 
 
+WAYS = {
+    "ours": throughput.OURS,
+    "authors": throughput.AUTHORS,
+    "zeros": throughput.Way(images_of_zeros=True),
+    "zeros for each": throughput.Way(images_of_zeros=True, images_per_query=True),
+}
+
+
+class TestRates:
+    @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+    def test_the_formula_counts_what_torch_counts(self, world, way):
+        throughput.set_up(world.model.eval(), way)
+        rows = throughput.draw_batches(world, way, 0, 1)[0]
+        batch = throughput.collate(world, way, rows)
+        # torch does not count what its fused attention of processors computes.
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            throughput.batch_loss(world.model, batch, way)
+        shape = throughput.shape_of(world, way, rows)
+        counted = counter.get_total_flops() / 2
+        assert rates.multiply_adds(world.model.config, shape) == pytest.approx(counted, rel=0.02)
+
+    def test_the_peak_is_that_of_the_quickest_product(self):
+        clock = iter([0, 4, 10, 12, 20, 23])
+        rate = rates.peak_rate(clock=lambda: next(clock), size=4, repeats=3)
+        assert rate == 4**3 / 2
+
+
+class Event(SimpleNamespace):
+    def __init__(self, name, above=None):
+        super().__init__(name=name, cpu_parent=above)
+
+
 class TestProfileOfAStep:
-    def test_the_formula_counts_what_torch_counts(self, world):
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("aten::addmm", "matrix products"),
+            ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "matrix products"),
+            ("aten::native_layer_norm", "normalisation"),
+            ("aten::_log_softmax_backward_data", "normalisation"),
+            ("aten::scatter_add_", "look-ups and scatters"),
+            ("aten::copy_", "copies"),
+            # Words that only hold the name of another operator.
+            ("aten::common", step_profile.OTHER),
+            ("aten::concatenate_names", step_profile.OTHER),
+            ("aten::normal_", step_profile.OTHER),
+            ("aten::reindexed", step_profile.OTHER),
+        ],
+    )
+    def test_kinds_go_by_whole_words(self, name, kind):
+        assert step_profile.kind_of(Event(name)) == kind
+
+    def test_what_lies_within_clipping_and_optimizer_is_theirs(self):
+        for part in ("clipping", "Optimizer.step#RowwiseAdamW.step"):
+            event = Event("aten::mul", Event("aten::_foreach_mul", Event(part)))
+            assert step_profile.kind_of(event) == "clipping and optimizer"
+
+    @pytest.mark.parametrize("job", ["training", "ranking"])
+    def test_both_jobs(self, world, tmp_path, job):
         world = replace(world, model=deepcopy(world.model))
         throughput.set_up(world.model, throughput.OURS)
-        found = step_profile.measure(world, steps=2)
+        weights = deepcopy(world.model.state_dict())
+        found = step_profile.measure(world, job, 2, tmp_path, "bf16")
         assert sum(found["shares"].values()) == pytest.approx(1)
-        assert {"matrix products", "optimizer"} < found["shares"].keys()
+        kinds = {"matrix products", step_profile.PYTHON}
+        if job == "training":
+            kinds.add("clipping and optimizer")
+        assert kinds < found["shares"].keys()
         assert found["multiply_adds"] == pytest.approx(found["counted"], rel=0.1)
+        for name, weight in world.model.state_dict().items():
+            assert torch.equal(weight, weights[name]), name
