@@ -17,11 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -86,6 +89,8 @@ LABELS = {
 OURS = Way()
 AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), images_of_zeros=False)
 WHOLES = {"this project": OURS, "authors' way": AUTHORS}
+
+BEFORE = "this project, earlier"
 
 Clock = Callable[[], float]
 
@@ -409,6 +414,7 @@ def measure(
     answers: int,
     rounds: int,
     peaks: dict[str, float],
+    before: Callable[[int], Turn] | None = None,
 ) -> dict[str, Measurement]:
     """Let jobs take turns: A B C A B C.
 
@@ -419,7 +425,14 @@ def measure(
         answers: Triples and directions that the whole answers.
         rounds: Measured rounds.
         peaks: Rate of a plain matrix product in the precision of each job.
+        before: One more job: the first one, as an earlier state of this project does it.
     """
+    if before is not None:
+        first = next(iter(jobs))
+        jobs, totals, peaks = (
+            {first: each[first], BEFORE: value, **each}
+            for each, value in ((jobs, before), (totals, totals[first]), (peaks, peaks[first]))
+        )
     turns: dict[str, list[Turn]] = {name: [] for name in jobs}
     order = list(itertools.product(range(rounds), jobs))
     for number, name in tqdm(order, unit="run"):
@@ -475,6 +488,7 @@ def measure_training(
     steps: int,
     mixed_precision: bool,
     clock: Clock = time.perf_counter,
+    before: Before | None = None,
 ) -> dict[str, Measurement]:
     """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
     jobs = training_turns(world, ways, steps, mixed_precision, clock)
@@ -492,6 +506,7 @@ def measure_training(
         world.answers(world.train_rows),
         rounds,
         {name: rates[dtype] for name, dtype in types.items()},
+        before and partial(before.take, "training"),
     )
 
 
@@ -516,7 +531,11 @@ def ranking_turns(
 
 
 def measure_evaluation(
-    world: World, rounds: int, blocks: int, clock: Clock = time.perf_counter
+    world: World,
+    rounds: int,
+    blocks: int,
+    clock: Clock = time.perf_counter,
+    before: Before | None = None,
 ) -> dict[str, Measurement]:
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
     answers = world.answers(world.test_rows)
@@ -528,7 +547,54 @@ def measure_evaluation(
         answers,
         rounds,
         dict.fromkeys(jobs, peak),
+        before and partial(before.take, "ranking"),
     )
+
+
+class Before:
+    """An earlier state of this project, in a process of its own that takes turns when told to.
+
+    Args:
+        checkout: Its folder, with ``src/``, ``conf/`` and, unless the graph is made up, ``data/``.
+        arguments: The command line of this process.
+    """
+
+    def __init__(self, checkout: Path, arguments: Sequence[str]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, __file__, *arguments, "--project", str(checkout), "--serve"],
+            env=os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Before:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.communicate()  # the end of its input is the end of its work
+
+    def take(self, job: str, number: int) -> Turn:
+        """Let it take its turn in a round of a job, ``training`` or ``ranking``."""
+        print(job, number, file=self._child.stdin, flush=True)
+        answer = self._child.stdout.readline()
+        if not answer:
+            sys.exit("The earlier state ended, see above.")
+        return Turn(**json.loads(answer))
+
+
+def serve(
+    world: World, steps: int, mixed_precision: bool, clock: Clock, lines: Iterable[str]
+) -> Iterator[str]:
+    """Take the turns that :class:`Before` asks for: a line for each, a line in return."""
+    ways = {"this project": OURS}
+    jobs = {
+        "training": training_turns(world, ways, steps, mixed_precision, clock),
+        "ranking": ranking_turns(world, ways, steps, clock),
+    }
+    for line in lines:
+        job, number = line.split()
+        yield json.dumps(asdict(jobs[job]["this project"](int(number))))
 
 
 def sample_test_blocks(world: World, blocks: int, rng: np.random.Generator) -> np.ndarray:
@@ -582,6 +648,9 @@ def describe(
         f"{vision.num_hidden_layers} x {vision.hidden_size}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
         f"{text.vocab_size:,} words",
+        "images": "lie decoded: neither way decodes them"
+        if world.files is world.store
+        else "decoded from files in each batch by the authors' way",
         "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
         f"ranking, max_length {parameters.max_length}",
         "precision": "bfloat16 autocast in training, as the trainer does it; the authors' way and "
@@ -650,6 +719,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
     )
+    parser.add_argument(
+        "--wholes", action="store_true", help="leave out the authors' habits one by one"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
     parser.add_argument("--steps", type=int, default=2, help="batches per round (default: 2)")
     parser.add_argument(
@@ -658,6 +730,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="wall",
         help="cpu: CPU time, for a machine that is shared; use it with OMP_NUM_THREADS=1",
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="time an earlier state of this project, too: a folder with its src/ and conf/ and, "
+        "without --made-up, its data/",
+    )
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and options.clock == "cpu":
@@ -668,34 +748,37 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the figures where asked to."""
     options = parse(arguments)
-    with TemporaryDirectory() as work:
-        report(options, Path(work))
-
-
-def report(options: argparse.Namespace, work: Path) -> None:
-    """Measure, print, and write the figures where asked to; ``work`` is for what is made up."""
     mixed_precision = options.precision == "bf16" or (
         options.precision == "auto" and options.device == "cuda" and torch.cuda.is_bf16_supported()
     )
-    try:
-        world = world_of(options, work)
-        sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
-        agreement = check_agreement(world, sample)
-    except DataError as error:
-        sys.exit(str(error))
-    rounds, steps, clock = options.rounds, options.steps, CLOCKS[options.clock]
-    settings = describe(world, mixed_precision, rounds, steps, options.clock)
-    ways = ways_to_train(world, mixed_precision)
-    training = measure_training(world, ways, rounds, steps, mixed_precision, clock)
-    evaluation = measure_evaluation(world, rounds, steps, clock)
-    print("\n".join(report_lines(settings, agreement, training, evaluation)))
+    given = options.rounds, options.steps, mixed_precision, CLOCKS[options.clock]
+    with ExitStack() as stack:
+        try:
+            world = world_of(options, Path(stack.enter_context(TemporaryDirectory())))
+            if options.serve:
+                for line in serve(world, *given[1:], sys.stdin):
+                    print(line, flush=True)
+                return
+            sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
+            agreement = check_agreement(world, sample)
+        except DataError as error:
+            sys.exit(str(error))
+        before = None
+        if options.before is not None:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            before = stack.enter_context(Before(options.before, arguments))
+        ways = WHOLES if options.wholes else ways_to_train(world, mixed_precision)
+        training = measure_training(world, ways, *given, before)
+        ranking = measure_evaluation(world, options.rounds, options.steps, given[-1], before)
+    settings = describe(world, mixed_precision, options.rounds, options.steps, options.clock)
+    print("\n".join(report_lines(settings, agreement, training, ranking)))
     if options.output is not None:
         results = {
             "settings": settings,
             "agreement": agreement,
             **{
                 job: {name: {**each.summary(), **asdict(each)} for name, each in result.items()}
-                for job, result in (("training", training), ("evaluation", evaluation))
+                for job, result in (("training", training), ("evaluation", ranking))
             },
         }
         with written_atomically(options.output) as temporary:

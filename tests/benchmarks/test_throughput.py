@@ -391,15 +391,21 @@ class TestMadeUpWorld:
 
 def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
     output = tmp_path / "speed.json"
+    (project / "src").symlink_to(PROJECT / "src")
     options = ["--env", "tiny", "--project", str(project), "--device", "cpu", "--rounds", "1"]
-    throughput.main([*options, "--steps", "1", "--precision", "bf16", "--output", str(output)])
+    options += ["--steps", "1", "--precision", "bf16", "--output", str(output)]
+    throughput.main([*options, "--before", str(project)])
     printed = capsys.readouterr().out
     assert "tiny: 12 entities, 48 triples and directions" in printed
     for label in throughput.LABELS.values():
         assert label in printed
     results = json.loads(output.read_text())
+    ours_of_training = results["training"]["this project"]
     assert results["training"]["authors' way"]["items"] == 48
-    assert set(results["evaluation"]) == {"this project", "authors' way"}
+    ours, before, authors = results["evaluation"].values()
+    assert ours["items"] == before["items"] < authors["items"]
+    assert len(before["seconds"]) == 1
+    assert results["training"][throughput.BEFORE]["items"] == ours_of_training["items"]
     assert results["settings"]["precision"].startswith("bfloat16")
 
 
