@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import candidates
 import numpy as np
 import pandas as pd
 import pytest
@@ -493,3 +494,19 @@ class TestProfileOfAStep:
         assert found["multiply_adds"] == pytest.approx(found["counted"], rel=0.1)
         for name, weight in world.model.state_dict().items():
             assert torch.equal(weight, weights[name]), name
+
+
+def test_candidates_beside_the_step_as_it_stands(world, tmp_path):
+    world = replace(world, model=deepcopy(world.model))
+    rows = candidates.rows_of(
+        world,
+        tmp_path,
+        precision="fp32",
+        workers=1,
+        rounds=1,
+        steps=1,
+        clock=rates.CLOCKS["wall"],
+        chosen=["channels"],
+    )
+    names = [row["name"] for row in rows]
+    assert names == ["as it stands", "channels-last image embedding"]
