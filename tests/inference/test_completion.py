@@ -237,8 +237,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
     for question in asked.itertuples(index=False):
         number = int(question.direction == "head")
         query = pd.DataFrame([question._asdict()])
-        _, scores, parts = next(mixture.parts(query, batch_size=1))
-        total = scores[0].numpy().astype(float)
+        part = next(mixture.parts(query, batch_size=1))
+        total = part.mixed[0].numpy().astype(float)
         for entity in range(ENTITIES):
             triple = (question.entity, question.relation, entity)
             if (triple if number == 0 else triple[::-1]) in train:
@@ -260,8 +260,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
                     entity,
                     odds,
                     -logs[entity] <= 2,
-                    parts[0][0, entity].item(),
-                    parts[1][0, entity].item() if speaks else np.nan,
+                    part.logs[0][0, entity].item(),
+                    part.logs[1][0, entity].item() if speaks else np.nan,
                 )
             )
     columns = [
@@ -303,7 +303,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
     mixture.experts[0].asked.clear()
 
     class Dying:
-        name, seed, folder = "knowing", 0, None
+        name, seed, folder, learned = "knowing", 0, None, None
         left = 6
 
         def answers(self, queries):

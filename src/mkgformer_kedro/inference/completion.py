@@ -309,9 +309,10 @@ def _answer(
     direction = (block["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int8)
     entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
     tables = []
-    for rows, scores, parts in mixture.parts(block, batch_size=parameters.batch_size):
+    for part in mixture.parts(block, batch_size=parameters.batch_size):
+        rows = part.rows
         cells = known.cells(direction[rows], entity[rows], relation[rows])
-        logs = mixture.calibration.log_softmax(scores, cells)
+        logs = mixture.calibration.log_softmax(part.mixed, cells)
         fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
         logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
         best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
@@ -335,7 +336,7 @@ def _answer(
             }
         )
         for number, name in enumerate(names):
-            values = parts[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
+            values = part.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
             table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
         tables.append(table[probability >= parameters.least_odds])
     columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]

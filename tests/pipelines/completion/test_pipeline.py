@@ -30,6 +30,8 @@ ENTITIES = PEOPLE + TOWNS
 class Expert:
     """Knows where people live, up to noise."""
 
+    learned = None
+
     def __init__(self, name, table, noise):
         rng = np.random.default_rng(len(name))
         self.name, self.seed, self.folder = name, 0, None
