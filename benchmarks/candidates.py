@@ -123,7 +123,8 @@ def rows_of(
         if not number or any(word in name for word in chosen)
     }
     once = {name: start_up(job, clock) for name, job in jobs.items()}
-    peak = peak_rate(torch.bfloat16 if precision == "bf16" else torch.float32, device, clock)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    peak = partial(peak_rate, dtype, device, clock)
     measured = measure(
         {
             name: lambda number, job=job: take_turn(len(batches), computed, job, device, clock)

@@ -15,7 +15,6 @@ Letters in shapes: ``B`` examples, ``T`` text tokens, ``N`` entities, ``V`` word
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -413,7 +412,7 @@ def measure(
     totals: dict[str, int],
     answers: int,
     rounds: int,
-    peaks: dict[str, float],
+    peaks: dict[str, Callable[[], float]],
     before: Callable[[int], Turn] | None = None,
 ) -> dict[str, Measurement]:
     """Let jobs take turns: A B C A B C.
@@ -424,7 +423,8 @@ def measure(
         totals: Items of the whole of each job.
         answers: Triples and directions that the whole answers.
         rounds: Measured rounds.
-        peaks: Rate of a plain matrix product in the precision of each job.
+        peaks: What measures the rate of a plain matrix product in the precision of each job; it is
+            called in each round, and the best counts.
         before: One more job: the first one, as an earlier state of this project does it.
     """
     if before is not None:
@@ -434,9 +434,13 @@ def measure(
             for each, value in ((jobs, before), (totals, totals[first]), (peaks, peaks[first]))
         )
     turns: dict[str, list[Turn]] = {name: [] for name in jobs}
-    order = list(itertools.product(range(rounds), jobs))
-    for number, name in tqdm(order, unit="run"):
-        turns[name].append(jobs[name](number))
+    best = dict.fromkeys(peaks.values(), 0.0)
+    with tqdm(total=rounds * len(jobs), unit="run") as progress:
+        for number in range(rounds):
+            best = {rate: max(known, rate()) for rate, known in best.items()}
+            for name, job in jobs.items():
+                turns[name].append(job(number))
+                progress.update()
     seconds = {
         name: [turn.seconds / turn.items * totals[name] for turn in turns[name]] for name in jobs
     }
@@ -448,7 +452,7 @@ def measure(
             answers,
             seconds[name],
             [own / theirs for own, theirs in zip(seconds[name], reference, strict=True)],
-            [turn.multiply_adds / turn.seconds / peaks[name] for turn in turns[name]],
+            [turn.multiply_adds / turn.seconds / best[peaks[name]] for turn in turns[name]],
             None if None in memory[name] else int(statistics.median(memory[name])),
         )
         for name in jobs
@@ -497,8 +501,7 @@ def measure_training(
         for name, way in ways.items()
     }
     rates = {
-        dtype: peak_rate(dtype, world.model.device, clock)
-        for dtype in dict.fromkeys(types.values())
+        dtype: partial(peak_rate, dtype, world.model.device, clock) for dtype in types.values()
     }
     return measure(
         jobs,
@@ -540,7 +543,7 @@ def measure_evaluation(
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
     answers = world.answers(world.test_rows)
     jobs = ranking_turns(world, WHOLES, blocks, clock)
-    peak = peak_rate(torch.float32, world.model.device, clock)
+    peak = partial(peak_rate, torch.float32, world.model.device, clock)
     return measure(
         jobs,
         {"this project": len(world.test_rows), "authors' way": answers},

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import shutil
+import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,12 @@ def project(tmp_path_factory) -> Path:
     task = LinkPrediction(entities, relations, "paper", 24)
     save_model(models / "entity_modeling", model, tokenizer, task)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_large_products(monkeypatch):
+    for module in (throughput, step_profile, candidates):
+        monkeypatch.setattr(module, "peak_rate", lambda *_: 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +304,7 @@ class TestMeasure:
             {"quick": 100, "slow": 200},
             answers=200,
             rounds=2,
-            peaks={"quick": 12.0, "slow": 6.0},
+            peaks={"quick": iter([8.0, 12.0]).__next__, "slow": iter([6.0, 4.0]).__next__},
         )
         assert order == [(n, name) for n in range(2) for name in ("quick", "slow")]
         assert result["quick"].seconds == [10.0, 10.0]
@@ -390,12 +397,25 @@ class TestMadeUpWorld:
             worlds.made_up_world(project, "tiny", replace(self.SIZES, images=3), tmp_path)
 
 
-def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
+EARLIER = """\
+import json, os, sys
+assert sys.argv[-3:] == ["--project", os.path.dirname(__file__), "--serve"]
+assert os.environ["PYTHONPATH"] == os.path.join(os.path.dirname(__file__), "src")
+for line in sys.stdin:
+    assert line in ("training 0\\n", "ranking 0\\n")
+    turn = {"items": 2, "seconds": 3.0, "multiply_adds": 1.0, "peak_bytes": None}
+    print(json.dumps(turn), flush=True)
+"""
+
+
+def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, monkeypatch):
     output = tmp_path / "speed.json"
-    (project / "src").symlink_to(PROJECT / "src")
+    stub = tmp_path / "stub.py"
+    stub.write_text(EARLIER)
+    monkeypatch.setattr(throughput, "__file__", str(stub))
     options = ["--env", "tiny", "--project", str(project), "--device", "cpu", "--rounds", "1"]
     options += ["--steps", "1", "--precision", "bf16", "--output", str(output)]
-    throughput.main([*options, "--before", str(project)])
+    throughput.main([*options, "--before", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "tiny: 12 entities, 48 triples and directions" in printed
     for label in throughput.LABELS.values():
@@ -405,9 +425,17 @@ def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
     assert results["training"]["authors' way"]["items"] == 48
     ours, before, authors = results["evaluation"].values()
     assert ours["items"] == before["items"] < authors["items"]
-    assert len(before["seconds"]) == 1
+    assert before["seconds"] == [before["items"] * 3 / 2]
     assert results["training"][throughput.BEFORE]["items"] == ours_of_training["items"]
     assert results["settings"]["precision"].startswith("bfloat16")
+
+
+def test_an_earlier_state_takes_the_turns_it_is_told_to(world):
+    answers = throughput.serve(world, 1, False, time.perf_counter, ["training 0", "ranking 1"])
+    training, ranking = (throughput.Turn(**json.loads(line)) for line in answers)
+    assert training.items == len(throughput.draw_batches(world, throughput.OURS, 0, 1)[0])
+    assert ranking.items <= world.parameters.dev_batch_size
+    assert training.multiply_adds > 3 * ranking.multiply_adds > 0
 
 
 def test_the_command_says_what_to_run_first(project, tmp_path):
@@ -496,7 +524,8 @@ class TestProfileOfAStep:
             assert torch.equal(weight, weights[name]), name
 
 
-def test_candidates_beside_the_step_as_it_stands(world, tmp_path):
+def test_candidates_beside_the_step_as_it_stands(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
     world = replace(world, model=deepcopy(world.model))
     rows = candidates.rows_of(
         world,
