@@ -22,13 +22,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from worlds import (
+    PROJECT,
+    MadeUp,
+    made_up_names,
+    made_up_queries,
+    made_up_store,
+    made_up_task,
+    made_up_words,
+    untrained_model,
+)
 
-PROJECT = Path(__file__).parents[1]
+from mkgformer_kedro.datasets.visual_store import RoleLayout
+from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
+
 RELATIONS = 24
 TRIPLES_PER_ENTITY = 2
 HELD_OUT = 500  # triples of dev, and of test, at most: some 1,000 queries
-WORDS = 2000
 STAGES = {
     "ingestion": "link_prediction",
     "image_association": "link_prediction",
@@ -67,22 +81,6 @@ CURVES = {
 }
 
 
-def words() -> np.ndarray:
-    """Made-up words, each of three syllables, ``(WORDS,)``."""
-    syllables = np.array([first + last for first in "bdfgklmnprst" for last in "aeiou"])
-    parts = np.random.default_rng(0).permutation(len(syllables) ** 3)[:WORDS]
-    digits = (parts // len(syllables) ** 2, parts // len(syllables), parts)
-    return np.sum([syllables[digit % len(syllables)].astype(object) for digit in digits], axis=0)
-
-
-def make_names(entities: int, length: int, seed: int) -> list[str]:
-    """Names of so many words; the first says of which family an entity is."""
-    rng, known = np.random.default_rng(seed), words()
-    chosen = rng.integers(0, WORDS, (entities, length))
-    chosen[:, 0] = np.arange(entities) * WORDS // entities
-    return [" ".join(row) for row in known[chosen]]
-
-
 def make_graph(folder: Path, entities: int, seed: int) -> None:
     """Write a graph's files: triples lead from family to family, and to popular entities.
 
@@ -114,8 +112,8 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
         "train.tsv": lines.iloc[2 * held_out :],
         "entities.txt": pd.DataFrame(names["head"]),
         "relations.txt": pd.DataFrame(names["relation"]),
-        "entity2text.txt": pd.DataFrame({0: names["head"], 1: make_names(entities, 3, seed)}),
-        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: words()[:RELATIONS]}),
+        "entity2text.txt": pd.DataFrame({0: names["head"], 1: made_up_names(entities, 3, seed)}),
+        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: made_up_words()[:RELATIONS]}),
     }
     for name, table in parts.items():
         table.to_csv(folder / name, sep="\t", header=False, index=False)
@@ -123,10 +121,7 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
 
 def make_tower(folder: Path) -> Path:
     """Write a text tower of two layers that knows the made-up words, untrained."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
-
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words()]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *made_up_words()]
     pieces += ["is", "the", "description", "of"]
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
     torch.manual_seed(0)
@@ -253,54 +248,14 @@ def rank_point(
     Returns:
         CPU seconds, and how much the peak of memory lies above what the model takes, in GiB.
     """
-    import torch
-    from transformers import AutoTokenizer
-
-    from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
-    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
-    from mkgformer_kedro.training.batches import Collator, ask
-    from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, rank_answers_of
-
-    rng = np.random.default_rng(0)
-    asked = min(entities, 500)
-    shutil.rmtree(work, ignore_errors=True)
-    writer = VisualStoreWriter(work, {"full": RoleLayout(32, max(images, 1))}, entities, "scale")
-    for owner in range(asked if images else 0):
-        pixels = rng.integers(0, 255, (images, 3, 32, 32), dtype=np.uint8)
-        writer.append(
-            owner, {slot: (f"{owner}-{slot}", pixels[slot]) for slot in range(images)}, None
-        )
-    store = VisualStore(writer.finish())
-
+    asked = min(entities, queries, 500)
+    sizes = MadeUp(entities, 1, tokens, images, asked, queries // asked, test_answers=1)
+    store = made_up_store(work, sizes, {"full": RoleLayout(32, max(images, 1))})
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(tower)
-    model = MKGformerForLinkPrediction.from_text_vision_pretrained(
-        tower,
-        None,
-        vision_config=VISION,
-        num_fusion_layers=1,
-        mask_token_id=tokenizer.mask_token_id,
-        image_sizes={"full": 32},
-        image_counts={"full": max(images, 1)},
+    model, tokenizer = untrained_model(
+        store, entities, 1, tower, TOWER, vision_config=VISION, num_fusion_layers=1
     )
-    model.add_graph_tokens(entities, 1)
-    names = pd.Series(make_names(asked, tokens, 0)).reindex(range(entities), fill_value="of")
-    task = LinkPrediction(
-        pd.DataFrame({"entity": names, "name": names, "text": names, "text_source": "name"}),
-        pd.DataFrame({"relation": ["of"], "text": ["of"]}),
-        "paper",
-        tokens,
-    )
-    answer = [np.array([each]) for each in rng.integers(0, entities, queries)]
-    table = pd.DataFrame(
-        {
-            "direction": "tail",
-            "entity": np.sort(rng.integers(0, asked, queries)),
-            "relation": 0,
-            "answers": answer,
-            "known": answer,
-        }
-    )
+    task, table = made_up_task(sizes), made_up_queries(sizes, "test")
     # From here on the highest memory counts anew.
     Path("/proc/self/clear_refs").write_text("5")
     before, began = memory("VmRSS"), time.process_time()
