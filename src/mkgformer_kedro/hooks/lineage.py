@@ -43,14 +43,14 @@ class LineageHooks:
         self._catalog: CatalogProtocol | None = None
         self._origins: dict[str, Origin] = {}
         self._environment = ""
-        self._hashed_up_to: float = 0
+        self._hashed_gigabytes: float = 0
         self._whole: set[str] = set()
         self._told: set[str] = set()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Know up to which size files are read to be compared."""
-        self._hashed_up_to = context.config_loader["globals"]["hashed_gigabytes"] * 1e9
+        self._hashed_gigabytes = context.config_loader["globals"]["hashed_gigabytes"]
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
@@ -73,7 +73,7 @@ class LineageHooks:
                 claims.add(name, Lineage(identity, None))
             else:
                 # What a node takes is read whole, once in a run.
-                claims.follow(name, 0 if name in self._whole else self._hashed_up_to)
+                claims.follow(name, 0 if name in self._whole else self._hashed_gigabytes * 1e9)
                 self._whole.add(name)
         if problems := claims.differing():
             raise DataError([problems[name] for name in sorted(problems)])
