@@ -64,18 +64,23 @@ def test_a_run_on_posts_leaves_the_same(finished_project, task, scores):
     assert (finished_project.folder / f"data/06_models/{CI}/{task}/finetuning/seed_42").is_dir()
 
 
+OF_EVALUATION = (
+    "--pipelines", "link_prediction", "--namespaces", "link_prediction.evaluation", "--env", "ci",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("parameter", "message"),
+    ("arguments", "message"),
     [
-        ("sed=1", "unknown parameter 'sed'; did you mean 'seed'?"),
+        (("--params", "sed=1"), "unknown parameter 'sed'; did you mean 'seed'?"),
         (
-            "link_prediction.finetuning.learning_rates.default=.nan",
-            "learning_rates.default: Input should be a finite number",
+            (*OF_EVALUATION, "--params", "preset=faithful"),
+            'finetuning: it was made with other settings: preset was "corrected" and is "faithful"',
         ),
     ],
 )
-def test_a_parameter_that_is_wrong_is_refused_before_any_node(finished_project, parameter, message):
-    output = finished_project.run("kedro", "run", "--params", parameter, fails=True)
+def test_a_parameter_that_is_wrong_is_refused_before_any_node(finished_project, arguments, message):
+    output = finished_project.run("kedro", "run", *arguments, fails=True)
     assert message in output
     assert "Traceback" not in output
     assert "Running node" not in output
@@ -87,15 +92,6 @@ def test_globals_are_checked_too(own_data):
     output = own_data.run("kedro", "run", "--env", "strange", fails=True)
     assert "unknown key of globals.yml 'datasett'; did you mean 'dataset'" in output
     assert "Traceback" not in output
-
-
-def test_models_of_another_preset_are_not_evaluated(finished_project):
-    stage = ("--pipelines", "link_prediction", "--namespaces", "link_prediction.evaluation")
-    command = ("kedro", "run", *stage, "--env", "ci", "--params", "preset=faithful")
-    output = finished_project.run(*command, fails=True)
-    assert 'finetuning: it was made with other settings: preset was "corrected" and is' in output
-    assert "Traceback" not in output
-    assert "Running node" not in output
 
 
 def test_whole_images_are_no_input_of_the_faithful_preset(finished_project):
