@@ -15,7 +15,9 @@ import shutil
 import signal
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,15 +46,26 @@ the folder that a test works in.
 
 """
 
-CASES: dict[str, dict[str, object]] = {}
+
+class Case(NamedTuple):
+    """What somebody does with a world, and words of what it is told."""
+
+    function: Callable[[World], object]
+    says: str
 
 
-def case(area, name):
-    """Register a function as what somebody does; it takes the world of the tests."""
+CASES: dict[str, dict[str, Case]] = {}
+
+
+def case(area, name, says):
+    """Register a function as what somebody does; it takes the world of the tests.
+
+    Its message holds the words ``says``: those of this mistake, not of another on the way to it.
+    """
 
     def register(function):
         assert name not in CASES.setdefault(area, {}), name
-        CASES[area][name] = function
+        CASES[area][name] = Case(function, says)
         return function
 
     return register
@@ -167,25 +180,31 @@ def bomb():
     return "\n".join(lines)
 
 
-for name, content in {
-    "YAML that does not parse": "seed: [1",
-    "a tab before a key": "model:\n\tseed: 1",
-    "a tag that would run a command": "seed: !!python/object/apply:os.system ['touch executed']",
-    "a tag of somebody's own": "seed: !mine 5",
-    "latin-1": "title: caf\xe9".encode("latin-1"),
-    "UTF-16": "seed: 1".encode("utf-16"),
-    "a key that is there twice": "seed: 1\npreset: faithful\nseed: 2",
-    "a group that is a list": "- seed\n- preset",
-    "a file that is one word": "seed",
-    "an alias bomb": bomb(),
-    "an alias of itself": "seed: &a [*a]",
-    "a NUL character": "seed: a\0b",
-    "a merge of what is no group": "<<: 5",
-    "a reference to nothing": "seed: ${nothing}",
-    "a reference to the shell's variables": "seed: ${oc.env:HOME}",
+for name, (content, says) in {
+    "YAML that does not parse": ("seed: [1", "parameters.yml:1: no YAML"),
+    "a tab before a key": ("model:\n\tseed: 1", "parameters.yml:2: no YAML"),
+    "a tag that would run a command": (
+        "seed: !!python/object/apply:os.system ['touch executed']",
+        "the tag !!python/object/apply:os.system",
+    ),
+    "a tag of somebody's own": ("seed: !mine 5", "the tag !mine"),
+    "latin-1": ("title: caf\xe9".encode("latin-1"), "not UTF-8 (byte 0xe9)"),
+    "UTF-16": ("seed: 1".encode("utf-16"), "not UTF-8 (byte 0xff)"),
+    "a key that is there twice": (
+        "seed: 1\npreset: faithful\nseed: 2",
+        "parameters.yml:3: the key 'seed' is there twice",
+    ),
+    "a group that is a list": ("- seed\n- preset", "no group of keys"),
+    "a file that is one word": ("seed", "no group of keys"),
+    "an alias bomb": (bomb(), "more than 100,000 values"),
+    "an alias of itself": ("seed: &a [*a]", "holds itself"),
+    "a NUL character": ("seed: a\0b", "special characters"),
+    "a merge of what is no group": ("<<: 5", "for merging"),
+    "a reference to nothing": ("seed: ${nothing}", "'nothing' not found"),
+    "a reference to the shell's variables": ("seed: ${oc.env:HOME}", "oc.env"),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, content=content):
         for environment in ("base", "odd"):
             (world.folder / environment).mkdir()
@@ -197,7 +216,7 @@ for name, content in {
         assert not Path("executed").exists()
 
 
-@case("Configuration", "a file of parameters that is a pipe")
+@case("Configuration", "a file of parameters that is a pipe", "a pipe or device, not a file")
 def _(world):
     os.mkfifo(world.folder / "parameters.yml")
     read_yaml(world.folder / "parameters.yml")
@@ -209,36 +228,42 @@ for name, environment in {
     "an environment by another way": "../conf/ci",
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, f"no environment '{environment}'")
     def _(world, environment=environment):
         ExtendingConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["globals"]
 
 
-for name, line in {
-    "dataset: null": "dataset: null",
-    "dataset: a number": "dataset: 5",
-    "a share of memory that is none": "memory_share: .nan",
-    "a group of paths that is null": "link_prediction: null",
-    "a misspelt path": "relation_extraction: {imagse: x}",
-    "a misspelt file": "link_prediction: {files: {trian: x}}",
-    "an environment to extend that is not there": "extends: wn18_imgg",
-    "dataset: a folder elsewhere": "dataset: ../elsewhere",
-    "a wait that is a word": "wait_for_lock: soon",
-    "a wait without end": "wait_for_lock: .inf",
-    "a wait that is true": "wait_for_lock: true",
+for name, (line, says) in {
+    "dataset: null": ("dataset: null", "dataset in globals.yml"),
+    "dataset: a number": ("dataset: 5", "dataset in globals.yml"),
+    "a share of memory that is none": ("memory_share: .nan", "memory_share in globals.yml is nan"),
+    "a group of paths that is null": ("link_prediction: null", "'link_prediction' is no group"),
+    "a misspelt path": ("relation_extraction: {imagse: x}", "'relation_extraction.imagse'"),
+    "a misspelt file": ("link_prediction: {files: {trian: x}}", "'link_prediction.files.trian'"),
+    "an environment to extend that is not there": ("extends: wn18_imgg", "extends 'wn18_imgg'"),
+    "dataset: a folder elsewhere": ("dataset: ../elsewhere", "dataset in globals.yml"),
+    "a wait that is a word": ("wait_for_lock: soon", "wait_for_lock in globals.yml is 'soon'"),
+    "a wait without end": ("wait_for_lock: .inf", "wait_for_lock in globals.yml is inf"),
+    "a wait that is true": ("wait_for_lock: true", "wait_for_lock in globals.yml is True"),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, line=line):
         world.configured({"globals.yml": line})
 
 
-@case("Configuration", "a stage's group that is null, and one that is a number")
+@case(
+    "Configuration", "a stage's group that is null, and one that is a number", "'model' is no group"
+)
 def _(world):
     world.configured({"parameters.yml": "link_prediction: {finetuning: null}\nmodel: 5"})
 
 
-@case("Configuration", "values of other types, where a run begins")
+@case(
+    "Configuration",
+    "values of other types, where a run begins",
+    "batch_size: Input should be a valid integer",
+)
 def _(world):
     lines = "link_prediction: {finetuning: {batch_size: true, epochs: .inf, seeds: [-1]}}"
     world.kedro(files={"parameters.yml": lines})
@@ -251,23 +276,38 @@ for name, kind, value in [
     ("folder: a list", Folder, ["a"]),
 ]:
 
-    @case("Configuration", name)
+    @case("Configuration", name, f"should be the name of a folder, not {value}")
     def _(world, name=name, kind=kind, value=value):
         typed(kind, value, name.partition(":")[0])
 
 
-for name, changes in {
-    "checksums that are a number": {"checksums": 5},
-    "a checksum of a file that is none": {"checksums": {"nothing.tsv": "aa"}},
-    "a file name that is a number": {"files": {"train": 5, "dev": "a", "test": "b"}},
-    "no file for a split": {"files": {"train": "a", "dev": "b"}},
-    "a layout that is not known": {"layout": "xml"},
-    "a share of dev that is no number": {"split": {"dev": np.nan, "test": 0.1, "seed": 0}},
-    "labels of RDF that are a number": {"layout": "rdf", "rdf": {"label": 5}},
-    "a folder that is a device": {"filepath": "/dev/null"},
+for name, (changes, says) in {
+    "checksums that are a number": (
+        {"checksums": 5},
+        "checksums: Input should be a valid dictionary",
+    ),
+    "a checksum of a file that is none": (
+        {"checksums": {"nothing.tsv": "aa"}},
+        "nothing is read from it",
+    ),
+    "a file name that is a number": (
+        {"files": {"train": 5, "dev": "a", "test": "b"}},
+        "files.train: Input should be a valid string",
+    ),
+    "no file for a split": ({"files": {"train": "a", "dev": "b"}}, "no file for test"),
+    "a layout that is not known": ({"layout": "xml"}, "layout is 'xml'"),
+    "a share of dev that is no number": (
+        {"split": {"dev": np.nan, "test": 0.1, "seed": 0}},
+        "split.dev: Input should be a finite number",
+    ),
+    "labels of RDF that are a number": (
+        {"layout": "rdf", "rdf": {"label": 5}},
+        "rdf.label: Input should be a valid tuple",
+    ),
+    "a folder that is a device": ({"filepath": "/dev/null"}, "/dev/null: no such folder"),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, changes=changes):
         from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
 
@@ -275,7 +315,11 @@ for name, changes in {
         GraphFolderDataset(**{"filepath": str(GRAPH), "files": files, **changes}).load()
 
 
-@case("Configuration", "crops that are a number")
+@case(
+    "Configuration",
+    "crops that are a number",
+    "grounding.train: Input should be a valid dictionary",
+)
 def _(world):
     from mkgformer_kedro.datasets.post_images import PostImagesDataset
 
@@ -286,24 +330,42 @@ def _(world):
 # What people write: numbers
 
 
-for name, changes in {
-    "true as a batch size": {"batch_size": True},
-    "a batch size of 0": {"batch_size": 0},
-    "a batch size of 2.5": {"batch_size": 2.5},
-    "a batch size that is a text": {"batch_size": "8"},
-    "infinitely many epochs": {"epochs": np.inf},
-    "epochs that are no number": {"epochs": np.nan},
-    "a learning rate that is no number": {"learning_rates": {"default": np.nan}},
-    "a learning rate that is negative": {"learning_rates": {"default": -1.0}},
-    "no default learning rate": {"learning_rates": {"head": 1.0}},
-    "a share of warm-up above 1": {"warmup_ratio": 1.5},
-    "a million processes": {"processes": 1_000_000},
-    "a misspelt parameter": {"epoch": 3},
-    "a seed twice": {"seeds": [1, 1]},
-    "a precision that there is not": {"precision": "fp8"},
+for name, (changes, says) in {
+    "true as a batch size": (
+        {"batch_size": True},
+        "batch_size: Input should be a valid integer, not True",
+    ),
+    "a batch size of 0": (
+        {"batch_size": 0},
+        "batch_size: Input should be greater than or equal to 1",
+    ),
+    "a batch size of 2.5": (
+        {"batch_size": 2.5},
+        "batch_size: Input should be a valid integer, not 2.5",
+    ),
+    "a batch size that is a text": (
+        {"batch_size": "8"},
+        "batch_size: Input should be a valid integer, not '8'",
+    ),
+    "infinitely many epochs": ({"epochs": np.inf}, "epochs: Input should be a finite number"),
+    "epochs that are no number": ({"epochs": np.nan}, "epochs: Input should be a finite number"),
+    "a learning rate that is no number": (
+        {"learning_rates": {"default": np.nan}},
+        "learning_rates.default: Input should be a finite number",
+    ),
+    "a learning rate that is negative": ({"learning_rates": {"default": -1.0}}, "not negative"),
+    "no default learning rate": ({"learning_rates": {"head": 1.0}}, "needs the key 'default'"),
+    "a share of warm-up above 1": (
+        {"warmup_ratio": 1.5},
+        "warmup_ratio: Input should be less than 1",
+    ),
+    "a million processes": ({"processes": 1_000_000}, "processes: Input should be less than"),
+    "a misspelt parameter": ({"epoch": 3}, "unknown parameter 'epoch'"),
+    "a seed twice": ({"seeds": [1, 1]}, "at least one seed and none twice"),
+    "a precision that there is not": ({"precision": "fp8"}, "not 'fp8'"),
 }.items():
 
-    @case("Parameters", name)
+    @case("Parameters", name, says)
     def _(world, changes=changes):
         from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -341,38 +403,39 @@ def slots(**full):
     return typed(ImageParameters, values, "link_prediction.image_association")
 
 
-@case("Parameters", "images of 100,000 pixels a side")
+@case("Parameters", "images of 100,000 pixels a side", "these sizes take 111.8 GB")
 def _(world):
     begin(world, "link_prediction.image_association", slots(size=100_000, count=1))
 
 
-@case("Parameters", "a billion images of an entity")
+@case("Parameters", "a billion images of an entity", "these sizes take 45,776.4 GB")
 def _(world):
     begin(world, "link_prediction.image_association", slots(size=64, count=1_000_000_000))
 
 
-@case("Parameters", "no slot for an image")
+@case("Parameters", "no slot for an image", "every count is 0")
 def _(world):
     slots(size=64, count=0)
 
 
-@case("Parameters", "a billion bootstrap samples")
+@case("Parameters", "a billion bootstrap samples", "these sizes take 59.6 GB")
 def _(world):
     from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 
-    values = {"title": None, "synthetic": False, "batch_size": 1, "examples": 0, "published": []}
-    group = EvaluationParameters.model_validate({**values, "resamples": 1_000_000_000})
-    begin(world, "link_prediction.evaluation", group)
+    stands = read_yaml(ROOT / "conf/base/parameters_entity_recognition.yml")["entity_recognition"]
+    values = stands["evaluation"] | {"resamples": 1_000_000_000}
+    group = EvaluationParameters.model_validate(values)
+    begin(world, "entity_recognition.evaluation", group)
 
 
-@case("Parameters", "a vision tower of a million columns")
+@case("Parameters", "a vision tower of a million columns", "these sizes take 59,604.6 GB")
 def _(world):
     begin(
         world, "model", model(world, vision_config={"hidden_size": 10**6, "num_hidden_layers": 1})
     )
 
 
-@case("Parameters", "fp16 without a GPU")
+@case("Parameters", "fp16 without a GPU", "fp16 needs a GPU")
 def _(world):
     from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -383,40 +446,79 @@ def _(world):
 # What people write: the command line
 
 
-for name, arguments in {
-    "a pipeline that is not there": ("--pipelines", "link_predicton"),
-    "a pipeline of no name like it": ("--pipelines", "everything"),
-    "a namespace that is not there": ("--namespaces", "link_prediction.ingestio"),
-    "a node that is not there": ("--nodes", "link_prediction.ingestion.index_grph"),
-    "a tag that is not there": ("--tags", "gpuu"),
-    "a runner that is not there": ("--runner", "SequentalRunner"),
-    "a runner of a package that is not there": ("--runner", "a.b.C"),
-    "a parameter of the runner that is not there": ("--runner-params", "x=1"),
-    "an output that is not there": ("--to-outputs", "link_prediction.metric"),
-    "a node to begin with that is not there": ("--from-nodes", "link_prediction.evaluation.predic"),
-    "a seed below 0": ("--params", "seed=-1"),
-    "a preset that there is not": ("--params", "preset=faithfull"),
-    "a task's group that is null": ("--params", "entity_recognition=null"),
-    "a stage without its task": ("--params", "finetuning.epochs=3"),
-    "a misspelt stage": ("--params", "entity_recognition.finetune.epochs=3"),
-    "parameters without a value": ("--params", "seed"),
-    "parameters that are no YAML": ("--params", "seed={a: 1"),
-    "an option that there is not": ("--pipline", "audit"),
-    "a folder of configuration that is not there": ("--conf-source", "nowhere"),
+for name, (arguments, says) in {
+    "a pipeline that is not there": (
+        ("--pipelines", "link_predicton"),
+        "--pipelines: there is no 'link_predicton'",
+    ),
+    "a pipeline of no name like it": (
+        ("--pipelines", "everything"),
+        "--pipelines: there is no 'everything'",
+    ),
+    "a namespace that is not there": (
+        ("--namespaces", "link_prediction.ingestio"),
+        "--namespaces: this run has no",
+    ),
+    "a node that is not there": (
+        ("--nodes", "link_prediction.ingestion.index_grph"),
+        "--nodes: this run has no",
+    ),
+    "a tag that is not there": (("--tags", "gpuu"), "--tags: this run has no 'gpuu'"),
+    "a runner that is not there": (
+        ("--runner", "SequentalRunner"),
+        "Did you mean 'SequentialRunner'?",
+    ),
+    "a runner of a package that is not there": (
+        ("--runner", "a.b.C"),
+        "--runner: there is no 'a.b.C'",
+    ),
+    "a parameter of the runner that is not there": (
+        ("--runner-params", "x=1"),
+        "--runner-params: there is no 'x'",
+    ),
+    "an output that is not there": (
+        ("--to-outputs", "link_prediction.metric"),
+        "--to-outputs: this run has no",
+    ),
+    "a node to begin with that is not there": (
+        ("--from-nodes", "link_prediction.evaluation.predic"),
+        "--from-nodes: this run has no",
+    ),
+    "a seed below 0": (("--params", "seed=-1"), "seed is -1"),
+    "a preset that there is not": (("--params", "preset=faithfull"), "preset is 'faithfull'"),
+    "a task's group that is null": (
+        ("--params", "entity_recognition=null"),
+        "'entity_recognition' is no group",
+    ),
+    "a stage without its task": (
+        ("--params", "finetuning.epochs=3"),
+        "unknown parameter 'finetuning'",
+    ),
+    "a misspelt stage": (
+        ("--params", "entity_recognition.finetune.epochs=3"),
+        "unknown parameter 'entity_recognition.finetune'",
+    ),
+    "parameters without a value": (("--params", "seed"), "must contain a key and a value"),
+    "parameters that are no YAML": (("--params", "seed={a: 1"), "'--params'"),
+    "an option that there is not": (("--pipline", "audit"), "No such option '--pipline'"),
+    "a folder of configuration that is not there": (("--conf-source", "nowhere"), "'nowhere'"),
 }.items():
 
-    @case("Command line", name)
+    @case("Command line", name, says)
     def _(world, arguments=arguments):
         world.kedro(*arguments)
 
 
-for name, content in {
-    "a file of options that is no YAML": "run: [",
-    "a file of options without a run": "walk: {env: ci}",
-    "a file of options with one that is not there": "run: {pipline: audit}",
+for name, (content, says) in {
+    "a file of options that is no YAML": ("run: [", "options.yml:1: no YAML"),
+    "a file of options without a run": ("walk: {env: ci}", "no group 'run'"),
+    "a file of options with one that is not there": (
+        "run: {pipline: audit}",
+        "no option 'pipline'",
+    ),
 }.items():
 
-    @case("Command line", name)
+    @case("Command line", name, says)
     def _(world, content=content):
         (world.folder / "options.yml").write_text(content)
         world.kedro("--config", str(world.folder / "options.yml"))
@@ -528,64 +630,76 @@ def with_pickle(folder):
 
 NOISE = np.random.default_rng(0).bytes(500)
 DAMAGES = {
-    "no config.json": lacking("config.json"),
-    "a truncated config.json": half("config.json"),
-    "a config.json that is a list": holding("config.json", b"[]"),
-    "a config.json that is a number": holding("config.json", b"5"),
-    "no weights": lacking("model.safetensors"),
-    "truncated weights": half("model.safetensors"),
-    "weights that are noise": holding("model.safetensors", NOISE),
-    "weights that are NaN": weighing(no_numbers),
-    "half of the weights": weighing(every_second),
-    "a pickle that would run a command": with_pickle,
-    "weights of another width": saying(hidden_size=48, intermediate_size=96),
-    "heads that do not divide": saying(num_attention_heads=5),
-    "no heads": saying(num_attention_heads=0),
-    "a width of 0": saying(hidden_size=0),
-    "a width that is a text": saying(hidden_size="8"),
-    "more layers than weights": saying(num_hidden_layers=50),
-    "a constant that is no number": saying(layer_norm_eps=np.nan),
-    "an activation that there is not": saying(hidden_act="foo"),
-    "an architecture that there is not": saying(model_type="nothing"),
-    "an architecture that is no such tower": saying(model_type="gpt2"),
+    "no config.json": (lacking("config.json"), "config.json is missing"),
+    "a truncated config.json": (half("config.json"), "not a valid JSON file"),
+    "a config.json that is a list": (holding("config.json", b"[]"), "the tower cannot be loaded"),
+    "a config.json that is a number": (holding("config.json", b"5"), "the tower cannot be loaded"),
+    "no weights": (lacking("model.safetensors"), "no file named model.safetensors"),
+    "truncated weights": (half("model.safetensors"), "truncated or damaged"),
+    "weights that are noise": (holding("model.safetensors", NOISE), "truncated or damaged"),
+    "weights that are NaN": (weighing(no_numbers), "weights are no numbers"),
+    "half of the weights": (weighing(every_second), "lacks weights"),
+    "a pickle that would run a command": (with_pickle, "more than numbers: not read"),
+    "weights of another width": (saying(hidden_size=48, intermediate_size=96), "do not fit its"),
+    "heads that do not divide": (saying(num_attention_heads=5), "not a multiple of the number"),
+    "no heads": (saying(num_attention_heads=0), "modulo by zero"),
+    "a width of 0": (saying(hidden_size=0), "ZeroDivisionError"),
+    "a width that is a text": (saying(hidden_size="8"), "'hidden_size'"),
+    "more layers than weights": (saying(num_hidden_layers=50), "lacks weights"),
+    "a constant that is no number": (saying(layer_norm_eps=np.nan), "layer_norm_eps"),
+    "an activation that there is not": (saying(hidden_act="foo"), "'foo'"),
+    "an architecture that there is not": (saying(model_type="nothing"), "model type `nothing`"),
+    "an architecture that is no such tower": (saying(model_type="gpt2"), "holds a gpt2"),
 }  # fmt: skip
 for side in ("text", "vision"):
     own = {
         "text": {
-            "no tokenizer": lacking("tokenizer.json"),
-            "a truncated tokenizer": half("tokenizer.json"),
-            "a tokenizer that is a list": holding("tokenizer.json", b"[]"),
-            "settings of the tokenizer that are a list": holding("tokenizer_config.json", b"[]"),
+            "no tokenizer": (lacking("tokenizer.json"), "tokenizer.json is missing or empty"),
+            "a truncated tokenizer": (half("tokenizer.json"), "the tower cannot be loaded"),
+            "a tokenizer that is a list": (
+                holding("tokenizer.json", b"[]"),
+                "the tower cannot be loaded",
+            ),
+            "settings of the tokenizer that are a list": (
+                holding("tokenizer_config.json", b"[]"),
+                "the tower cannot be loaded",
+            ),
         },
         "vision": {
-            "truncated settings of images": half("preprocessor_config.json"),
-            "settings of images that are a list": holding("preprocessor_config.json", b"[]"),
+            "truncated settings of images": (
+                half("preprocessor_config.json"),
+                "settings of images cannot be read",
+            ),
+            "settings of images that are a list": (
+                holding("preprocessor_config.json", b"[]"),
+                "are no group of keys",
+            ),
         },
     }[side]
-    for name, damage in {**DAMAGES, **own}.items():
+    for name, (damage, says) in {**DAMAGES, **own}.items():
 
-        @case("Towers", f"{side}: {name}")
+        @case("Towers", f"{side}: {name}", says)
         def _(world, side=side, damage=damage):
             damaged_tower(world, side, damage)
 
 
-for name, tower in {
-    "a folder that is not there": "./nowhere",
-    "an empty name": "",
-    "a name of blanks": " ",
+for name, (tower, says) in {
+    "a folder that is not there": ("./nowhere", "there is no such folder"),
+    "an empty name": ("", "the name of a tower is empty"),
+    "a name of blanks": (" ", "the name of a tower is empty"),
 }.items():
 
-    @case("Towers", name)
+    @case("Towers", name, says)
     def _(world, tower=tower):
         join(world, text_tower=tower)
 
 
-@case("Towers", "an empty folder")
+@case("Towers", "an empty folder", "config.json is missing")
 def _(world):
     join(world, vision_tower=str(world.folder))
 
 
-@case("Towers", "a hub that cannot be reached")
+@case("Towers", "a hub that cannot be reached", "HF_HUB_OFFLINE")
 def _(world):
     patch = world.fixture("monkeypatch")
 
@@ -597,7 +711,7 @@ def _(world):
     join(world, text_tower="google-bert/bert-base-uncased")
 
 
-@case("Towers", "texts longer than the text tower reads")
+@case("Towers", "texts longer than the text tower reads", "max_length is 4096")
 def _(world):
     from mkgformer_kedro.training.towers import check_length
 
@@ -612,36 +726,45 @@ SCRATCH = {
     "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8,
     "image_size": 16,
 }  # fmt: skip
-for name, fields in {
-    "heads that do not divide": {"num_attention_heads": 3},
-    "a width of 0": {"hidden_size": 0},
-    "a patch of 0 pixels": {"patch_size": 0},
-    "images of 0 pixels": {"image_size": 0},
-    "a width of 8.5": {"hidden_size": 8.5},
-    "no layers": {"num_hidden_layers": 0},
-    "a field that there is not": {"pixels": 4},
-    "a family that there is not": {"model_type": "resnet"},
+for name, (fields, says) in {
+    "heads that do not divide": (
+        {"num_attention_heads": 3},
+        "not a multiple of the number of attention heads",
+    ),
+    "a width of 0": ({"hidden_size": 0}, "vision_config.hidden_size is 0"),
+    "a patch of 0 pixels": ({"patch_size": 0}, "vision_config.patch_size is 0"),
+    "images of 0 pixels": ({"image_size": 0}, "vision_config.image_size is 0"),
+    "a width of 8.5": ({"hidden_size": 8.5}, "'hidden_size' expected int"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+    "a field that there is not": ({"pixels": 4}, "has no pixels"),
+    "a family that there is not": ({"model_type": "resnet"}, "model_type resnet"),
 }.items():
 
-    @case("Towers", f"from scratch: {name}")
+    @case("Towers", f"from scratch: {name}", says)
     def _(world, fields=fields):
         join(world, vision_tower=None, vision_config=SCRATCH | fields)
 
 
-for name, fields in {
-    "more fused layers than there are": {"num_fusion_layers": 99},
-    "fused layers that are true": {"num_fusion_layers": True},
-    "fused layers that are 1.5": {"num_fusion_layers": 1.5},
-    "a field that there is not": {"num_fusion_layer": 1},
-    "a field that is set elsewhere": {"loss": "cross_entropy"},
+for name, (fields, says) in {
+    "more fused layers than there are": ({"num_fusion_layers": 99}, "num_fusion_layers is 99"),
+    "fused layers that are true": (
+        {"num_fusion_layers": True},
+        "num_fusion_layers: Input should be a valid integer",
+    ),
+    "fused layers that are 1.5": (
+        {"num_fusion_layers": 1.5},
+        "num_fusion_layers: Input should be a valid integer",
+    ),
+    "a field that there is not": ({"num_fusion_layer": 1}, "has no num_fusion_layer"),
+    "a field that is set elsewhere": ({"loss": "cross_entropy"}, "set elsewhere: loss"),
 }.items():
 
-    @case("Towers", f"config: {name}")
+    @case("Towers", f"config: {name}", says)
     def _(world, fields=fields):
         join(world, config=fields)
 
 
-@case("Towers", "a detector that is not there")
+@case("Towers", "a detector that is not there", "no zero-shot detector")
 def _(world):
     from mkgformer_kedro.training.detection import ZeroShotDetector
 
@@ -651,18 +774,18 @@ def _(world):
 # Models that break, or are damaged
 
 
-for name, damage in {
-    "no model": lacking("model.safetensors"),
-    "a truncated tokenizer": half("tokenizer.json"),
-    "no tables": lacking("entities.parquet"),
-    "a table that is noise": holding("entities.parquet", NOISE),
-    "a task that is a list": holding("task.json", b"[]"),
-    "weights that are NaN": weighing(no_numbers),
-    "half of the weights": weighing(every_second),
-    "the entities of another model": of_fewer_entities,
+for name, (damage, says) in {
+    "no model": (lacking("model.safetensors"), "model.safetensors missing"),
+    "a truncated tokenizer": (half("tokenizer.json"), "the model folder is damaged"),
+    "no tables": (lacking("entities.parquet"), "entities.parquet missing"),
+    "a table that is noise": (holding("entities.parquet", NOISE), "not a parquet file"),
+    "a task that is a list": (holding("task.json", b"[]"), "task.json: the model"),
+    "weights that are NaN": (weighing(no_numbers), "not finite"),
+    "half of the weights": (weighing(every_second), "missing from the file"),
+    "the entities of another model": (of_fewer_entities, "are of another model"),
 }.items():  # fmt: skip
 
-    @case("Model folders", name)
+    @case("Model folders", name, says)
     def _(world, damage=damage):
         from mkgformer_kedro.inference import Predictor
 
@@ -671,19 +794,22 @@ for name, damage in {
         Predictor.from_folder(folder)
 
 
-@case("Model folders", "a folder that is not there")
+@case("Model folders", "a folder that is not there", "no complete model folder")
 def _(world):
     from mkgformer_kedro.inference import Predictor
 
     Predictor.from_folder(world.folder / "nowhere")
 
 
-for name, values in {
-    "a loss that is no number": {"loss": np.nan},
-    "gradients that are infinite": {"loss": 1.0, "grad_norm": np.inf},
+for name, (values, says) in {
+    "a loss that is no number": ({"loss": np.nan}, "the loss is nan at step 7"),
+    "gradients that are infinite": (
+        {"loss": 1.0, "grad_norm": np.inf},
+        "the norm of the gradients is inf at step 7",
+    ),
 }.items():
 
-    @case("Training", name)
+    @case("Training", name, says)
     def _(world, values=values):
         trainer(world).log(values)
 
@@ -711,14 +837,14 @@ def trainer(world):
     return made
 
 
-@case("Training", "weights that are no numbers")
+@case("Training", "weights that are no numbers", "the weight weight is nan")
 def _(world):
     breaking = trainer(world)
     breaking.model.weight.data.fill_(np.nan)
     breaking._save_checkpoint(breaking.model, None)
 
 
-@case("Training", "an expert that gives no numbers")
+@case("Training", "an expert that gives no numbers", "scores that are no finite numbers")
 def _(world):
     import torch
 
@@ -743,24 +869,24 @@ def launching(world, engine, **changes):
     return engine_of(LAUNCH.model_copy(update={"engine": engine} | changes))
 
 
-@case("Launching", "two processes that learn, in one")
+@case("Launching", "two processes that learn, in one", "this process cannot be 2")
 def _(world):
     launching(world, "local").group("finetuning", dict, {}, processes=2)
 
 
-@case("Launching", "Ray, which is not installed")
+@case("Launching", "Ray, which is not installed", "ray, which is not installed")
 def _(world):
     world.fixture("monkeypatch").setitem(sys.modules, "ray", None)
     launching(world, "ray")
 
 
-for name, address in {
-    "an address where nobody is": "127.0.0.1:1",
-    "an address of Ray Client": "ray://127.0.0.1:10001",
-    "an address without a port": "somewhere",
+for name, (address, says) in {
+    "an address where nobody is": ("127.0.0.1:1", "no Ray cluster answers there"),
+    "an address of Ray Client": ("ray://127.0.0.1:10001", "no address of a cluster"),
+    "an address without a port": ("somewhere", "no address of a cluster"),
 }.items():
 
-    @case("Launching", name)
+    @case("Launching", name, says)
     def _(world, address=address):
         launching(world, "ray", address=address)
 
@@ -768,50 +894,51 @@ for name, address in {
 # The Python interface
 
 
-for name, question in {
-    "an entity that is not known": ("nobody", "next"),
-    "a relation that is not known": ("e0", "nxt"),
-    "a list of dicts": ([{"entity": "e0", "relation": "next"}],),
-    "too many parts": ("e0", "next", "tail", 5),
-    "a table without a column": (pd.DataFrame({"entity": ["e0"]}),),
+for name, (question, says) in {
+    "an entity that is not known": (("nobody", "next"), "knows no entity 'nobody'"),
+    "a relation that is not known": (("e0", "nxt"), "knows no relation 'nxt'"),
+    "a list of dicts": (([{"entity": "e0", "relation": "next"}],), "a list of dicts"),
+    "too many parts": (("e0", "next", "tail", 5), "4 parts"),
+    "a table without a column": ((pd.DataFrame({"entity": ["e0"]}),), "missing: relation"),
     "a table with nothing in a cell": (
-        pd.DataFrame({"entity": ["e0", None], "relation": ["next", "next"]}),
+        (pd.DataFrame({"entity": ["e0", None], "relation": ["next", "next"]}),),
+        "question 1: the model knows no entity",
     ),
-    "an empty table": (pd.DataFrame({"entity": [], "relation": []}),),
+    "an empty table": ((pd.DataFrame({"entity": [], "relation": []}),), "there are none"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
     def _(world, question=question):
         world.fixture("predictor").predict(*question)
 
 
-for name, options in {
-    "a direction that there is not": {"direction": "up"},
-    "images that are not there": {"images": "nowhere.png"},
-    "images that are a number": {"images": 5},
-    "an image that is a device": {"images": "/dev/zero"},
-    "fewer than no answers": {"top": -1},
-    "no question at a time": {"batch_size": 0},
+for name, (options, says) in {
+    "a direction that there is not": ({"direction": "up"}, "the direction is 'up'"),
+    "images that are not there": ({"images": "nowhere.png"}, "no such image file"),
+    "images that are a number": ({"images": 5}, "5 is no image"),
+    "an image that is a device": ({"images": "/dev/zero"}, "no such image file"),
+    "fewer than no answers": ({"top": -1}, "top is -1"),
+    "no question at a time": ({"batch_size": 0}, "batch_size is 0"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
     def _(world, options=options):
         world.fixture("predictor").predict("e0", "next", **options)
 
 
-for name, post in {
-    "a text in place of words": {"words": "Ann met Bob"},
-    "a post without words": {"words": []},
-    "a word that is nothing": {"words": ["Ann", None, "Bob"]},
-    "a mention behind the end": {"tail": (2, 9)},
-    "a mention that is backwards": {"tail": (2, 1)},
-    "a mention before the start": {"tail": (-1, 1)},
-    "a mention that is a number": {"tail": 2},
-    "a mention that the post lacks": {"tail": "Eve"},
-    "the same mention twice": {"tail": (0, 1)},
+for name, (post, says) in {
+    "a text in place of words": ({"words": "Ann met Bob"}, "words is a text"),
+    "a post without words": ({"words": []}, "the post has no words"),
+    "a word that is nothing": ({"words": ["Ann", None, "Bob"]}, "None is no word"),
+    "a mention behind the end": ({"tail": (2, 9)}, "(2, 9) is no span"),
+    "a mention that is backwards": ({"tail": (2, 1)}, "(2, 1) is no span"),
+    "a mention before the start": ({"tail": (-1, 1)}, "(-1, 1) is no span"),
+    "a mention that is a number": ({"tail": 2}, "tail is 2"),
+    "a mention that the post lacks": ({"tail": "Eve"}, "'Eve' occurs nowhere"),
+    "the same mention twice": ({"tail": (0, 1)}, "are the same mention"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
     def _(world, post=post):
         from mkgformer_kedro.training.tasks.relation_extraction import RelationExtraction
 
@@ -819,7 +946,7 @@ for name, post in {
         RelationExtraction(pd.DataFrame(), 32, "cls").read_questions(pd.DataFrame([asked]))
 
 
-@case("Python interface", "a way to explain that there is not")
+@case("Python interface", "a way to explain that there is not", "by is 'magic'")
 def _(world):
     world.fixture("predictor").explain("e0", "next", by="magic")
 
@@ -838,8 +965,9 @@ def predictor(entity_model):
 def test_bad_input_ends_with_one_clear_message(
     area, name, tmp_path, request, capsys, messages, page
 ):
-    message = message_of(CASES[area][name], World(tmp_path, request), capsys)
-    assert message
+    done = CASES[area][name]
+    message = message_of(done.function, World(tmp_path, request), capsys)
+    assert done.says in message
     messages[area, name] = message
     if not os.environ.get("WRITE_ERRORS"):
         assert message == page.get((area, name)), "write the page anew: make errors"
