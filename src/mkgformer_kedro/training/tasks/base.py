@@ -259,7 +259,7 @@ class Task(ABC):
         """Check questions as a person has them, and turn them into rows that :meth:`encode` takes.
 
         Args:
-            table: Columns of ``question``; others are ignored.
+            table: Columns of ``question``.
 
         Raises:
             DataError: A question cannot be asked.
