@@ -6,6 +6,7 @@ print. ``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) write
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -25,9 +26,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kedro.framework.startup import bootstrap_project
+from PIL import Image
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader, read_yaml
+from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.hooks import input as door
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
@@ -194,6 +198,11 @@ for name, (content, says) in {
         "seed: 1\npreset: faithful\nseed: 2",
         "parameters.yml:3: the key 'seed' is there twice",
     ),
+    "a key that is a list": ("? [a, b]\n: 1", "parameters.yml:1: a key that is no text"),
+    "a key that is nothing": ("seed: 1\nnull: 5", "parameters.yml:2: a key that is no text"),
+    "a number that is none": ("seed: !!int abc", "parameters.yml:1: 'abc' is no int"),
+    "a number of 5,000 digits": (f"a: 1\nseed: {'9' * 5000}", "parameters.yml:2: '999"),
+    "a tag that would make a date": ("seed: !!timestamp 2020-99-99", "the tag !!timestamp"),
     "a group that is a list": ("- seed\n- preset", "no group of keys"),
     "a file that is one word": ("seed", "no group of keys"),
     "an alias bomb": (bomb(), "more than 100,000 values"),
@@ -214,6 +223,12 @@ for name, (content, says) in {
         arguments = {**CONFIG_LOADER_ARGS, "default_run_env": "odd"}
         ExtendingConfigLoader(str(world.folder), env="odd", **arguments)["parameters"]
         assert not Path("executed").exists()
+
+
+@case("Configuration", "a key that is there in two files", "two.yml:2: the key 'model.seed'")
+def _(world):
+    files = {"parameters_one.yml": "model:\n  seed: 1", "parameters_two.yml": "model:\n  seed: 2"}
+    world.configured(files)
 
 
 @case("Configuration", "a file of parameters that is a pipe", "a pipe or device, not a file")
@@ -281,6 +296,17 @@ for name, kind, value in [
         typed(kind, value, name.partition(":")[0])
 
 
+for name, folder, says in [
+    ("a folder with a NUL character in its name", "a\0b", "without NUL characters"),
+    ("a folder whose name has 5,000 characters", "a" * 5000, "not one of 5,000 bytes"),
+    ("a folder with half a character in its name", "a\ud800", "a name in UTF-8"),
+]:
+
+    @case("Configuration", name, says)
+    def _(world, folder=folder):
+        typed(Folder, folder, "images")
+
+
 for name, (changes, says) in {
     "checksums that are a number": (
         {"checksums": 5},
@@ -293,6 +319,14 @@ for name, (changes, says) in {
     "a file name that is a number": (
         {"files": {"train": 5, "dev": "a", "test": "b"}},
         "files.train: Input should be a valid string",
+    ),
+    "a file name with a NUL character": (
+        {"files": {"train": "a\0", "dev": "a", "test": "b"}},
+        "files.train: Input should be a name without NUL",
+    ),
+    "a file name of 5,000 characters": (
+        {"files": {"train": "a", "dev": "a" * 5000, "test": "b"}},
+        "files.dev: Input should be a name that fits",
     ),
     "no file for a split": ({"files": {"train": "a", "dev": "b"}}, "no file for test"),
     "a layout that is not known": ({"layout": "xml"}, "layout is 'xml'"),
@@ -472,6 +506,26 @@ for name, (arguments, says) in {
         ("--runner", "a.b.C"),
         "--runner: there is no 'a.b.C'",
     ),
+    "what runners have in common": (("--runner", "AbstractRunner"), "no 'AbstractRunner'"),
+    "a runner that is none": (("--runner", "Task"), "no 'Task'. There are: ParallelRunner, Seq"),
+    "a parameter of the runner that is a number": (
+        ("--runner-params", "is_async=5"),
+        "is_async: Input should be a valid boolean",
+    ),
+    "no process for the runner": (
+        ("--runner", "ThreadRunner", "--runner-params", "max_workers=0"),
+        "max_workers should be positive",
+    ),
+    "nodes between which there is none": (
+        (
+            *("--pipelines", "link_prediction"),
+            *("--from-nodes", "link_prediction.evaluation.report"),
+            *("--to-nodes", "link_prediction.ingestion.index_graph"),
+        ),
+        "nothing is left of this run",
+    ),
+    "a configuration that is a file": (("--conf-source", "README.md"), "no folder of config"),
+    "a configuration elsewhere": (("--conf-source", "s3://no/x"), "no folder of config"),
     "a parameter of the runner that is not there": (
         ("--runner-params", "x=1"),
         "--runner-params: there is no 'x'",
@@ -771,6 +825,87 @@ def _(world):
     ZeroShotDetector("./nowhere", 0.1)
 
 
+# Disks and memory
+
+
+for name, (code, says) in {
+    "a disk that is full": (errno.ENOSPC, "the disk is full"),
+    "a quota that is used up": (errno.EDQUOT, "the disk quota is used up"),
+    "a disk that is read-only": (errno.EROFS, "the disk is read-only"),
+    "a folder that may not be written to": (errno.EACCES, "may not be written to"),
+    "a disk that breaks": (errno.EIO, "the disk answers with an error"),
+    "a share that is gone": (errno.ESTALE, "no longer there"),
+    "a mount that is cut off": (errno.ENOTCONN, "no longer there"),
+}.items():
+
+    @case("Storage", name, says)
+    def _(world, code=code):
+        with written_atomically(world.folder / "queries.parquet"):
+            raise OSError(code, os.strerror(code))
+
+
+@case("Storage", "a folder that vanishes", "the folder vanished while it was written to")
+def _(world):
+    with written_atomically(world.folder / "mount/queries.parquet") as temporary:
+        temporary.parent.rmdir()
+        temporary.write_bytes(b"1")
+
+
+for name, (put, says) in {
+    "a table that is a pipe": (os.mkfifo, "damaged (a pipe or device, not a file)"),
+    "a table that is a folder": (Path.mkdir, "damaged (a folder instead of a file)"),
+    "a table that is not there": (str, "no such file"),
+}.items():
+
+    @case("Storage", name, says)
+    def _(world, put=put):
+        put(world.folder / "relations.parquet")
+        ParquetDataset(filepath=str(world.folder / "relations.parquet")).load()
+
+
+@case("Memory", "an array that no memory holds", "Unable to allocate 4.00 PiB")
+def _(world):
+    np.ones(2**49)
+
+
+@case("Memory", "a tensor that no memory holds", "can't allocate memory")
+def _(world):
+    import torch
+
+    torch.ones(2**49)
+
+
+@case("Memory", "a GPU that is full", "CUDA out of memory")
+def _(world):
+    import torch
+
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError("a step failed") from error
+
+
+@case(
+    "Memory",
+    "a process that loads batches and is killed",
+    "a process that makes batches was killed",
+)
+def _(world):
+    import torch
+
+    list(torch.utils.data.DataLoader(Killed(), num_workers=1, multiprocessing_context="fork"))
+
+
+class Killed:
+    """Data whose process is killed, as by a system that lacks memory."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 # Models that break, or are damaged
 
 
@@ -799,6 +934,19 @@ def _(world):
     from mkgformer_kedro.inference import Predictor
 
     Predictor.from_folder(world.folder / "nowhere")
+
+
+for name, (options, says) in {
+    "a path that is nothing": ({"path": None}, "path: Input should be the name of a folder"),
+    "an attention that there is not": ({"attention": "magic"}, "not 'magic'"),
+    "a store that is a number": ({"store": 5}, "store: Input should be the name of a folder"),
+}.items():
+
+    @case("Model folders", name, says)
+    def _(world, options=options):
+        from mkgformer_kedro.inference import Predictor
+
+        Predictor.from_folder(**{"path": world.fixture("entity_model"), **options})
 
 
 for name, (values, says) in {
@@ -895,6 +1043,7 @@ for name, (address, says) in {
 
 
 for name, (question, says) in {
+    "an entity of half a character": (("\ud800", "next"), "knows no entity '\\ud800'"),
     "an entity that is not known": (("nobody", "next"), "knows no entity 'nobody'"),
     "a relation that is not known": (("e0", "nxt"), "knows no relation 'nxt'"),
     "a list of dicts": (([{"entity": "e0", "relation": "next"}],), "a list of dicts"),
@@ -903,6 +1052,10 @@ for name, (question, says) in {
     "a table with nothing in a cell": (
         (pd.DataFrame({"entity": ["e0", None], "relation": ["next", "next"]}),),
         "question 1: the model knows no entity",
+    ),
+    "a table with a misspelt column": (
+        (pd.DataFrame({"entity": ["e0"], "relation": ["next"], "directoin": ["head"]}),),
+        "no part of a question: directoin",
     ),
     "an empty table": ((pd.DataFrame({"entity": [], "relation": []}),), "there are none"),
 }.items():
@@ -916,6 +1069,23 @@ for name, (options, says) in {
     "a direction that there is not": ({"direction": "up"}, "the direction is 'up'"),
     "images that are not there": ({"images": "nowhere.png"}, "no such image file"),
     "images that are a number": ({"images": 5}, "5 is no image"),
+    "an image whose name has 5,000 characters": ({"images": "a" * 5000}, "no such image file"),
+    "an image with a NUL character in its name": ({"images": "a\0b"}, "no such image file"),
+    "an image without pixels": ({"images": Image.new("RGB", (0, 0))}, "has 0 x 0 pixels"),
+    "an image of one pixel": ({"images": Image.new("RGB", (1, 1))}, "has 1 x 1 pixels"),
+    "an image of 56 million pixels": (
+        {"images": Image.new("L", (8000, 7000))},
+        "has 8000 x 7000 pixels",
+    ),
+    "an image of floats that are no numbers": (
+        {"images": Image.fromarray(np.full((20, 20), np.nan, dtype=np.float32))},
+        "not known what is white",
+    ),
+    "pixels in place of an image": (
+        {"images": np.zeros((20, 20, 3), dtype=np.uint8)},
+        "A ndarray is no image",
+    ),
+    "bytes in place of an image": ({"images": b"png"}, "b'png' is no image"),
     "an image that is a device": ({"images": "/dev/zero"}, "no such image file"),
     "fewer than no answers": ({"top": -1}, "top is -1"),
     "no question at a time": ({"batch_size": 0}, "batch_size is 0"),
@@ -926,10 +1096,28 @@ for name, (options, says) in {
         world.fixture("predictor").predict("e0", "next", **options)
 
 
+for name, (content, says) in {
+    "a photograph of a telephone (HEIC)": (b"\0\0\0\x18ftypheic", "format not read: HEIC"),
+    "a drawing (SVG)": (b'<?xml version="1.0"?>\n<svg/>', "format not read: SVG"),
+    "an icon (ICO)": (b"\0\0\1\0\1\0", "format not read: ICO"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n", "format not read: JPEG 2000"),
+    "a page of HTML named as an image": (b"<!DOCTYPE html><html>404</html>", "a page of HTML"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    "half of an image": (b"\x89PNG\r\n\x1a\n", "it is damaged"),
+}.items():
+
+    @case("Python interface", name, says)
+    def _(world, content=content):
+        (world.folder / "image.png").write_bytes(content)
+        world.fixture("predictor").predict("e0", "next", images=world.folder / "image.png")
+
+
 for name, (post, says) in {
     "a text in place of words": ({"words": "Ann met Bob"}, "words is a text"),
     "a post without words": ({"words": []}, "the post has no words"),
     "a word that is nothing": ({"words": ["Ann", None, "Bob"]}, "None is no word"),
+    "a word of blanks": ({"words": ["Ann", " ", "Bob"]}, "' ' is no word"),
+    "a word of half a character": ({"words": ["Ann", "\ud800", "Bob"]}, "is no word"),
     "a mention behind the end": ({"tail": (2, 9)}, "(2, 9) is no span"),
     "a mention that is backwards": ({"tail": (2, 1)}, "(2, 1) is no span"),
     "a mention before the start": ({"tail": (-1, 1)}, "(-1, 1) is no span"),
@@ -944,6 +1132,15 @@ for name, (post, says) in {
 
         asked = {"words": ["Ann", "met", "Bob"], "head": (0, 1), "tail": (2, 3), **post}
         RelationExtraction(pd.DataFrame(), 32, "cls").read_questions(pd.DataFrame([asked]))
+
+
+@case("Python interface", "a text of half a character", "is no word")
+def _(world):
+    from mkgformer_kedro.training.tasks.entity_recognition import EntityRecognition
+
+    EntityRecognition(pd.DataFrame(), 32, "words").read_questions(
+        pd.DataFrame({"text": ["Ann \ud800"]}, dtype=object)
+    )
 
 
 @case("Python interface", "a way to explain that there is not", "by is 'magic'")
