@@ -7,6 +7,7 @@ print. ``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) write
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.hooks import input as door
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from test_readers import DAMAGES, OTHERS, READERS, refusal
 from tiny_world import LAUNCH
 
 ROOT = Path(__file__).parents[1]
@@ -578,6 +580,281 @@ for name, (content, says) in {
         world.kedro("--config", str(world.folder / "options.yml"))
 
 
+# What people bring: graphs
+
+
+def settings_of(task, stage):
+    """What the base environment says of a stage."""
+    return read_yaml(ROOT / f"conf/base/parameters_{task}.yml")[task][stage]
+
+
+def ingest(world, contents, **settings):
+    """Read a graph and number it, as ingestion does; these files replace its own."""
+    from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
+    from mkgformer_kedro.pipelines.ingestion.link_prediction import index_graph
+    from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+
+    own = {"files": world.fixture("graph_files"), "filepath": str(world.folder / "graph")}
+    world.fixture("write_graph")(contents)
+    parameters = IngestionParameters(**settings_of("link_prediction", "ingestion"))
+    index_graph(GraphFolderDataset(**own | settings).load(), parameters)
+
+
+TRAIN = "007\tlikes\t02\n02\tlikes\t03\n03\tknows\t04\n02\tknows\t007\n"
+for name, (files, says) in {
+    "test that is train": ({"test.tsv": TRAIN}, "4 of the test triples (100.0%) stand in train"),
+    "dev that is train": ({"dev.tsv": TRAIN}, "4 of the dev triples (100.0%) stand in train"),
+    "test that is dev": ({"test.tsv": "007\tknows\t03\n"}, "stand in dev, too"),
+    "test whose reverse is in train": (
+        {"test.tsv": "03\tknows\t02\n"},
+        "100.0% of the test triples have their reverse in train",
+    ),
+    "a line of headings": ({"train.tsv": f"head\trelation\ttail\n{TRAIN}"}, "a header (head"),
+    "texts of another graph": ({"entity2text.txt": "Q1\ta\nQ2\tb\n"}, "0 of 2 ids are known"),
+    "texts of other relations": ({"relation2text.txt": "r1\ta\n"}, "0 of 1 ids are known"),
+    "a NUL character in an id": ({"dev.tsv": "007\tkn\0ws\t03\n"}, "dev.tsv:1: a NUL character"),
+    "latin-1 in a text": ({"entity2text.txt": b"007\tcaf\xe9\n"}, "not UTF-8 (byte 0xe9"),
+    "an id of 10 MB": ({"test.tsv": f"007\tlikes\t{'x' * 10**7}\n"}, "unknown entity 'xxx"),
+    "an entity that no list has": ({"dev.tsv": "08\tlikes\t02\n"}, "unknown entity '08'"),
+    "a relation that no list has": ({"dev.tsv": "007\tlikez\t02\n"}, "unknown relation 'likez'"),
+    "two columns": ({"train.tsv": "007\tlikes\n"}, "2 columns instead of 3"),
+    "a blank id": ({"train.tsv": "007\t \t02\n"}, "empty relation"),
+    "an entity twice": ({"entities.txt": "007\n02\n03\n04\n02\n"}, "is there already, on line 2"),
+    "two texts of an entity": ({"entity2text.txt": "02\ta\n02\tb\n"}, "is there already"),
+    "an empty file": ({"train.tsv": ""}, "the file is empty"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, files=files):
+        ingest(world, files)
+
+
+for name, (put, says) in {
+    "triples that are a pipe": (os.mkfifo, "a pipe or device, not a file"),
+    "triples that are a device": (
+        lambda path: path.symlink_to("/dev/zero"),
+        "a pipe or device, not a file",
+    ),
+    "triples that are a folder": (Path.mkdir, "cannot be read (Is a directory)"),
+    "triples that are not there": (str, "test.tsv: no such file"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, put=put):
+        world.fixture("write_graph")({"test.tsv": None})
+        put(world.folder / "graph/test.tsv")
+        ingest(world, {"test.tsv": None})
+
+
+for name, (content, says) in {
+    "an archive that is cut off": (gzip.compress(TRAIN.encode())[:-9], "cannot be unpacked"),
+    "an archive that is none": (TRAIN.encode(), "cannot be unpacked (Not a gzipped file"),
+    "an archive that is a bomb": (gzip.compress(b"a" * 10**7), "more than 200 times its size"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, content=content):
+        files = world.fixture("graph_files") | {"train": "train.tsv.gz"}
+        ingest(world, {"train.tsv.gz": content}, files=files)
+
+
+@case("Graphs", "another file than the published one", "differs from the published file")
+def _(world):
+    ingest(world, {}, checksums={"train.tsv": "0" * 64})
+
+
+@case("Graphs", "OpenKE: fewer lines than the first one says", "says 3 lines, and 1 follow")
+def _(world):
+    files = {
+        "train2id.txt": "3\n0 1 0\n", "entity2id.txt": "2\na 0\nb 1\n",
+        "relation2id.txt": "1\nlikes 0\n",
+    }  # fmt: skip
+    names = {"entities": "entity2id.txt", "relations": "relation2id.txt"}
+    splits = dict.fromkeys(("train", "dev", "test"), "train2id.txt")
+    ingest(world, files, files=splits | names, layout="openke")
+
+
+EDGE = b"<http://a/1> <http://a/r> <http://a/2> .\n"
+for name, (file, content, says) in {
+    "RDF that ends within a statement": ("graph.nt", EDGE + b"<http://a/1>", "graph.nt:2: column"),
+    "RDF with a prefix of nobody's": ("graph.ttl", EDGE + b"x:a x:b x:c .", "The prefix x:"),
+    "RDF with relative names": ("graph.ttl", EDGE + b"<a> <b> <c> .", "a relative IRI"),
+    "RDF that is a table": ("graph.ttl", b"a\tr\tb\n", "graph.ttl:1: column 1"),
+    "RDF without a statement": ("graph.ttl", b"# nothing\n", "holds no statement"),
+    "RDF of values alone": ("graph.nt", b'<http://a/1> <http://a/r> "1" .\n', "two entities"),
+    "RDF in XML": ("graph.rdf", EDGE, "'.rdf' stands for no RDF that is read"),
+    "RDF in an archive that is none": ("graph.nt.gz", EDGE, "cannot be unpacked"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, file=file, content=content):
+        names = read_yaml(ROOT / "conf/base/globals.yml")["link_prediction"]
+        split = {"dev": 0.1, "test": 0.1, "seed": 0}
+        options = {"layout": "rdf", "rdf": names["rdf"], "split": split}
+        ingest(world, {file: content}, files={"graph": file}, **options)
+
+
+# What people bring: posts
+
+
+def pair(words="Ann in Rome", head=(0, 1), tail=(2, 3), **changes):
+    """A line of a post with two mentions."""
+    token = words.split(" ")
+    mentions = {
+        key: {"name": " ".join(token[start:end]), "pos": [start, end]}
+        for key, (start, end) in (("h", head), ("t", tail))
+    }
+    return f"{ {'token': token, **mentions, 'img_id': '', 'relation': 'None'} | changes!r}\n"
+
+
+def ingest_pairs(world, files):
+    from mkgformer_kedro.datasets.post_files import RelationPostsDataset
+    from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
+    from mkgformer_kedro.pipelines.ingestion.relation_extraction import index_posts
+
+    own = {"train": pair(), "dev": pair("Bob in Oslo"), "test": pair("Eve in Kyiv")}
+    own["relations"] = '{"None": 0, "lives": 1}'
+    for name, content in {**own, **files}.items():
+        (world.folder / name).write_text(content)
+    raw = RelationPostsDataset(filepath=str(world.folder), files={name: name for name in own})
+    values = settings_of("relation_extraction", "ingestion")
+    index_posts(raw.load(), RelationIngestionParameters(**values))
+
+
+for name, (files, says) in {
+    "a relation that no list has": ({"dev": pair(relation="loves")}, "unknown relation 'loves'"),
+    "a list of relations: None alone": ({"relations": '{"None": 0}'}, "no relation but 'None'"),
+    "relations that are no JSON": ({"relations": "{"}, "not the JSON object that numbers"),
+    "a relation twice": ({"relations": '{"None": 0, "None": 1}'}, "'None' is there twice"),
+    "no relation that stands for none": ({"relations": '{"lives": 0}'}, "stands for none"),
+    "test posts that stand in train": ({"test": pair()}, "are those of a train post"),
+    "a mention behind the end of its post": ({"dev": pair(tail=(2, 9))}, "[2, 9] is no span"),
+    "two mentions that are one": ({"dev": pair(tail=(0, 1))}, "are the same mention"),
+    "a mention of another name": (
+        {"dev": pair(t={"name": "Oslo", "pos": [2, 3]})},
+        "is 'Rome', not 'Oslo'",
+    ),
+    "a line that would run a command": ({"dev": "__import__('os').system('x')"}, "dev:1: "),
+    "a post without words": ({"dev": pair(token=[])}, "a post without words"),
+    "a word of half a character": (
+        {"dev": pair(token=["Ann", "\ud83d", "Rome"])},
+        "a text holds half a character",
+    ),
+}.items():
+
+    @case("Posts", name, says)
+    def _(world, files=files):
+        ingest_pairs(world, files)
+
+
+def ingest_tagged(world, files, **changes):
+    from mkgformer_kedro.datasets.post_files import TaggedPostsDataset
+    from mkgformer_kedro.pipelines.ingestion.entity_recognition import index_posts
+    from mkgformer_kedro.pipelines.ingestion.parameters import TaggedIngestionParameters
+
+    own = {"train": "Ann\tB-PER\n", "dev": "Bob\tB-PER\n", "test": "Eve\tB-PER\n"}
+    for name, content in {**own, **files}.items():
+        (world.folder / name).write_text(f"IMGID:1\n{content}")
+    raw = TaggedPostsDataset(filepath=str(world.folder), files={name: name for name in own})
+    values = settings_of("entity_recognition", "ingestion") | changes
+    index_posts(raw.load(), TaggedIngestionParameters(**values))
+
+
+for name, (files, says) in {
+    "a tag that there is not": ({"dev": "Ann\tB-CAT\n"}, "dev:2: unknown tag 'B-CAT'"),
+    "a word without a tag": ({"dev": "Ann\n"}, "dev:2: 1 columns instead of 2"),
+    "a post without its first line": ({"dev": "Ann\tO\n\nBob\tO\n"}, "dev:4: a post without its"),
+}.items():
+
+    @case("Posts", name, says)
+    def _(world, files=files):
+        ingest_tagged(world, files)
+
+
+# What people bring: images
+
+
+for name, (path, says) in {
+    "images beside the folders of entities": ("a.png", "lie beside the folders of entities"),
+    "images one level too deep": ("all/e0/a.png", "the folders in it hold folders, not images"),
+    "images of other entities": ("q0/a.png", "none of the 1 folders in it stands for an entity"),
+    "a folder without images": ("e0/.hidden", "no image lies in it"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, path=path):
+        from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
+        from mkgformer_kedro.pipelines.image_association.link_prediction import store_images
+        from mkgformer_kedro.pipelines.image_association.parameters import (
+            ImageAssociationParameters,
+        )
+
+        file = world.folder / "images" / path
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(file, "PNG")
+        listed = ImageFolderDataset(filepath=str(world.folder / "images")).load()
+        entities = pd.DataFrame({"entity": ["e0", "e1"]})
+        triples = pd.DataFrame({"head": [0], "relation": [0], "tail": [1], "split": ["train"]})
+        values = settings_of("link_prediction", "image_association")
+        parameters = ImageAssociationParameters(**values)
+        relations = pd.DataFrame({"relation": ["next"]})
+        store_images(
+            listed, entities, relations, triples, world.folder / "work", parameters, LAUNCH
+        )
+
+
+for name, (put, says) in {
+    "a folder of images that is not there": (str, "the image folder does not exist"),
+    "a folder of images that is a file": (Path.touch, "this is a file, not an image folder"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, put=put):
+        from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
+
+        put(world.folder / "images")
+        ImageFolderDataset(filepath=str(world.folder / "images")).load()
+
+
+for name, (content, says) in {
+    "a map of crops that is a list": (["a.jpg"], "it holds a list"),
+    "a map of crops that leaves its folder": ({0: ["../a.jpg"]}, "no file name below the image"),
+    "a map of crops by no post": ({1.5: ["a.jpg"]}, "the key is neither"),
+    "a map of crops that is no list of names": ({0: "a.jpg"}, "the value is no list"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, content=content):
+        import torch
+
+        from mkgformer_kedro.datasets.post_images import read_crop_map
+
+        torch.save(content, world.folder / "map.pth")
+        read_crop_map(world.folder / "map.pth")
+
+
+for name, (put, says) in {
+    "a map of crops that would run a command": (
+        lambda path: path.write_bytes(pickle.dumps(Executed())),
+        "nothing in it was run",
+    ),
+    "a map of crops that is JSON": (
+        lambda path: path.write_text('{"0": ["a.jpg"]}'),
+        "cannot be read as plain data",
+    ),
+    "a map of crops that is a pipe": (os.mkfifo, "the map is no file"),
+    "a map of crops that is not there": (str, "there is no such map of crops"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, put=put):
+        from mkgformer_kedro.datasets.post_images import read_crop_map
+
+        put(world.folder / "map.pth")
+        read_crop_map(world.folder / "map.pth")
+        assert not Path("executed").exists()
+
+
 # Towers
 
 
@@ -683,7 +960,7 @@ def with_pickle(folder):
 
 
 NOISE = np.random.default_rng(0).bytes(500)
-DAMAGES = {
+TOWER_DAMAGES = {
     "no config.json": (lacking("config.json"), "config.json is missing"),
     "a truncated config.json": (half("config.json"), "not a valid JSON file"),
     "a config.json that is a list": (holding("config.json", b"[]"), "the tower cannot be loaded"),
@@ -730,7 +1007,7 @@ for side in ("text", "vision"):
             ),
         },
     }[side]
-    for name, (damage, says) in {**DAMAGES, **own}.items():
+    for name, (damage, says) in {**TOWER_DAMAGES, **own}.items():
 
         @case("Towers", f"{side}: {name}", says)
         def _(world, side=side, damage=damage):
@@ -904,6 +1181,42 @@ class Killed:
 
     def __getitem__(self, row):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+# What a stage made, damaged in every way
+
+
+for name, reader in READERS.items():
+    for damage in [each for each in DAMAGES if each not in reader.accepted]:
+
+        @case("Artefacts", f"{name}: {damage}", reader.told)
+        def _(world, reader=reader, damage=damage):
+            intact, folder = world.folder / "intact", world.folder / "damaged"
+            intact.mkdir()
+            reader.make(intact, world.fixture)
+            problems = []
+            for file in sorted(path.name for path in intact.iterdir()):
+                if file in reader.unread:
+                    continue
+                shutil.copytree(intact, folder)
+                DAMAGES[damage](folder / file)
+                error = refusal(reader, folder)
+                assert error, f"{file}: accepted"
+                assert reader.told in str(error)
+                problems += error.problems
+                shutil.rmtree(folder)
+            raise DataError(problems)
+
+
+for name, (of, change, read, says) in OTHERS.items():
+
+    @case("Artefacts", name, says)
+    def _(world, of=of, change=change, read=read):
+        folder = world.folder / "folder"
+        folder.mkdir()
+        READERS[of].make(folder, world.fixture)
+        change(folder)
+        raise refusal(READERS[of] if read is None else READERS[of]._replace(read=read), folder)
 
 
 # Models that break, or are damaged
