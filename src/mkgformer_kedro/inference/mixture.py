@@ -22,8 +22,9 @@ each measured by the weight that the expert has best alone.
 
 Some experts have not learned every entity: what a structural expert says of one that train lacks is
 noise. Let ``q`` be the distribution of the experts that have learned all, with weights raised as
-above. The entities that some expert has not learned have the probability that ``q`` gives them. The
-rest of it is shared out among the others as the whole mixture says, which is fitted on these alone.
+above. The entities that some expert has not learned have the probability that ``q`` gives them,
+times a factor that is picked by the MRR of held-out dev. The rest of ``q`` is shared out among the
+others as the whole mixture says, which is fitted on these alone.
 
 A mixture of one expert gives that expert's scores as they are.
 """
@@ -36,7 +37,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,7 +53,7 @@ from mkgformer_kedro.evaluation.calibration import (
     conformal_thresholds,
     risk_coverage,
 )
-from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers, rows_at_a_time
 from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
@@ -81,6 +82,7 @@ _RIDGE = 0.1
 _LEAST_SHARE = 0.01
 # Of a standard deviation: what half precision leaves of a score.
 _SAME = 0.01
+_HOLDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 KIND = "mixture"
 _DESCRIPTION, _ARRAYS = "expert.json", "mixture.safetensors"
 
@@ -98,6 +100,8 @@ class Weights:
         direction: Weights by direction, ``(2, m)``.
         relation: Weights by relation and direction, ``(relations, 2, m)``.
         own: Whether these are the relation's own, and not the direction's, ``(relations, 2)`` bool.
+        held_back: What is taken from the log-scores of entities that an expert has not learned,
+            ``(1,)``.
     """
 
     standard: np.ndarray
@@ -107,6 +111,7 @@ class Weights:
     direction: np.ndarray
     relation: np.ndarray
     own: np.ndarray
+    held_back: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def of(self, queries: pd.DataFrame, answers: np.ndarray) -> np.ndarray:
         """Weights for each query.
@@ -124,8 +129,8 @@ class Weights:
 
     def only(self, experts: np.ndarray) -> Weights:
         """The weights of some experts, ``(m,)`` bool."""
-        chosen = {name: value[..., experts] for name, value in vars(self).items() if name != "own"}
-        return Weights(**chosen, own=self.own)
+        by_expert = ("standard", "spread", "alone", "whole", "direction", "relation")
+        return replace(self, **{name: getattr(self, name)[..., experts] for name in by_expert})
 
     def standardised(self, scores: Tensor, expert: int) -> Tensor:
         """Log-scores ``(b, entities)`` of one expert's scores."""
@@ -320,7 +325,7 @@ class Mixture:
         inside = torch.from_numpy(learned).to(device)
         mass = base.masked_fill(~inside, -torch.inf).logsumexp(dim=1, keepdim=True)
         shared = mixed.masked_fill(~inside, -torch.inf).log_softmax(dim=1) + mass
-        return torch.where(inside, shared, base), logs
+        return torch.where(inside, shared, base - self.weights.held_back.item()), logs
 
     def save(self, folder: Path) -> Path:
         """Write the expert's folder, and give it back."""
@@ -602,26 +607,27 @@ def fit_mixture(
         fitted_queries["answers"].map(len).to_numpy(),
     )
     own = count >= parameters.least_answers
-    tried: dict[float, float] = {}
-    best: Weights | None = None
-    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
-    for strength in grid:
+
+    def fit(strength: float, kept: np.ndarray) -> tuple[Weights, float]:
+        """Weights of some experts, and their loss on the judging part."""
         weights = _fit_weights(
-            fitting,
+            fitting.only(kept),
             direction[part == 0],
             relation[part == 0],
             own,
             strength,
-            standard,
-            spread,
-            alone,
+            standard[kept],
+            spread[kept],
+            alone[kept],
         )
-        loss = judging.loss(weights.of(dev[part == 1], cells.speaks[part == 1]))
-        if best is None or loss < min(tried.values()):
-            best = weights
-        tried[strength] = loss
-    assert best is not None  # noqa: S101 (the grid is not empty)
-    strength = min(tried, key=lambda value: tried[value])
+        judged = judging.only(kept)
+        return weights, judged.loss(weights.of(dev[part == 1], judged.speaks))
+
+    all_of_them = np.ones(len(experts), dtype=bool)
+    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
+    tried = {strength: fit(strength, all_of_them) for strength in grid}
+    strength = min(tried, key=lambda value: tried[value][1])
+    best, loss = tried[strength]
     needed = _needed(best, answered.speaks)
     names = [expert.name for expert in experts]
     whole = dict(zip(names, best.whole.tolist(), strict=True))
@@ -630,9 +636,15 @@ def fit_mixture(
         logger.info("Hardly any weight anywhere, so left out: %s", ", ".join(left_out))
         experts = [expert for expert, kept in zip(experts, needed, strict=True) if kept]
         best, answered = best.only(needed), answered.only(needed)
-        cells, judging = cells.only(needed), judging.only(needed)
+    without = {}
+    for number in np.flatnonzero(needed) if needed.sum() > 1 else ():
+        others = needed & (np.arange(len(needed)) != number)
+        without[names[number]] = -fit(strength, others)[1]
+    cells, judging = cells.only(needed), judging.only(needed)
 
     mixture = Mixture(experts, best, _nothing_calibrated(relations, parameters), {})
+    held_back = _hold_back(mixture, answered, part)
+    mixture.weights = best = replace(best, held_back=np.array([held_back]))
     calibration = _calibrate(mixture, answered, cells, judging, part, parameters, seed)
     facts = {
         "weights": whole,
@@ -644,11 +656,15 @@ def fit_mixture(
         "shrinkage": None if np.isinf(strength) else strength,
         "log_likelihood": {
             **dict(zip(names, (-losses).tolist(), strict=True)),
-            "mixture": -tried[strength],
+            "mixture": -loss,
         },
+        # Of the mixture fitted anew, an expert left out: what the expert adds to the others.
+        "log_likelihood_without": without,
         "log_likelihood_by_shrinkage": {
-            "whole" if np.isinf(value) else f"{value:g}": -loss for value, loss in tried.items()
+            "whole" if np.isinf(value) else f"{value:g}": -found[1]
+            for value, found in tried.items()
         },
+        "held_back": held_back,
         "dev_answers": count.tolist(),
     }
     return Mixture(experts, best, calibration, facts)
@@ -1034,6 +1050,41 @@ def _fit_weights(
     return Weights(standard, spread, alone, table[0], by_direction, by_relation, has_own)
 
 
+def _hold_back(mixture: Mixture, answered: _Answered, part: np.ndarray) -> float:
+    """How far to hold back what an expert has not learned, by the MRR of the judging part.
+
+    By likelihood alone they would come too far ahead: their share of the answers is small, and who
+    among them is meant is hardly known.
+    """
+    learned = _learned_by_all(mixture.experts)
+    if learned is None:
+        return 0.0
+    others = torch.from_numpy(~learned)
+    sums, count = torch.zeros(len(_HOLDS), dtype=torch.float64), 0
+    for rows, mixed in _mixed(mixture, answered, part, 1):
+        block = answered.queries.iloc[rows]
+        answers = Cells.from_lists(block["answers"], mixed.device)
+        known = Cells.from_lists(block["known"], mixed.device)
+        for number, hold in enumerate(_HOLDS):
+            ranks = rank_answers(torch.where(others, mixed - hold, mixed), answers, known)
+            realistic = (ranks.rank_optimistic + ranks.rank_pessimistic).double() / 2
+            sums[number] += (1 / realistic).sum()
+        count += len(answers.rows)
+    return _HOLDS[int(sums.argmax())] if count else 0.0
+
+
+def _mixed(
+    mixture: Mixture, answered: _Answered, part: np.ndarray, wanted: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Positions of the queries of a part of dev, and the mixture's scores."""
+    for rows, scores in answered.blocks():
+        kept = part[rows] == wanted
+        if kept.any():
+            rows, scores = rows[kept], [values[kept] for values in scores]
+            speaks = answered.speaks[rows]
+            yield rows, mixture.combine(answered.queries.iloc[rows], scores, speaks)[0]
+
+
 def _calibrate(
     mixture: Mixture,
     answered: _Answered,
@@ -1055,17 +1106,10 @@ def _calibrate(
     scale = _fit_scale(judging, torch.from_numpy(effective))
     rough = Calibration(scale, blank.calibrator, blank.thresholds, blank.own, blank.level)
 
-    def blocks(wanted: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        for rows, scores in answered.blocks():
-            kept = part[rows] == wanted
-            if not kept.any():
-                continue
-            rows, scores = rows[kept], [values[kept] for values in scores]
-            queries = answered.queries.iloc[rows]
-            yield rows, mixture.combine(queries, scores, answered.speaks[rows])[0]
-
     relations = len(weights.relation)
-    proposals, _ = judge(rough, answered.queries, blocks(1), parameters.proposals)
+    proposals, _ = judge(
+        rough, answered.queries, _mixed(mixture, answered, part, 1), parameters.proposals
+    )
     calibrator = Calibrator.fit(
         log_odds(proposals["log_softmax"].to_numpy()),
         proposals["true"].to_numpy(),
@@ -1076,7 +1120,9 @@ def _calibrate(
         blocks=proposals["query"].to_numpy(),
         seed=seed,
     )
-    _, answers = judge(rough, answered.queries, blocks(2), parameters.proposals)
+    _, answers = judge(
+        rough, answered.queries, _mixed(mixture, answered, part, 2), parameters.proposals
+    )
     thresholds, own = conformal_thresholds(
         -answers["log_softmax"].to_numpy(),
         answers["relation"].to_numpy(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -108,6 +108,7 @@ def ask(
     batch_size: int,
     what: str,
     of: str,
+    answer: Callable[..., Any] | None = None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Ask a model block by block, so that memory does not grow with items times candidates.
 
@@ -118,6 +119,7 @@ def ask(
         batch_size: Items per block.
         what: What the progress bar says is done.
         of: What the items are called.
+        answer: What of the model is called with a batch; None: the model.
 
     Yields:
         ``(b,)`` numbers of a block's items, in :func:`asking_order`, and the model's output.
@@ -131,7 +133,7 @@ def ask(
                 block = order[start : start + batch_size]
                 inputs = on_device(collator(block), model.device)
                 inputs.pop("labels", None)
-                yield block, model(**inputs)
+                yield block, (answer or model)(**inputs)
                 progress.advance(len(block))
     finally:
         model.train(was_training)
