@@ -257,9 +257,10 @@ def rank_point(
     from transformers import AutoTokenizer
 
     from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
+    from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
     from mkgformer_kedro.modeling import MKGformerForLinkPrediction
     from mkgformer_kedro.training.batches import Collator, ask
-    from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, rank_answers_of
+    from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
 
     rng = np.random.default_rng(0)
     asked = min(entities, 500)
@@ -291,15 +292,11 @@ def rank_point(
         "paper",
         tokens,
     )
-    answer = [np.array([each]) for each in rng.integers(0, entities, queries)]
-    table = pd.DataFrame(
-        {
-            "direction": "tail",
-            "entity": np.sort(rng.integers(0, asked, queries)),
-            "relation": 0,
-            "answers": answer,
-            "known": answer,
-        }
+    tail = rng.integers(0, entities, queries)
+    triples = pd.DataFrame({"head": np.sort(rng.integers(0, asked, queries)), "relation": 0})
+    triples["tail"] = tail
+    table = triples.rename(columns={"head": "entity"}).assign(
+        direction="tail", answers=list(tail[:, None]), known=list(tail[:, None])
     )
     # From here on the highest memory counts anew.
     Path("/proc/self/clear_refs").write_text("5")
@@ -313,8 +310,8 @@ def rank_point(
         what="Asking",
         of="queries",
     )
-    ranked = [rank_answers_of(items, rows, outputs.logits) for rows, outputs in blocks]
-    if sum(map(len, ranked)) != queries:
+    scores = ((rows, outputs.logits) for rows, outputs in blocks)
+    if len(rank_queries(table, scores, triples)) != queries:
         raise SystemExit("Not every query was ranked.")
     return time.process_time() - began, memory("VmHWM") - before
 
