@@ -76,8 +76,9 @@ def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.T
         owners: ``(B,)`` owner of every item's images.
 
     Returns:
-        The model's image inputs: one row per distinct owner that has images, and ``image_index``
-        ``(B,)`` with -1 for items without any. Empty where no item has one.
+        The model's image inputs: one row per distinct owner that has images, ``image_index``
+        ``(B,)`` with -1 for items without any, and ``image_rows``, the items with some. Empty where
+        no item has one.
     """
     if images is None:
         return {}
@@ -87,7 +88,8 @@ def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.T
     distinct, row = np.unique(owners[with_images], return_inverse=True)
     index = np.full(len(owners), -1, dtype=np.int64)
     index[with_images] = row
-    arrays = {**images.read(distinct), "image_index": index}
+    rows = np.flatnonzero(with_images)
+    arrays = {**images.read(distinct), "image_index": index, "image_rows": rows}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
