@@ -46,7 +46,7 @@ class SimilarityExpert:
         relations: Table ``relations``.
     """
 
-    name, seed, folder = "cosine", 0, None
+    name, seed, folder, learned = "cosine", 0, None, None
 
     def __init__(self, tower: str, entities: pd.DataFrame, relations: pd.DataFrame) -> None:
         source = resolve_tower(tower)

@@ -380,6 +380,15 @@ def _(world):
     begin(world, "link_prediction.finetuning", LinkPredictionParameters.model_validate(values))
 
 
+@case("Parameters", "a namespace that begins no IRI")
+def _(world):
+    from mkgformer_kedro.inference.parameters import PublicationParameters
+
+    values = {"page_completions": 1, "page_images": 0, "nearest": 0}
+    spaces = {"entity_namespace": "my entities", "relation_namespace": "urn:r:"}
+    typed(PublicationParameters, values | spaces, "link_prediction.completion.publication")
+
+
 # What people write: the command line
 
 

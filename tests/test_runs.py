@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import rdflib
 from PIL import Image
+
+from mkgformer_kedro.configuration import ExtendingConfigLoader
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 pytestmark = pytest.mark.whole_run
 
@@ -153,12 +157,10 @@ def own_data(tmp_path_factory, copy_project):
     return project
 
 
-def own_run(env):
-    epochs = "link_prediction.finetuning.epochs=1"
-    pipeline = ("--pipelines", "link_prediction", "--env", env)
-    return ("kedro", "run", *pipeline, "--params", epochs)
-
-
+OWN_GRAPH = (
+    "kedro", "run", "--pipelines", "link_prediction", "--env", "my_graph",
+    "--params", "link_prediction.finetuning.epochs=1",
+)  # fmt: skip
 OWN_POSTS = (
     "kedro", "run", "--pipelines", "entity_recognition", "--env", "my_posts",
     "--params", "entity_recognition.finetuning.epochs=1",
@@ -188,14 +190,78 @@ def test_own_posts_run_as_the_documentation_says(own_data, with_images):
     assert coverage["owners"]["with_images"] == (4 if with_images else 0)
 
 
-@pytest.mark.parametrize(("env", "with_images"), [("my_graph", 5), ("my_graph_text", 0)])
-def test_own_data_runs_as_the_documentation_says(own_data, env, with_images):
-    own_data.run(*own_run(env))
-    reporting = own_data.folder / f"data/08_reporting/{env}/link_prediction"
+def test_own_data_runs_as_the_documentation_says(own_data):
+    own_data.run(*OWN_GRAPH)
+    reporting = own_data.folder / "data/08_reporting/my_graph/link_prediction"
     assert "</html>" in (reporting / "index.html").read_text()
     coverage = json.loads((reporting / "image_association/coverage.json").read_text())
-    assert coverage["owners"]["with_images"] == with_images
+    assert coverage["owners"]["with_images"] == 5
     assert coverage["owners"]["all"] == 12
+
+
+def test_a_variant_of_own_data_names_only_what_differs(own_data):
+    conf = str(own_data.folder / "conf")
+    variants = ("my_graph", "my_graph_text")
+    graph, text = (
+        ExtendingConfigLoader(conf, env=variant, **CONFIG_LOADER_ARGS)["globals"]
+        for variant in variants
+    )
+    assert (graph.pop("dataset"), text.pop("dataset")) == variants
+    assert graph["link_prediction"].pop("images") == "data/01_raw/my_graph/images"
+    assert text["link_prediction"].pop("images") is None
+    assert {**graph, "extends": "my_graph"} == text
+
+
+SYNSETS = """
+extends: ci
+dataset: synsets
+link_prediction:
+  folder: data/01_raw/synsets
+  layout: rdf
+  files: {graph: graph.ttl}
+  images: null
+"""
+# Of 40 links nobody learns what is probable.
+KEEP_THE_BEST = """
+link_prediction:
+  completion:
+    keep: {probability: null, best: 20}
+"""
+
+
+def test_a_graph_in_rdf_comes_out_completed_as_rdf(own_data):
+    """The first links of the sample, written and read by another library."""
+    graph, sample = rdflib.Graph(), Path(__file__).parents[1] / "data/01_raw/wordnet_emoji"
+    synset = rdflib.Namespace("http://wordnet.example/synset/")
+    terms = rdflib.Namespace("http://wordnet.example/terms#")
+    for line in (sample / "train.tsv").read_text().splitlines()[:40]:
+        head, relation, tail = line.split("\t")
+        graph.add((synset[head], terms[relation.strip("_")], synset[tail]))
+    known = set(graph)
+    entities = {entity for head, _, tail in known for entity in (head, tail)}
+    for line in (sample / "entity2text.txt").read_text().splitlines():
+        entity, text = line.split("\t")
+        if synset[entity] in entities:
+            graph.add((synset[entity], rdflib.RDFS.label, rdflib.Literal(text, lang="en")))
+    for name, content in (("globals", SYNSETS), ("parameters_link_prediction", KEEP_THE_BEST)):
+        file = own_data.folder / f"conf/synsets/{name}.yml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+    folder = own_data.folder / "data/01_raw/synsets"
+    folder.mkdir()
+    graph.serialize(folder / "graph.ttl", format="turtle")
+    own_data.run("kedro", "run", "--pipelines", "link_prediction,completion", "--env", "synsets")
+    output = own_data.folder / "data/07_model_output/synsets/link_prediction/completion"
+    found = rdflib.Graph().parse(output / "completions.ttl")
+    parts = (rdflib.RDF.subject, rdflib.RDF.predicate, rdflib.RDF.object)
+    proposed = {
+        tuple(found.value(statement, part) for part in parts)
+        for statement in found.subjects(rdflib.RDF.type, rdflib.RDF.Statement)
+    }
+    assert len(proposed) == len(pd.read_parquet(output / "completions.parquet")) > 0
+    assert {end for head, _, tail in proposed for end in (head, tail)} <= entities
+    assert {relation for _, relation, _ in proposed} <= {relation for _, relation, _ in known}
+    assert not proposed & known
 
 
 def test_a_cell_that_fails_is_a_row_that_says_why(finished_project):

@@ -51,11 +51,10 @@ def test_subsets_show_the_score_that_picks_models():
 def test_completions_are_told_in_words_the_most_probable_first():
     completions = pd.DataFrame(
         {
-            "head": ["b", "a", "a"],
-            "relation": ["r", "r", "s"],
-            "tail": ["a", "b", "b"],
-            "probability": [0.25, 0.5, 0.9],
-            "status": ["new", "new", "test"],
+            "head": ["b", "a"],
+            "relation": ["r", "r"],
+            "tail": ["a", "b"],
+            "probability": [0.25, 0.5],
         }
     )
     entities = pd.DataFrame({"entity": ["a", "b"], "name": ["Ann", "Bob"]})

@@ -21,6 +21,7 @@ class TableExpert:
     silent: frozenset[int] = frozenset()
     seed: int = 0
     folder: Path | None = None
+    learned: np.ndarray | None = None
     asked: list[int] = field(default_factory=list)
 
     def scores(

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote
+
 import numpy as np
 import pandas as pd
 import pytest
 import rdflib
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdflib import RDF, URIRef
 
+from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
 from mkgformer_kedro.inference.completion import (
@@ -17,18 +23,22 @@ from mkgformer_kedro.inference.completion import (
     completions_as_rdf,
     join_directions,
     judge_completions,
-    keep_proposals,
     name_completions,
+    nearest_seen,
+    open_proposals,
     plan_questions,
     propose,
+    rank_proposals,
 )
 from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
+    PublicationParameters,
     QuestionParameters,
 )
 
+GLOBALS = Path(__file__).parents[2] / "conf/base/globals.yml"
 ENTITIES, RELATIONS = 24, 3
 NAMES = ["born in", "lives in", "knows"]
 
@@ -40,6 +50,7 @@ def questions(**changes):
         "implied": None,
         "functional": None,
         "least_entities": 1,
+        "unseen_neighbours": None,
         "at_most": None,
     }
     return QuestionParameters(**{**given, **changes})
@@ -198,6 +209,33 @@ def test_the_plan_says_what_it_asks_and_what_that_covers():
     assert nothing["test_triples_covered"] == {"tail": None, "head": None, "either": None}
 
 
+def test_an_entity_that_train_lacks_plays_the_roles_of_those_most_like_it():
+    triples = pd.concat(
+        [frame([(0, 0, 5), (1, 1, 6)]), frame([(2, 0, 5), (2, 1, 6), (0, 1, 6)], "test")]
+    )
+    train = triples[triples["split"] == "train"]
+    # 2 points where 0 does, whatever its length, and then where 1 does; 3 and 4 as 5 and 6 do.
+    embeddings = np.zeros((7, 3), dtype=np.float32)
+    embeddings[[0, 1, 2]] = [[1, 0, 0], [0, 1, 0], [9, 1, 0]]
+    embeddings[[5, 3]], embeddings[[6, 4]] = [-1, 0, 0], [0, 0, 1]
+    one, two = (nearest_seen(embeddings, train, most) for most in (1, 2))
+    assert np.argwhere(one.toarray()).tolist() == [[2, 0], [3, 5], [4, 6]]
+    assert two.toarray()[2].nonzero()[0].tolist() == [0, 1]
+    plan = [plan_questions(triples, 7, ["a", "b"], questions(), 0, near) for near in (None, one)]
+    (_, _, without), (asked, roles, report) = plan
+    assert np.argwhere(roles.plausible[0]).tolist() == [[0, 0], [0, 2], [1, 1]]
+    assert np.argwhere(roles.plausible[1]).tolist() == [[0, 3], [0, 5], [1, 4], [1, 6]]
+    assert np.argwhere(roles.answered[0]).tolist() == [[0, 0], [1, 1]]
+    assert set(asked["entity"]) == set(range(7))
+    nothing = dict.fromkeys(["tail", "head", "either"], 0.0)
+    counts = {"entities": 3, "questions": 0, "test_triples": 2, "test_triples_covered": nothing}
+    assert without["unseen"] == counts
+    half = dict.fromkeys(nothing, 0.5)
+    assert report["unseen"] == counts | {"questions": 3, "test_triples_covered": half}
+    everybody = nearest_seen(embeddings[[0, 1, 5, 6]], frame([(0, 0, 1), (2, 0, 3)]), 9)
+    assert everybody.nnz == 0
+
+
 def test_a_relation_that_is_not_there_is_named():
     with pytest.raises(DataError, match=r"no relation 'c'. It has 'a', 'b'"):
         plan_questions(frame([(0, 0, 1)]), 2, ["a", "b"], questions(relations=["c"]), seed=0)
@@ -237,8 +275,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
     for question in asked.itertuples(index=False):
         number = int(question.direction == "head")
         query = pd.DataFrame([question._asdict()])
-        _, scores, parts = next(mixture.parts(query, batch_size=1))
-        total = scores[0].numpy().astype(float)
+        part = next(mixture.parts(query, batch_size=1))
+        total = part.mixed[0].numpy().astype(float)
         for entity in range(ENTITIES):
             triple = (question.entity, question.relation, entity)
             if (triple if number == 0 else triple[::-1]) in train:
@@ -260,8 +298,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
                     entity,
                     odds,
                     -logs[entity] <= 2,
-                    parts[0][0, entity].item(),
-                    parts[1][0, entity].item() if speaks else np.nan,
+                    part.logs[0][0, entity].item(),
+                    part.logs[1][0, entity].item() if speaks else np.nan,
                 )
             )
     columns = [
@@ -303,7 +341,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
     mixture.experts[0].asked.clear()
 
     class Dying:
-        name, seed, folder = "knowing", 0, None
+        name, seed, folder, learned = "knowing", 0, None, None
         left = 6
 
         def answers(self, queries):
@@ -381,32 +419,51 @@ def keep(**changes):
     return KeepParameters(**{**given, **changes})
 
 
-def test_what_is_kept(joined, triples):
+def test_what_may_be_kept_is_ranked(joined):
     table = with_probability(joined)
-    kept = keep_proposals(table, no_function(), triples, keep(probability=0.6))
-    assert kept["probability"].is_monotonic_decreasing
+    ranked = rank_proposals(table, keep(probability=0.6))
+    assert ranked["probability"].is_monotonic_decreasing
+    assert set(ranked["split"]) == {"", "test"}
     expected = table[(table["probability"] >= 0.6) & (table["split"] != "dev")]
-    assert len(kept) == len(expected) > 0
-    best = keep_proposals(table, no_function(), triples, keep(best=7))
-    assert len(best) == 7
-    assert (
-        best["probability"].min() >= sorted(table.loc[table["split"] != "dev", "probability"])[-7]
-    )
-    both = keep_proposals(table, no_function(), triples, keep(best=1000, both_directions=True))
+    assert len(ranked) == len(expected) > 0
+    both = rank_proposals(table, keep(best=1000, both_directions=True))
     assert set(both["found_by"]) == {FOUND_BY.index("both")}
     assert len(both) == ((table["found_by"] == 2) & (table["split"] != "dev")).sum()
 
 
-def test_no_second_answer_is_kept_where_dev_or_test_fill_a_functional_relation():
+def test_nothing_is_proposed_that_is_held_out_or_has_its_only_answer_there():
     triples = pd.concat([frame([(0, 0, 5)]), frame([(1, 0, 5)], "dev"), frame([(2, 0, 5)], "test")])
     rows = [(1, 0, 6, ""), (2, 0, 5, "test"), (2, 0, 6, ""), (3, 0, 6, "")]
-    table = pd.DataFrame(rows, columns=[*TRIPLE, "split"]).assign(
-        found_by=0, probability=0.9, log_odds=1.0
-    )
+    ranked = pd.DataFrame(rows, columns=[*TRIPLE, "split"])
+    assert open_proposals(ranked, no_function(), triples).index.tolist() == [0, 1, 2]
     roles = no_function()
     roles.functional[0, 0] = True
-    kept = keep_proposals(table, roles, triples, keep(best=9))
-    assert kept[TRIPLE].to_numpy().tolist() == [[2, 0, 5], [3, 0, 6]]
+    assert open_proposals(ranked, roles, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
+
+
+def test_precision_on_a_functional_relation_is_what_probabilities_say():
+    """Three proposals a place, one of them true; most of the true ones are in dev or test."""
+    places, rng = 3000, np.random.default_rng(0)
+    rows = pd.DataFrame({"head": np.repeat(np.arange(places), 3), "relation": 0})
+    rows["tail"] = places + rng.permuted(np.tile(np.arange(3), (places, 1)), axis=1).ravel()
+    first = np.arange(3 * places) % 3 == 0
+    split = np.repeat(rng.choice(["dev", "test", ""], p=[0.4, 0.4, 0.2], size=places), 3)
+    rows["split"] = np.where(first, split, "")
+    rows["found_by"], rows["log_odds"] = 0, rng.normal(2.0 * first, 1.0)
+    triples = frame(rows.loc[first, TRIPLE].to_numpy(), split[first]).query("split != ''")
+    # Bayes: of the third that is true, .4 are found in dev, .2 nowhere; test is not looked at.
+    likelihood = np.exp(2 * rows["log_odds"] - 2)
+    rows["probability"] = 0.4 * likelihood / (0.6 * likelihood + 2)
+    ranked = rank_proposals(rows, keep(probability=0.3))
+    calibrator = Calibrator(1.0, np.zeros(3), np.zeros((1, 3)))
+    kept = judge_completions(rows, ranked, triples, calibrator)["kept"]
+    noise = 2 * np.sqrt(0.25 / kept["triples"])
+    assert kept["precision"] == pytest.approx(kept["mean_probability"], abs=noise)
+    roles = no_function()
+    roles.functional[0, 0] = True
+    published = open_proposals(ranked, roles, triples)
+    assert 0 < len(published) < kept["triples"] - kept["hidden"]
+    assert not published["head"].isin(triples["head"]).any()
 
 
 def test_keeping_everything_is_refused():
@@ -416,7 +473,7 @@ def test_keeping_everything_is_refused():
 
 def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     rng = np.random.default_rng(0)
-    n = 40_000
+    n = 20_000
     log_odds = rng.normal(-3, 2, n)
     found_by = rng.integers(3, size=n)
     logit = 0.8 * log_odds + np.array([-1.0, -0.5, 1.0])[found_by]
@@ -437,7 +494,7 @@ def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     calibrator = calibrate_proposals(joined, relations=4, seed=0)
     joined["probability"] = calibrator.probabilities(log_odds, found_by, joined["relation"])
     assert np.abs(joined["probability"] - probability).mean() < 0.01
-    kept = keep_proposals(joined, no_function(), frame([], "train"), keep(probability=0.3))
+    kept = rank_proposals(joined, keep(probability=0.3))
     triples = frame(joined.loc[joined["split"] == "test", TRIPLE].to_numpy(), "test")
     report = judge_completions(joined, kept, triples, calibrator)
     hidden = (joined["split"] == "test").sum()
@@ -482,58 +539,102 @@ def test_completions_have_names(named):
         "probability",
         "found_by",
         "in_answer_set",
-        "status",
         "score_knowing",
         "score_guessing",
     ]
     assert table["head"].tolist() == [
         "http://www.wikidata.org/entity/Q64" if h == 12 else f"/m/{h} ä" for h in kept["head"]
     ]
-    assert set(table["status"]) == {"new", "test"}
-    assert ((table["status"] == "test").to_numpy() == (kept["split"] == "test").to_numpy()).all()
+
+
+PUBLICATION = completion().publication
+OURS = rdflib.Namespace("urn:mkgformer:completion#")
+
+
+def statements(text):
+    """What rdflib finds: subject, predicate and object, as they are, and the statement's name."""
+    graph = rdflib.Graph().parse(data=text, format="turtle")
+    return graph, {
+        tuple(graph.value(name, part) for part in (RDF.subject, RDF.predicate, RDF.object)): name
+        for name in graph.subjects(RDF.type, RDF.Statement)
+    }
 
 
 def test_a_second_library_reads_the_rdf(named):
     table, _ = named
-    text = completions_as_rdf(table, "http://example.org/entity/", "http://example.org/relation/")
-    graph = rdflib.Graph().parse(data=text, format="turtle")
-    ours = rdflib.Namespace("urn:mkgformer:completion#")
-    new = table[table["status"] == "new"]
-    found = {}
-    for statement in graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement):
-        parts = [
-            str(graph.value(statement, part))
-            for part in (rdflib.RDF.subject, rdflib.RDF.predicate, rdflib.RDF.object)
-        ]
-        probability = graph.value(statement, ours.probability)
-        assert probability.datatype == rdflib.XSD.double
-        inside = graph.value(statement, ours.inAnswerSet).toPython()
-        found[tuple(parts)] = (probability.toPython(), inside)
+    graph, found = statements(completions_as_rdf(table, PUBLICATION, is_rdf=False))
 
     def iri(name):
         quoted = name.replace("/", "%2F").replace(" ", "%20").replace("ä", "%C3%A4")
-        return name if "://" in name else f"http://example.org/entity/{quoted}"
+        return URIRef(name if "://" in name else f"http://example.org/entity/{quoted}")
 
-    expected = {
-        (
-            iri(row.head),
-            "http://example.org/relation/" + row.relation.replace(" ", "%20"),
-            iri(row.tail),
-        ): (pytest.approx(row.probability, rel=1e-5), row.in_answer_set)
-        for row in new.itertuples()
-    }
-    assert found == expected
-    assert len(found) == len(new) > 0
+    assert len(found) == len(table) > 0
+    for row in table.itertuples():
+        relation = URIRef("http://example.org/relation/" + row.relation.replace(" ", "%20"))
+        name = found[iri(row.head), relation, iri(row.tail)]
+        probability = graph.value(name, OURS.probability)
+        assert probability.datatype == rdflib.XSD.double
+        assert probability.toPython() == pytest.approx(row.probability, rel=1e-5)
+        assert graph.value(name, OURS.inAnswerSet).toPython() == row.in_answer_set
     # Nobody has accepted a completion: the triple itself is not stated.
     assert not [p for p in graph.predicates() if "example.org" in str(p)]
+    # A statement has the same name in every run, and another one than all others.
+    _, fewer = statements(completions_as_rdf(table.tail(3), PUBLICATION, is_rdf=False))
+    assert len(set(found.values())) == len(found)
+    assert fewer.items() <= found.items()
 
 
-def test_a_namespace_that_makes_no_iri_is_an_error(named):
-    with pytest.raises(DataError, match="makes no IRI with the namespace 'no iri'"):
-        completions_as_rdf(named[0], "no iri", "urn:r:")
+def as_completions(*triples):
+    table = pd.DataFrame(triples, columns=TRIPLE)
+    return table.assign(probability=0.5, in_answer_set=True)
 
 
-def test_nothing_new_is_an_empty_graph(named):
-    table = named[0]
-    text = completions_as_rdf(table[table["status"] == "test"], "urn:e:", "urn:r:")
+def test_ids_are_iris_where_nothing_else_looks_like_them():
+    names = [
+        "Q42:foo",
+        "see http://a.b c",
+        "http://a.b/ c",
+        "mailto:a@b.c",
+        "urn:isbn:1",
+        "http://a.b/c",
+    ]
+    text = completions_as_rdf(
+        as_completions(*((name, "r", name) for name in names)), PUBLICATION, is_rdf=False
+    )
+    _, found = statements(text)
+    own = {str(head) for head, _, _ in found}
+    assert own == {
+        "urn:isbn:1",
+        "http://a.b/c",
+        *(f"http://example.org/entity/{quote(name, safe='')}" for name in names[:4]),
+    }
+
+
+def test_what_was_read_of_rdf_is_written_as_it_was(tmp_path):
+    """Terms of every kind go in, and come out of a second library as the same ones."""
+    text = r"""@prefix x: <http://a.b/> .
+    x:a x:r <mailto:a@b.c>, <tag:b,2020:c>, <Q42:foo>, "http://a b", "\"a\" \n \\ é"@fr, 5,
+      "_:b", _:x . <urn:isbn:1> x:s x:a ."""
+    (tmp_path / "graph.ttl").write_text(text)
+    configured = yaml.safe_load(GLOBALS.read_text())["link_prediction"]["rdf"]
+    keep_all = RdfParameters(**configured | {"literals": "keep", "blank_nodes": "keep"})
+    read = read_rdf(tmp_path, ["graph.ttl"], keep_all).triples[TRIPLE]
+    _, found = statements(
+        completions_as_rdf(as_completions(*read.to_numpy()), PUBLICATION, is_rdf=True)
+    )
+    expected = set(rdflib.Graph().parse(data=text, format="turtle"))
+    blank = {triple for triple in expected if isinstance(triple[2], rdflib.BNode)}
+    assert len(found) == len(expected) == 9
+    assert expected - found.keys() == blank
+    ((_, _, node),) = found.keys() - expected
+    assert isinstance(node, rdflib.BNode)
+
+
+def test_a_namespace_that_begins_no_iri_is_refused():
+    with pytest.raises(ValueError, match="should begin IRIs, such as http"):
+        PublicationParameters(**PUBLICATION.model_dump() | {"entity_namespace": "no iri"})
+
+
+def test_no_completion_is_an_empty_graph(named):
+    text = completions_as_rdf(named[0].head(0), PUBLICATION, is_rdf=False)
     assert len(rdflib.Graph().parse(data=text, format="turtle")) == 0

@@ -24,6 +24,7 @@ from mkgformer_kedro.inference.mixture import (
     report_calibration,
 )
 from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.inference.predictions import predict_queries
 
 
 def fit(experts, world, work_folder, parameters, seed=0):
@@ -83,6 +84,10 @@ def test_it_is_better_than_each_of_its_experts(world, mixture, experts, paramete
         best = max(log_likelihood(scale * alone, test) for scale in np.geomspace(0.1, 10, 40))
         assert mixed > best
         assert facts["mixture"] > facts[expert.name]
+    # Of two that know half each, one left out leaves the other alone.
+    without = mixture.facts["log_likelihood_without"]
+    assert without["left"] == pytest.approx(facts["right"], abs=0.01)
+    assert without["right"] == pytest.approx(facts["left"], abs=0.01)
 
 
 def test_a_useless_expert_gets_no_weight_and_scale_makes_no_difference(mixture):
@@ -99,7 +104,7 @@ def test_one_expert_is_that_expert(world, parameters, tmp_path, noise):
     mixture = fit([expert], world, tmp_path, parameters)
     test = split(world.queries, "test")
     assert torch.equal(all_scores(mixture, test), all_scores(expert, test))
-    parts = {rows[0]: scores for rows, scores, _ in mixture.parts(test, batch_size=64)}
+    parts = {part.rows[0]: part.mixed for part in mixture.parts(test, batch_size=64)}
     for first, scores in parts.items():
         assert torch.equal(scores[0], all_scores(expert, test)[first])
     report = report_calibration(mixture, world.queries, list("abcd"), parameters, seed=0)
@@ -217,17 +222,85 @@ def test_where_one_expert_is_silent_the_mixture_ranks_like_the_other(world, para
     assert torch.isfinite(all_scores(nobody, test)).all()
 
 
+def test_what_an_expert_has_not_learned_is_scored_by_the_others(world, parameters, tmp_path):
+    learned = np.arange(30) < 25
+    structure = world.expert("structure", noise=0.5, seed=1, learned=learned)
+    # What it says of the others is noise, and loud.
+    structure.table[..., ~learned] = 30 * np.random.default_rng(0).standard_normal(
+        structure.table[..., ~learned].shape
+    )
+    text = world.expert("text", noise=1.5, seed=2)
+    mixture = fit([structure, text], world, tmp_path, parameters)
+    test = split(world.queries, "test")
+    mixed = torch.log_softmax(all_scores(mixture, test), dim=1)
+    alone = torch.log_softmax(
+        float(mixture.weights.alone[1]) * mixture.weights.standardised(all_scores(text, test), 1), 1
+    )
+    # The same to a constant: among themselves they stand as text alone has them.
+    ahead = mixed[:, ~learned] - alone[:, ~learned]
+    assert torch.allclose(ahead, ahead[:, :1].expand_as(ahead), atol=1e-3)
+    known = test["answers"].map(lambda answers: bool(learned[answers].all())).to_numpy()
+    held_back = mixture.facts["held_back"]
+    for kept, least in ((known, 0.1), (~known, -held_back - 1e-3), (known | True, 0.05)):
+        rows, asked = torch.from_numpy(kept.copy()), test[kept].reset_index(drop=True)
+        ahead = log_likelihood(mixed[rows], asked) - log_likelihood(alone[rows], asked)
+        assert ahead > least
+    again = Mixture.load(mixture.save(tmp_path / "saved"), [structure, text], relations=4)
+    assert torch.equal(all_scores(again, test), all_scores(mixture, test))
+    assert mixture.learned is None
+    assert replace(structure, learned=learned).learned is learned
+
+
+def test_an_expert_that_says_what_another_says_is_asked_no_more(world, parameters, tmp_path):
+    model = world.expert("model", noise=0.5, seed=1)
+    twin = replace(model, name="without_images", table=2 * model.table)
+    other = world.expert("structure", noise=0.5, seed=2)
+    found = fit([model, replace(model, name="twin"), other], world, tmp_path / "one", parameters)
+    assert [expert.name for expert in found.experts] == ["model", "structure"]
+    # Weights are measured by scale, so that only what is the same is left out.
+    found = fit([model, twin, other], world, tmp_path / "two", parameters)
+    assert [expert.name for expert in found.experts] == ["model", "without_images", "structure"]
+
+
+def test_evaluation_asks_a_mixture_and_its_experts_once(world, mixture, experts):
+    test = split(world.queries, "test").head(200)
+    # A triple a row: what several queries ask for is scored once for each.
+    test = test.drop_duplicates(["direction", "entity", "relation"], ignore_index=True)
+    answer = test["answers"].map(lambda answers: answers[0])
+    is_tail = test["direction"] == "tail"
+    triples = pd.DataFrame(
+        {
+            "head": test["entity"].where(is_tail, answer),
+            "relation": test["relation"],
+            "tail": answer.where(is_tail, test["entity"]),
+        }
+    )
+    lonely = world.expert("lonely", noise=1.0, seed=9)
+    others = [replace(expert, asked=[]) for expert in mixture.experts]
+    mixed = Mixture(others, mixture.weights, mixture.calibration, mixture.facts)
+    together = predict_queries([*others, lonely, mixed], test, triples, batch_size=64)
+    assert [sum(expert.asked) for expert in others] == [len(test)] * len(others)
+    assert list(together["expert"].unique()) == [*(e.name for e in others), "lonely", "mixture"]
+    for expert in (*others, lonely, mixed):
+        alone = predict_queries([expert], test, triples, batch_size=64)
+        found = together[together["expert"] == expert.name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, alone)
+
+
 @pytest.mark.parametrize("batch_size", [7, 64, 5000])
 def test_scores_do_not_depend_on_blocks(world, mixture, batch_size):
     test = split(world.queries, "test").sample(frac=0.2, random_state=0).reset_index(drop=True)
     found = all_scores(mixture, test, batch_size)
     assert torch.allclose(found, all_scores(mixture, test, 100), atol=1e-5)
-    for rows, scores, parts in mixture.parts(test, batch_size=batch_size):
-        weights = mixture.weights.of(test.iloc[rows], np.ones((len(rows), 3), dtype=bool))
+    for part in mixture.parts(test, batch_size=batch_size):
+        asked = test.iloc[part.rows]
+        weights = mixture.weights.of(asked, np.ones((len(asked), 3), dtype=bool))
         summed = sum(
-            torch.from_numpy(w[:, None]) * p for w, p in zip(weights.T, parts, strict=True)
+            torch.from_numpy(w[:, None]) * p for w, p in zip(weights.T, part.logs, strict=True)
         )
-        assert torch.allclose(scores, summed.float(), atol=1e-4)
+        assert torch.allclose(part.mixed, summed.float(), atol=1e-4)
+        for expert, scores in zip(mixture.experts, part.scores, strict=True):
+            assert torch.equal(scores, all_scores(expert, test)[part.rows])
 
 
 def brute_force(answered, weights):
@@ -259,13 +332,12 @@ def test_likelihood_is_that_of_all_candidates(world, few, experts, tmp_path):
     answered = _Answered.ask(experts, few, tmp_path, entities=30, batch_size=16)
     weights = np.array([0.7, 0.05, 0.0])
     expected = brute_force(answered, weights)
-    part = np.zeros(len(few), dtype=int)
     table = torch.from_numpy(np.tile(weights, (len(few), 1)))
-    whole = _Cells.gather(answered, top=30, sampled=1, seed=0, part=part)
+    whole = _Cells.gather(answered, top=30, sampled=1, seed=0)
     assert whole.losses(table).numpy() == pytest.approx(expected, abs=1e-4)
     # A part of the candidates stands for all.
     some = [
-        _Cells.gather(answered, top=5, sampled=5, seed=seed, part=part).losses(table).mean().item()
+        _Cells.gather(answered, top=5, sampled=5, seed=seed).losses(table).mean().item()
         for seed in range(5)
     ]
     assert np.mean(some) == pytest.approx(expected.mean(), rel=0.02)
@@ -304,6 +376,8 @@ def test_a_killed_fit_goes_on_where_it_was(world, experts, parameters, tmp_path)
     whole = fit(experts, world, tmp_path / "whole", parameters).save(tmp_path / "expected")
 
     class Dying:
+        learned = None
+
         def __init__(self, expert, blocks):
             self.expert, self.blocks = expert, blocks
             self.name, self.seed, self.folder = expert.name, expert.seed, expert.folder

@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.training.model_folder import load_model, load_task, save_model
+from mkgformer_kedro.training.model_folder import (
+    load_entity_embeddings,
+    load_model,
+    load_task,
+    save_model,
+)
 
 
 @pytest.fixture
@@ -28,6 +33,8 @@ def test_it_gives_back_model_tokenizer_and_task(folder, tables, tmp_path):
     model, tokenizer, task = load_model(folder)
     pd.testing.assert_frame_equal(task.entities, tables["entities"])
     assert (task.name, task.prompt, task.max_length) == ("link_prediction", "paper", 16)
+    embeddings = model.mkgformer.graph_embeddings.entities.weight
+    assert torch.equal(torch.from_numpy(load_entity_embeddings(folder)), embeddings)
     again = save_model(tmp_path / "again", model, tokenizer, task)
     assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
     for name in ("model.safetensors", "task.json", "entities.parquet", "tokenizer.json"):
@@ -78,6 +85,12 @@ def test_weights_of_another_model_are_named(folder):
     change(folder, lambda weights: weights.update(strange=torch.ones(2)))
     with pytest.raises(DataError, match="strange of no weight of the model"):
         load_model(folder)
+
+
+def test_a_model_without_entities_has_no_embeddings_of_them(folder):
+    change(folder, lambda weights: weights.pop("mkgformer.graph_embeddings.entities.weight"))
+    with pytest.raises(DataError, match=r"damaged .*does not contain tensor mkgformer.graph_emb"):
+        load_entity_embeddings(folder)
 
 
 def test_a_folder_of_an_earlier_version_is_refused(folder):

@@ -140,6 +140,16 @@ def read_rdf(folder: Path, names: Sequence[str], parameters: RdfParameters) -> R
     return reading.graph(folder)
 
 
+def term(name: str) -> ox.NamedNode | ox.BlankNode | ox.Literal:
+    """What :func:`read_rdf` named so."""
+    if name.startswith("_:"):
+        return ox.BlankNode(name.removeprefix("_:"))
+    if name.startswith('"'):
+        (quad,) = ox.parse(f"<urn:s> <urn:p> {name} .", format=ox.RdfFormat.N_TRIPLES)
+        return quad.object
+    return ox.NamedNode(name)
+
+
 @dataclass
 class _Text:
     """The best text so far of an entity or relation, and where it stands."""

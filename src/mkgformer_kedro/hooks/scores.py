@@ -41,21 +41,20 @@ class ScoreSummaryHooks:
 def completions_table(
     completions: pd.DataFrame, entities: pd.DataFrame, relations: pd.DataFrame
 ) -> str:
-    """The most probable triples that no split holds, in words.
+    """The most probable completions in words.
 
     Args:
         completions: Table ``completions``, in any order.
         entities: Table ``entities``, for their names.
         relations: Table ``relations``, for their texts.
     """
-    new = completions[completions["status"] == "new"]
-    best = new.sort_values("probability", ascending=False, kind="stable").head(_COMPLETIONS_SHOWN)
+    ranked = completions.sort_values("probability", ascending=False, kind="stable")
     names = entities.set_index("entity")["name"]
     texts = relations.set_index("relation")["text"]
-    lines = [f"{len(new)} links that the graph lacks; the most probable:"]
+    lines = [f"{len(ranked)} links that the graph lacks; the most probable:"]
     lines += [
         f"{row.probability:6.2f}  {names[row.head]} | {texts[row.relation]} | {names[row.tail]}"
-        for row in best.itertuples()
+        for row in ranked.head(_COMPLETIONS_SHOWN).itertuples()
     ]
     return "\n".join(lines)
 

@@ -5,18 +5,21 @@ Questions are (entity, relation, ?), direction ``tail``, and (?, relation, entit
 for it: the heads of a relation play its ``tail`` role. A question is worth asking where the entity
 plays the role, or plays another one that mostly comes with it; a candidate is worth proposing where
 it plays the role of the opposite direction likewise, and is not the entity that the question is
-about (unless train has such loops). Where nearly every entity has one answer, the
-relation is functional, and a question that train has answered is not asked again.
+about (unless train has such loops). An entity that train lacks plays the roles of its neighbours,
+those that train has and that the model embeds most alike. Where nearly every entity has one answer,
+the relation is functional, and a question that train has answered is not asked again.
 
-Only train is known to the questions and to the proposals. The dev triples among the proposals
-calibrate their probabilities, the test triples judge them.
+Of the triples only train is known to the questions and to the proposals. The dev triples among the
+proposals calibrate their probabilities, the test triples judge them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +34,16 @@ from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
+    PublicationParameters,
     QuestionParameters,
 )
 from mkgformer_kedro.launch import LOCAL, Engine
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
+    from pyoxigraph import BlankNode, Literal, NamedNode
+    from scipy.sparse import csr_array
+
     from mkgformer_kedro.inference.mixture import Mixture
 
 logger = logging.getLogger(__name__)
@@ -46,6 +53,8 @@ FOUND_BY = ("tail", "head", "both")
 TRIPLE = ["head", "relation", "tail"]
 
 _THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_CELLS = 1 << 24
+_LIKE_AN_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|urn:")
 _VOCABULARY = "urn:mkgformer:completion#"
 
 
@@ -68,12 +77,24 @@ class Roles:
 
     @classmethod
     def from_train(
-        cls, train: pd.DataFrame, entities: int, relations: int, parameters: QuestionParameters
+        cls,
+        train: pd.DataFrame,
+        entities: int,
+        relations: int,
+        parameters: QuestionParameters,
+        neighbours: csr_array | None = None,
     ) -> Roles:
         """Count roles and which come together.
 
         A role implies another where at least the share ``implied`` of the entities that play it
         play the other too, and at least ``least_entities`` play it.
+
+        Args:
+            train: Training triples.
+            entities: Number of entities.
+            relations: Number of relations.
+            parameters: What is worth asking.
+            neighbours: Of :func:`nearest_seen`: whose roles are plausible for an entity too.
         """
         from scipy.sparse import csr_array
 
@@ -101,6 +122,8 @@ class Roles:
             implies = together >= parameters.implied * np.maximum(players, 1)[:, None]
             implies &= enough[:, None]
             plausible = answered | ((plays @ implies.astype(np.int64)).T > 0)
+        if neighbours is not None:
+            plausible = plausible | (neighbours @ plays).astype(bool).toarray().T
         sides = (2, relations)
         return cls(
             plausible.reshape(*sides, entities),
@@ -128,12 +151,46 @@ class Roles:
         return self.plausible & ~(self.functional[:, :, None] & self.answered)
 
 
+def nearest_seen(embeddings: np.ndarray, train: pd.DataFrame, most: int) -> csr_array:
+    """The neighbours of each entity that train lacks: those of train that are embedded most alike.
+
+    Args:
+        embeddings: ``(entities, d)``, compared by cosine.
+        train: Training triples.
+        most: Neighbours of an entity.
+
+    Returns:
+        ``(entities, entities)`` bool; the rows of entities that train has are empty.
+    """
+    from scipy.sparse import csr_array
+
+    entities = len(embeddings)
+    is_seen = _seen(train, entities)
+    seen, unseen = np.flatnonzero(is_seen), np.flatnonzero(~is_seen)
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = embeddings / np.maximum(length, np.finfo(np.float32).tiny)
+    of_seen, most = unit[seen].T, min(most, len(seen))
+    blocks = np.array_split(unseen, 1 + len(unseen) * len(seen) // _CELLS)
+    nearest = [np.argpartition(unit[block] @ of_seen, -most, axis=1)[:, -most:] for block in blocks]
+    column = seen[np.concatenate(nearest).ravel()]
+    return csr_array(
+        (np.ones(len(column), dtype=bool), (np.repeat(unseen, most), column)),
+        shape=(entities, entities),
+    )
+
+
+def _seen(train: pd.DataFrame, entities: int) -> np.ndarray:
+    """Which entities train has, ``(entities,)`` bool."""
+    return np.isin(np.arange(entities), train[["head", "tail"]])
+
+
 def plan_questions(
     triples: pd.DataFrame,
     entities: int,
     relations: Sequence[str],
     parameters: QuestionParameters,
     seed: int,
+    neighbours: csr_array | None = None,
 ) -> tuple[pd.DataFrame, Roles, dict[str, Any]]:
     """Decide from the graph what to ask.
 
@@ -143,10 +200,12 @@ def plan_questions(
         relations: Id of every relation.
         parameters: What is worth asking.
         seed: Seed of the choice where there are more questions than are to be asked.
+        neighbours: Of :func:`nearest_seen`; None leaves out the entities that train lacks.
 
     Returns:
         The questions (``direction``, ``entity``, ``relation``), those of one entity together; the
-        roles; and a report: how many are asked, and which share of the test triples they cover.
+        roles; and a report: how many are asked, and which share of the test triples they cover,
+        of all and of those with an entity that train lacks.
 
     Raises:
         DataError: A relation that is to be asked is none of the graph's.
@@ -162,7 +221,7 @@ def plan_questions(
             )
         )
     train = triples[triples["split"] == "train"]
-    roles = Roles.from_train(train, entities, len(relations), parameters)
+    roles = Roles.from_train(train, entities, len(relations), parameters, neighbours)
     asked = roles.asked.copy()
     for number, name in enumerate(DIRECTIONS):
         if name not in parameters.directions:
@@ -184,6 +243,8 @@ def plan_questions(
             "relation": relation[order].astype(np.int32),
         }
     )
+    test, seen = triples[triples["split"] == "test"], _seen(train, entities)
+    with_unseen = test[~(seen[test["head"]] & seen[test["tail"]])]
     report = {
         "all_pairs": 2 * entities * len(relations),
         "worth_asking": possible,
@@ -192,7 +253,13 @@ def plan_questions(
         "functional_relations": {
             name: int(roles.functional[number].sum()) for number, name in enumerate(DIRECTIONS)
         },
-        "test_triples_covered": _covered(triples[triples["split"] == "test"], asked, roles),
+        "test_triples_covered": _covered(test, asked, roles),
+        "unseen": {
+            "entities": int((~seen).sum()),
+            "questions": int(asked[:, :, ~seen].sum()),
+            "test_triples": len(with_unseen),
+            "test_triples_covered": _covered(with_unseen, asked, roles),
+        },
     }
     return questions, roles, report
 
@@ -248,7 +315,8 @@ def propose(
         questions,
         mixture.digest,
         pd.util.hash_pandas_object(train).sum().item(),
-        parameters.model_dump(include={"per_question", "least_odds", "block", "questions"}),
+        hashlib.sha256(np.packbits(roles.plausible)).hexdigest(),
+        parameters.model_dump(include={"per_question", "least_odds", "block"}),
     )
     ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
     starts = range(0, len(questions), parameters.block)
@@ -309,9 +377,10 @@ def _answer(
     direction = (block["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int8)
     entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
     tables = []
-    for rows, scores, parts in mixture.parts(block, batch_size=parameters.batch_size):
+    for part in mixture.parts(block, batch_size=parameters.batch_size):
+        rows = part.rows
         cells = known.cells(direction[rows], entity[rows], relation[rows])
-        logs = mixture.calibration.log_softmax(scores, cells)
+        logs = mixture.calibration.log_softmax(part.mixed, cells)
         fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
         logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
         best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
@@ -335,7 +404,7 @@ def _answer(
             }
         )
         for number, name in enumerate(names):
-            values = parts[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
+            values = part.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
             table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
         tables.append(table[probability >= parameters.least_odds])
     columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
@@ -447,36 +516,46 @@ def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Cali
     )
 
 
-def keep_proposals(
-    joined: pd.DataFrame, roles: Roles, triples: pd.DataFrame, keep: KeepParameters
-) -> pd.DataFrame:
-    """Choose the proposals that become completions.
+def rank_proposals(joined: pd.DataFrame, keep: KeepParameters) -> pd.DataFrame:
+    """All proposals that may be kept, whether test has them or not.
 
     Args:
         joined: Of :func:`join_directions`, with ``probability``.
-        roles: Which relations are functional.
-        triples: Table ``triples``: no link is added to a functional relation that dev or test fill.
-        keep: What is kept.
+        keep: What is kept; its ``best`` is for the caller to take.
 
     Returns:
         Rows of ``joined``, most probable first. Dev triples are left out, test triples are not.
     """
-    kept = joined[joined["split"] != "dev"]
+    ranked = joined[joined["split"] != "dev"]
     if keep.both_directions:
-        kept = kept[kept["found_by"] == FOUND_BY.index("both")]
+        ranked = ranked[ranked["found_by"] == FOUND_BY.index("both")]
     if keep.probability is not None:
-        kept = kept[kept["probability"] >= keep.probability]
-    filled = np.zeros(len(kept), dtype=bool)
-    for number, side in enumerate(("head", "tail")):
-        held_out = triples[triples["split"] != "train"]
-        held_out = held_out[roles.functional[number][held_out["relation"]]]
-        pairs = pd.MultiIndex.from_frame(held_out[[side, "relation"]])
-        filled |= pd.MultiIndex.from_frame(kept[[side, "relation"]]).isin(pairs)
-    kept = kept[~filled | (kept["split"] == "test").to_numpy()]
-    kept = kept.sort_values(
-        ["probability", "log_odds", *TRIPLE], ascending=[False, False, True, True, True]
+        ranked = ranked[ranked["probability"] >= keep.probability]
+    return ranked.sort_values(
+        ["probability", "log_odds", *TRIPLE],
+        ascending=[False, False, True, True, True],
+        ignore_index=True,
     )
-    return kept.head(keep.best).reset_index(drop=True)
+
+
+def open_proposals(ranked: pd.DataFrame, roles: Roles, triples: pd.DataFrame) -> pd.DataFrame:
+    """What of ranked proposals is new, and in no place that a held-out triple fills already.
+
+    This is for what is handed over, and comes behind judgement: probabilities were fitted where
+    such places are open, and without the proposals that test contradicts precision is too high.
+
+    Args:
+        ranked: Of :func:`rank_proposals`.
+        roles: Which relations are functional.
+        triples: Table ``triples``.
+    """
+    closed = ranked["split"].ne("").to_numpy(copy=True)
+    held_out = triples[triples["split"] != "train"]
+    for number, side in enumerate(("head", "tail")):
+        filling = held_out[roles.functional[number][held_out["relation"]]]
+        filled = pd.MultiIndex.from_frame(filling[[side, "relation"]])
+        closed |= pd.MultiIndex.from_frame(ranked[[side, "relation"]]).isin(filled)
+    return ranked[~closed].reset_index(drop=True)
 
 
 def judge_completions(
@@ -486,7 +565,7 @@ def judge_completions(
 
     Args:
         joined: All proposals, with ``probability``.
-        kept: Those that are kept.
+        kept: The first of :func:`rank_proposals`.
         triples: Table ``triples``.
         calibrator: What made the probabilities.
 
@@ -547,8 +626,7 @@ def name_completions(
     """The table of completions with ids in the place of indices.
 
     Returns:
-        ``head``, ``relation``, ``tail``, ``probability``, ``found_by``, ``in_answer_set``,
-        ``status`` (``new``, or ``test``: a triple that was hidden and is found again) and
+        ``head``, ``relation``, ``tail``, ``probability``, ``found_by``, ``in_answer_set`` and
         ``score_<expert>``.
     """
     entity, relation = np.asarray(entities, dtype=object), np.asarray(relations, dtype=object)
@@ -561,30 +639,30 @@ def name_completions(
             "probability": kept["probability"].to_numpy(np.float32),
             "found_by": pd.Series(np.array(FOUND_BY, dtype=object)[kept["found_by"]], dtype="str"),
             "in_answer_set": kept["in_answer_set"].to_numpy(bool),
-            "status": np.where(kept["split"] == "test", "test", "new"),
             **{name: kept[name].to_numpy(np.float32) for name in scores},
         }
     )
 
 
 def completions_as_rdf(
-    completions: pd.DataFrame, entity_namespace: str, relation_namespace: str
+    completions: pd.DataFrame, publication: PublicationParameters, *, is_rdf: bool
 ) -> str:
-    """New completions as Turtle, by standard reification.
+    """Completions as Turtle, by standard reification.
 
     Each is an ``rdf:Statement`` with its subject, predicate and object, a probability and whether
     it is in the answer set of its question. The triple itself is not asserted: nobody has accepted
-    it yet.
+    it yet. The statement's name is made of these three, so that files of several runs go together.
 
     Args:
-        completions: Of :func:`name_completions`; only ``new`` ones are written.
-        entity_namespace: What an entity's id is appended to where it is no IRI.
-        relation_namespace: Likewise for relations.
-
-    Raises:
-        DataError: A namespace makes no IRI.
+        completions: Of :func:`name_completions`.
+        publication: Has the namespaces of ids that are no IRIs.
+        is_rdf: Whether the graph was read from RDF: ids are the terms that they were read from.
+            Otherwise an id is an IRI where it begins as ``scheme://`` or ``urn:`` and is a valid
+            one.
     """
     from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
+
+    from mkgformer_kedro.datasets.rdf_graph import term
 
     rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     xsd = "http://www.w3.org/2001/XMLSchema#"
@@ -592,28 +670,29 @@ def completions_as_rdf(
     kind, statement, *parts = (NamedNode(rdf + name) for name in names)
     double, boolean = NamedNode(xsd + "double"), NamedNode(xsd + "boolean")
     probability, in_set = (NamedNode(_VOCABULARY + n) for n in ("probability", "inAnswerSet"))
-    new = completions[completions["status"] == "new"]
+    namespaces = (
+        publication.entity_namespace,
+        publication.relation_namespace,
+        publication.entity_namespace,
+    )
 
-    def iri(name: str, namespace: str) -> NamedNode:
-        is_iri = "://" in name or name.startswith("urn:")
-        try:
-            return NamedNode(name if is_iri else namespace + quote(name, safe=""))
-        except ValueError as error:
-            what = f"'{name}' makes no IRI with the namespace '{namespace}' ({error})"
-            remedy = "Give a namespace such as http://example.org/entity/."
-            raise DataError(Problem("completion.publication", None, what, remedy)) from error
+    def node(name: str, namespace: str) -> NamedNode | BlankNode | Literal:
+        if is_rdf:
+            return term(name)
+        if _LIKE_AN_IRI.match(name):
+            with suppress(ValueError):
+                return NamedNode(name)
+        return NamedNode(namespace + quote(name, safe=""))
 
     def lines():
-        for number, row in enumerate(new.itertuples(index=False), start=1):
-            subject = NamedNode(f"{_VOCABULARY}{number}")
-            spo = (
-                iri(row.head, entity_namespace),
-                iri(row.relation, relation_namespace),
-                iri(row.tail, entity_namespace),
-            )
+        for row in completions.itertuples(index=False):
+            ids = (row.head, row.relation, row.tail)
+            spo = [node(*each) for each in zip(ids, namespaces, strict=True)]
+            key = hashlib.sha256(" ".join(map(str, spo)).encode()).hexdigest()
+            subject = NamedNode(f"{_VOCABULARY}{key[:32]}")
             yield Triple(subject, kind, statement)
-            for part, term in zip(parts, spo, strict=True):
-                yield Triple(subject, part, term)
+            for part, value in zip(parts, spo, strict=True):
+                yield Triple(subject, part, value)
             yield Triple(subject, probability, Literal(f"{row.probability:.6g}", datatype=double))
             yield Triple(subject, in_set, Literal(str(row.in_answer_set).lower(), datatype=boolean))
 

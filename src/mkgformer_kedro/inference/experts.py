@@ -57,6 +57,10 @@ class Expert(Protocol):
     seed: int
     folder: Path | None
 
+    @property
+    def learned(self) -> np.ndarray | None:
+        """Which entities it has learned as answers, ``(entities,)`` bool; None: all."""
+
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -173,6 +177,9 @@ class ModelWithStore:
 class ModelExpert(ModelWithStore):
     """A trained link prediction model as an :class:`Expert`; arguments as its base class has."""
 
+    # Texts say something of every entity.
+    learned = None
+
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -182,7 +189,7 @@ class ModelExpert(ModelWithStore):
             yield rows, outputs.logits.float()
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
-        """All of them: texts say something of every entity."""
+        """All of them, as it has learned all entities."""
         return np.ones(len(queries), dtype=bool)
 
 
@@ -214,6 +221,7 @@ class PopularityExpert:
     name = "baseline"
     seed = 0
     folder = None
+    learned = None
 
     def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
         self._popularity = Popularity(train, num_entities)

@@ -15,10 +15,18 @@ a relation and direction are drawn to the direction's, and these to the whole's.
 dev queries picks ``lambda`` and fits the calibration, a third one sets conformal thresholds. No
 answer of test is looked at.
 
-An expert that has less than a hundredth of the largest weight everywhere is not asked again, unless
-it alone answers some query. An expert that does not answer a query is left out of it, and the
-weights of the others are raised until they sum to one at least, each measured by the weight that
-the expert has best alone. A mixture of one expert gives that expert's scores as they are.
+An expert that says what another says, or has less than a hundredth of the largest weight
+everywhere, is not asked again, unless it alone answers some query. An expert that does not answer a
+query is left out of it, and the weights of the others are raised until they sum to one at least,
+each measured by the weight that the expert has best alone.
+
+Some experts have not learned every entity: what a structural expert says of one that train lacks is
+noise. Let ``q`` be the distribution of the experts that have learned all, with weights raised as
+above. The entities that some expert has not learned have the probability that ``q`` gives them,
+times a factor that is picked by the MRR of held-out dev. The rest of ``q`` is shared out among the
+others as the whole mixture says, which is fitted on these alone.
+
+A mixture of one expert gives that expert's scores as they are.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,7 +53,7 @@ from mkgformer_kedro.evaluation.calibration import (
     conformal_thresholds,
     risk_coverage,
 )
-from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers, rows_at_a_time
 from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
 from mkgformer_kedro.inference.experts import finite_scores
 from mkgformer_kedro.inference.parameters import MixtureParameters
@@ -72,6 +80,9 @@ _LEAST_WEIGHT = 1e-6
 _LEAST_SPREAD = 1e-6
 _RIDGE = 0.1
 _LEAST_SHARE = 0.01
+# Of a standard deviation: what half precision leaves of a score.
+_SAME = 0.01
+_HOLDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 KIND = "mixture"
 _DESCRIPTION, _ARRAYS = "expert.json", "mixture.safetensors"
 
@@ -89,6 +100,8 @@ class Weights:
         direction: Weights by direction, ``(2, m)``.
         relation: Weights by relation and direction, ``(relations, 2, m)``.
         own: Whether these are the relation's own, and not the direction's, ``(relations, 2)`` bool.
+        held_back: What is taken from the log-scores of entities that an expert has not learned,
+            ``(1,)``.
     """
 
     standard: np.ndarray
@@ -98,6 +111,7 @@ class Weights:
     direction: np.ndarray
     relation: np.ndarray
     own: np.ndarray
+    held_back: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def of(self, queries: pd.DataFrame, answers: np.ndarray) -> np.ndarray:
         """Weights for each query.
@@ -115,8 +129,8 @@ class Weights:
 
     def only(self, experts: np.ndarray) -> Weights:
         """The weights of some experts, ``(m,)`` bool."""
-        chosen = {name: value[..., experts] for name, value in vars(self).items() if name != "own"}
-        return Weights(**chosen, own=self.own)
+        by_expert = ("standard", "spread", "alone", "whole", "direction", "relation")
+        return replace(self, **{name: getattr(self, name)[..., experts] for name in by_expert})
 
     def standardised(self, scores: Tensor, expert: int) -> Tensor:
         """Log-scores ``(b, entities)`` of one expert's scores."""
@@ -191,6 +205,23 @@ def log_odds(log_probability: np.ndarray) -> np.ndarray:
     return log_probability - np.log(-np.expm1(log_probability))
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A block of a mixture's answers.
+
+    Attributes:
+        rows: Positions of the queries, ``(b,)``.
+        mixed: The mixture's scores, ``(b, entities)``.
+        scores: Each expert's scores, ``(b, entities)``.
+        logs: Each expert's standardised log-scores, ``(b, entities)``.
+    """
+
+    rows: np.ndarray
+    mixed: Tensor
+    scores: list[Tensor]
+    logs: list[Tensor]
+
+
 class Mixture:
     """An expert made of experts, see :class:`mkgformer_kedro.inference.experts.Expert`.
 
@@ -221,6 +252,14 @@ class Mixture:
         """Which queries at least one expert answers, ``(n,)`` bool."""
         return self._answers(queries).any(axis=1)
 
+    @property
+    def learned(self) -> np.ndarray | None:
+        """The entities that some expert has learned, ``(entities,)`` bool; None: all."""
+        known = [expert.learned for expert in self.experts]
+        if any(each is None for each in known):
+            return None
+        return np.logical_or.reduce(known)
+
     def _answers(self, queries: pd.DataFrame) -> np.ndarray:
         return np.stack([expert.answers(queries) for expert in self.experts], axis=1)
 
@@ -231,23 +270,17 @@ class Mixture:
         if len(self.experts) == 1:
             yield from self.experts[0].scores(queries, batch_size=batch_size)
             return
-        for rows, scores, _ in self.parts(queries, batch_size=batch_size, with_parts=False):
-            yield rows, scores
+        for part in self.parts(queries, batch_size=batch_size):
+            yield part.rows, part.mixed
 
-    def parts(
-        self, queries: pd.DataFrame, *, batch_size: int, with_parts: bool = True
-    ) -> Iterator[tuple[np.ndarray, Tensor, list[Tensor]]]:
-        """Yield positions of queries, the mixture's scores, and each expert's log-scores.
+    def parts(self, queries: pd.DataFrame, *, batch_size: int) -> Iterator[Parts]:
+        """Yield the mixture's scores and those that they are made of.
 
         Memory is that of a block of queries, whatever their number.
 
         Args:
             queries: Queries, in any order.
             batch_size: Queries that an expert is asked at a time.
-            with_parts: False leaves the experts' log-scores out.
-
-        Yields:
-            ``(b,)``, ``(b, entities)``, and one ``(b, entities)`` per expert.
         """
         # Queries of one entity stay together: an expert that reads images reads them once.
         order = np.lexsort((np.arange(len(queries)), queries["entity"].to_numpy()))
@@ -256,31 +289,43 @@ class Mixture:
         while start < len(order):
             rows = order[start : start + size]
             block = queries.iloc[rows].reset_index(drop=True)
-            weights = torch.from_numpy(self.weights.of(block, self._answers(block))).float()
-            total: Tensor | None = None
-            parts: list[Tensor] = []
-            for number, expert in enumerate(self.experts):
-                logs: Tensor | None = None
-                for at, scores in expert.scores(block, batch_size=batch_size):
-                    where = torch.from_numpy(np.asarray(at)).to(scores.device)
-                    own = self.weights.standardised(scores.float(), number)
-                    if total is None:
-                        total = torch.zeros(len(rows), scores.shape[1], device=scores.device)
-                    weighted = own * weights[at, number, None].to(own.device)
-                    if len(self.experts) == 1:
-                        weighted = scores.float()
-                    total[where.to(total.device)] += weighted.to(total.device)
-                    if with_parts:
-                        if logs is None:
-                            logs = torch.empty(len(rows), own.shape[1], device=total.device)
-                        logs[where.to(total.device)] = own.to(total.device)
-                if logs is not None:
-                    parts.append(logs)
-            assert total is not None  # noqa: S101 (an expert covers every query)
-            yield rows, total, parts
+            scores = [_all_scores(expert, block, batch_size) for expert in self.experts]
+            mixed, logs = self.combine(block, scores, self._answers(block))
+            yield Parts(rows, mixed, scores, logs)
             start += len(rows)
-            entities = total.shape[1]
+            entities = mixed.shape[1]
             size = rows_at_a_time(max(batch_size, _CELLS // entities), entities)
+
+    def combine(
+        self, queries: pd.DataFrame, scores: Sequence[Tensor], answers: np.ndarray
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Mix what the experts say.
+
+        Args:
+            queries: Columns ``direction`` and ``relation``, ``b`` rows.
+            scores: ``(b, entities)`` of each expert.
+            answers: Which experts answer, ``(b, m)`` bool.
+
+        Returns:
+            The mixture's scores ``(b, entities)``, and each expert's log-scores.
+        """
+        device = scores[0].device
+        logs = [
+            self.weights.standardised(values.float(), number).to(device)
+            for number, values in enumerate(scores)
+        ]
+        if len(scores) == 1:
+            return scores[0].float(), logs
+        mixed = _pool(logs, self.weights.of(queries, answers))
+        learned = _learned_by_all(self.experts)
+        if learned is None:
+            return mixed, logs
+        everything = np.array([expert.learned is None for expert in self.experts])
+        base = _pool(logs, self.weights.of(queries, answers & everything)).log_softmax(dim=1)
+        inside = torch.from_numpy(learned).to(device)
+        mass = base.masked_fill(~inside, -torch.inf).logsumexp(dim=1, keepdim=True)
+        shared = mixed.masked_fill(~inside, -torch.inf).log_softmax(dim=1) + mass
+        return torch.where(inside, shared, base - self.weights.held_back.item()), logs
 
     def save(self, folder: Path) -> Path:
         """Write the expert's folder, and give it back."""
@@ -377,6 +422,39 @@ class Mixture:
                 raise refuse(f"it was fitted to another expert {name} than the one that is there")
         mixed = [given[name, seed] for name, seed, _ in wanted]
         return cls(mixed, weights, calibration, facts, folder)
+
+
+def _all_scores(expert: Expert, queries: pd.DataFrame, batch_size: int) -> Tensor:
+    """What an expert answers to a block of queries, ``(b, entities)``."""
+    whole: Tensor | None = None
+    for rows, scores in finite_scores(expert, queries, batch_size=batch_size):
+        if whole is None:
+            whole = scores.new_empty((len(queries), scores.shape[1]))
+        whole[torch.from_numpy(np.asarray(rows)).to(scores.device)] = scores
+    assert whole is not None  # noqa: S101 (an expert covers every query)
+    return whole
+
+
+def _pool(logs: Sequence[Tensor], weights: np.ndarray) -> Tensor:
+    """The weighted sum of log-scores ``(b, entities)``, given weights ``(b, m)``."""
+    factors = torch.from_numpy(weights).float().to(logs[0].device)
+    total = torch.zeros_like(logs[0])
+    for number, values in enumerate(logs):
+        total.addcmul_(values, factors[:, number, None])
+    return total
+
+
+def _learned_by_all(experts: Sequence[Expert]) -> np.ndarray | None:
+    """The entities that every expert has learned, ``(entities,)`` bool.
+
+    None where these are all entities, or no expert has learned all: then there is nobody to say
+    more of the others.
+    """
+    known = [expert.learned for expert in experts if expert.learned is not None]
+    if not known or len(known) == len(experts):
+        return None
+    common = np.logical_and.reduce(known)
+    return None if common.all() else common
 
 
 def load_mixture(folder: Path, task: Task, experts: Sequence[Expert]) -> Mixture:
@@ -499,8 +577,18 @@ def fit_mixture(
     )
     logger.info("Fitting the weights of %d experts on %d dev queries", len(experts), len(dev))
     cells = _Cells.gather(
-        answered, top=parameters.top, sampled=parameters.sampled, seed=seed, part=part
+        answered,
+        top=parameters.top,
+        sampled=parameters.sampled,
+        seed=seed,
+        learned=_with_answers(_learned_by_all(experts), dev, part),
     )
+    distinct = ~_repeats(cells)
+    if not distinct.all():
+        said = [expert.name for expert, new in zip(experts, distinct, strict=True) if not new]
+        logger.info("Says what another expert says, so left out: %s", ", ".join(said))
+        experts = [expert for expert, new in zip(experts, distinct, strict=True) if new]
+        answered, cells = answered.only(distinct), cells.only(distinct)
     direction, relation = _direction_numbers(dev), dev["relation"].to_numpy()
     fitting, judging = cells.where(part == 0), cells.where(part == 1)
     spread = fitting.spread.mean(dim=0).numpy()
@@ -519,26 +607,27 @@ def fit_mixture(
         fitted_queries["answers"].map(len).to_numpy(),
     )
     own = count >= parameters.least_answers
-    tried: dict[float, float] = {}
-    best: Weights | None = None
-    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
-    for strength in grid:
+
+    def fit(strength: float, kept: np.ndarray) -> tuple[Weights, float]:
+        """Weights of some experts, and their loss on the judging part."""
         weights = _fit_weights(
-            fitting,
+            fitting.only(kept),
             direction[part == 0],
             relation[part == 0],
             own,
             strength,
-            standard,
-            spread,
-            alone,
+            standard[kept],
+            spread[kept],
+            alone[kept],
         )
-        loss = judging.loss(weights.of(dev[part == 1], cells.speaks[part == 1]))
-        if best is None or loss < min(tried.values()):
-            best = weights
-        tried[strength] = loss
-    assert best is not None  # noqa: S101 (the grid is not empty)
-    strength = min(tried, key=lambda value: tried[value])
+        judged = judging.only(kept)
+        return weights, judged.loss(weights.of(dev[part == 1], judged.speaks))
+
+    all_of_them = np.ones(len(experts), dtype=bool)
+    grid = _SHRINKAGES if parameters.shrinkage is None else (parameters.shrinkage,)
+    tried = {strength: fit(strength, all_of_them) for strength in grid}
+    strength = min(tried, key=lambda value: tried[value][1])
+    best, loss = tried[strength]
     needed = _needed(best, answered.speaks)
     names = [expert.name for expert in experts]
     whole = dict(zip(names, best.whole.tolist(), strict=True))
@@ -547,9 +636,15 @@ def fit_mixture(
         logger.info("Hardly any weight anywhere, so left out: %s", ", ".join(left_out))
         experts = [expert for expert, kept in zip(experts, needed, strict=True) if kept]
         best, answered = best.only(needed), answered.only(needed)
-        cells, judging = cells.only(needed), judging.only(needed)
+    without = {}
+    for number in np.flatnonzero(needed) if needed.sum() > 1 else ():
+        others = needed & (np.arange(len(needed)) != number)
+        without[names[number]] = -fit(strength, others)[1]
+    cells, judging = cells.only(needed), judging.only(needed)
 
     mixture = Mixture(experts, best, _nothing_calibrated(relations, parameters), {})
+    held_back = _hold_back(mixture, answered, part)
+    mixture.weights = best = replace(best, held_back=np.array([held_back]))
     calibration = _calibrate(mixture, answered, cells, judging, part, parameters, seed)
     facts = {
         "weights": whole,
@@ -561,14 +656,28 @@ def fit_mixture(
         "shrinkage": None if np.isinf(strength) else strength,
         "log_likelihood": {
             **dict(zip(names, (-losses).tolist(), strict=True)),
-            "mixture": -tried[strength],
+            "mixture": -loss,
         },
+        # Of the mixture fitted anew, an expert left out: what the expert adds to the others.
+        "log_likelihood_without": without,
         "log_likelihood_by_shrinkage": {
-            "whole" if np.isinf(value) else f"{value:g}": -loss for value, loss in tried.items()
+            "whole" if np.isinf(value) else f"{value:g}": -found[1]
+            for value, found in tried.items()
         },
+        "held_back": held_back,
         "dev_answers": count.tolist(),
     }
     return Mixture(experts, best, calibration, facts)
+
+
+def _with_answers(
+    learned: np.ndarray | None, queries: pd.DataFrame, part: np.ndarray
+) -> np.ndarray | None:
+    """The entities to fit on; None where without the others a part of dev has no answer left."""
+    if learned is None:
+        return None
+    left = queries["answers"].map(lambda answers: bool(learned[answers].any())).to_numpy()
+    return learned if all(left[part == number].any() for number in np.unique(part)) else None
 
 
 def _direction_numbers(queries: pd.DataFrame) -> np.ndarray:
@@ -725,8 +834,15 @@ class _Cells:
 
     @classmethod
     def gather(
-        cls, answered: _Answered, *, top: int, sampled: int, seed: int, part: np.ndarray
+        cls,
+        answered: _Answered,
+        *,
+        top: int,
+        sampled: int,
+        seed: int,
+        learned: np.ndarray | None = None,
     ) -> Self:
+        """Lay out queries; entities that are not ``learned`` are no candidates and no answers."""
         generator = torch.Generator().manual_seed(seed)
         queries = answered.queries
         candidates, stands, answers, answer_rows, spreads = [], [], [], [], []
@@ -734,14 +850,14 @@ class _Cells:
             block = queries.iloc[rows]
             known = _known_cells(block, own=True)
             shape = scores[0].shape
-            chosen = torch.zeros(shape, dtype=torch.bool)
-            for values in scores:
-                masked = values.clone()
-                masked[known] = -torch.inf
-                best = masked.topk(min(top, shape[1]), dim=1)
-                chosen.scatter_(1, best.indices, True)
             unknown = torch.ones(shape, dtype=torch.bool)
             unknown[known] = False
+            if learned is not None:
+                unknown &= torch.from_numpy(learned)
+            chosen = torch.zeros(shape, dtype=torch.bool)
+            for values in scores:
+                best = values.masked_fill(~unknown, -torch.inf).topk(min(top, shape[1]), dim=1)
+                chosen.scatter_(1, best.indices, True)
             chosen &= unknown
             drawn = torch.zeros(shape, dtype=torch.bool)
             draw = torch.randint(shape[1], (shape[0], sampled), generator=generator)
@@ -758,6 +874,8 @@ class _Cells:
             candidates.append(torch.stack([values.gather(1, place) for values in scores], dim=2))
             row = np.repeat(np.arange(len(block)), block["answers"].map(len))
             entity = np.concatenate(block["answers"].to_list()).astype(np.int64)
+            if learned is not None:
+                row, entity = row[learned[entity]], entity[learned[entity]]
             answers.append(torch.stack([values[row, entity] for values in scores], dim=1))
             answer_rows.append(torch.from_numpy(rows[row]))
             spreads.append(
@@ -870,6 +988,20 @@ def _where_it_speaks(cells: _Cells) -> _Cells:
     return cells.where(speaks) if speaks.any() else cells
 
 
+def _repeats(cells: _Cells) -> np.ndarray:
+    """Which experts say what one before them says, as a model without images where none are."""
+    experts = cells.scores.shape[2]
+    unit = cells.spread[:, None, :]
+    repeats = np.zeros(experts, dtype=bool)
+    for number in range(1, experts):
+        for before in np.flatnonzero(~repeats[:number]):
+            apart = (cells.scores[:, :, number] - cells.scores[:, :, before]).abs()
+            same = bool((apart <= _SAME * unit[:, :, before]).all())
+            speaks = cells.speaks[:, number] == cells.speaks[:, before]
+            repeats[number] |= same and bool(speaks.all())
+    return repeats
+
+
 def _needed(weights: Weights, speaks: np.ndarray) -> np.ndarray:
     """Which experts have a weight somewhere, or alone answer a query, ``(m,)`` bool."""
     table = np.concatenate([weights.direction, weights.relation.reshape(-1, speaks.shape[1])])
@@ -918,6 +1050,41 @@ def _fit_weights(
     return Weights(standard, spread, alone, table[0], by_direction, by_relation, has_own)
 
 
+def _hold_back(mixture: Mixture, answered: _Answered, part: np.ndarray) -> float:
+    """How far to hold back what an expert has not learned, by the MRR of the judging part.
+
+    By likelihood alone they would come too far ahead: their share of the answers is small, and who
+    among them is meant is hardly known.
+    """
+    learned = _learned_by_all(mixture.experts)
+    if learned is None:
+        return 0.0
+    others = torch.from_numpy(~learned)
+    sums, count = torch.zeros(len(_HOLDS), dtype=torch.float64), 0
+    for rows, mixed in _mixed(mixture, answered, part, 1):
+        block = answered.queries.iloc[rows]
+        answers = Cells.from_lists(block["answers"], mixed.device)
+        known = Cells.from_lists(block["known"], mixed.device)
+        for number, hold in enumerate(_HOLDS):
+            ranks = rank_answers(torch.where(others, mixed - hold, mixed), answers, known)
+            realistic = (ranks.rank_optimistic + ranks.rank_pessimistic).double() / 2
+            sums[number] += (1 / realistic).sum()
+        count += len(answers.rows)
+    return _HOLDS[int(sums.argmax())] if count else 0.0
+
+
+def _mixed(
+    mixture: Mixture, answered: _Answered, part: np.ndarray, wanted: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Positions of the queries of a part of dev, and the mixture's scores."""
+    for rows, scores in answered.blocks():
+        kept = part[rows] == wanted
+        if kept.any():
+            rows, scores = rows[kept], [values[kept] for values in scores]
+            speaks = answered.speaks[rows]
+            yield rows, mixture.combine(answered.queries.iloc[rows], scores, speaks)[0]
+
+
 def _calibrate(
     mixture: Mixture,
     answered: _Answered,
@@ -939,28 +1106,10 @@ def _calibrate(
     scale = _fit_scale(judging, torch.from_numpy(effective))
     rough = Calibration(scale, blank.calibrator, blank.thresholds, blank.own, blank.level)
 
-    def blocks(wanted: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        for rows, scores in answered.blocks():
-            kept = part[rows] == wanted
-            if not kept.any():
-                continue
-            rows, scores = rows[kept], [values[kept] for values in scores]
-            if len(scores) == 1:
-                yield rows, scores[0]
-                continue
-            at = torch.from_numpy(
-                weights.of(answered.queries.iloc[rows], answered.speaks[rows])
-            ).float()
-            yield (
-                rows,
-                sum(
-                    at[:, i, None] * weights.standardised(values, i)
-                    for i, values in enumerate(scores)
-                ),
-            )
-
     relations = len(weights.relation)
-    proposals, _ = judge(rough, answered.queries, blocks(1), parameters.proposals)
+    proposals, _ = judge(
+        rough, answered.queries, _mixed(mixture, answered, part, 1), parameters.proposals
+    )
     calibrator = Calibrator.fit(
         log_odds(proposals["log_softmax"].to_numpy()),
         proposals["true"].to_numpy(),
@@ -971,7 +1120,9 @@ def _calibrate(
         blocks=proposals["query"].to_numpy(),
         seed=seed,
     )
-    _, answers = judge(rough, answered.queries, blocks(2), parameters.proposals)
+    _, answers = judge(
+        rough, answered.queries, _mixed(mixture, answered, part, 2), parameters.proposals
+    )
     thresholds, own = conformal_thresholds(
         -answers["log_softmax"].to_numpy(),
         answers["relation"].to_numpy(),

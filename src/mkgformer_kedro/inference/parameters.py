@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mkgformer_kedro.parameters import Parameters
 
@@ -41,6 +41,7 @@ class QuestionParameters(Parameters):
     implied: float | None = Field(gt=0, le=1)
     functional: float | None = Field(gt=0, le=1)
     least_entities: int = Field(ge=1)
+    unseen_neighbours: int | None = Field(ge=1)
     at_most: int | None = Field(ge=1)
 
 
@@ -58,11 +59,25 @@ class KeepParameters(Parameters):
         return self
 
 
+def _namespace(value: str) -> str:
+    from pyoxigraph import NamedNode
+
+    try:
+        NamedNode(value + "x")
+    except ValueError as error:
+        raise ValueError("Input should begin IRIs, such as http://example.org/entity/") from error
+    return value
+
+
+Namespace = Annotated[str, AfterValidator(_namespace)]
+"""What ids are appended to, so that they become IRIs."""
+
+
 class PublicationParameters(Parameters):
     """What the files for people and for other programs show."""
 
-    entity_namespace: str = Field(min_length=1)
-    relation_namespace: str = Field(min_length=1)
+    entity_namespace: Namespace
+    relation_namespace: Namespace
     page_completions: int = Field(ge=1)
     page_images: int = Field(ge=0)
     nearest: int = Field(ge=0)

@@ -1,7 +1,8 @@
 """Predictions tables: the answers of any number of experts to a whole test set.
 
-Where an expert is a model without images, what is without images anyway is not asked again: it has
-the answers of the same model with images.
+Nobody is asked twice. The experts of a mixture are asked once, for it and for themselves. Where an
+expert is a model without images, what is without images anyway is not asked again: it has the
+answers of the same model with images.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def predict_queries(
     """Rank the answers of a table of queries.
 
     Args:
-        experts: Who is asked, one after the other.
+        experts: Who is asked; a mixture together with its experts, the others one by one.
         queries: Rows of the table ``queries``, of one split.
         triples: The triples of that split.
         batch_size: Queries scored at a time.
@@ -54,20 +55,29 @@ def predict_queries(
         stand one below the other.
     """
     experts = list(experts)
+    together = {number: _mixed(expert, experts) for number, expert in enumerate(experts)}
+    within = {number for mixed in together.values() for number in mixed}
     asks = []
     for number, expert in enumerate(experts):
+        if number in within:
+            continue
         asked = queries
         if _with_images(expert, experts) is not None:
             asked = queries[expert.store.has_images[queries["entity"]]]
         # Queries about one entity stay together: an expert that reads images reads them once.
         place = asked["entity"].rank(method="min").sub(1).to_numpy() // _BLOCK
-        asks += [(number, asked[place == each]) for each in np.unique(place)]
+        who = (number, *together[number])
+        asks += [(who, asked[place == each]) for each in np.unique(place)]
     rank = Ranking(experts, triples, batch_size, known_offset, top)
+    parts: dict[int, list[pd.DataFrame]] = defaultdict(list)
     with closing(engine.map("evaluation", rank, asks)) as ranked:
-        parts = _by_expert(asks, ranked)
+        for (who, _), answers in zip(asks, ranked, strict=True):
+            for number, table in zip(who, answers, strict=True):
+                parts[number].append(table)
     tables: dict[int, pd.DataFrame] = {}
     for number, expert in enumerate(experts):
-        if (twin := _with_images(expert, experts)) is not None:
+        twin = _with_images(expert, experts)
+        if twin is not None and number not in within:
             same = tables[twin]
             parts[number].append(same[~expert.store.has_images[same["entity"]]])
         tables[number] = pd.concat(parts[number]).sort_values(
@@ -94,21 +104,36 @@ class Ranking:
     known_offset: float
     top: int
 
-    def __call__(self, asks: Iterable[tuple[int, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
-        """What an expert, by its number, answers to some queries."""
+    def __call__(
+        self, asks: Iterable[tuple[tuple[int, ...], pd.DataFrame]]
+    ) -> Iterator[list[pd.DataFrame]]:
+        """What experts answer to some queries: one, or a mixture and then its own, by number."""
+        for who, asked in asks:
+            first = self.experts[who[0]]
+            if len(who) == 1:
+                blocks = finite_scores(first, asked, batch_size=self.batch_size)
+                yield [self._table(first, asked, self._rank(asked, blocks))]
+                continue
+            ranked: list[list[pd.DataFrame]] = [[] for _ in who]
+            for part in first.parts(asked, batch_size=self.batch_size):
+                block, rows = asked.iloc[part.rows], np.arange(len(part.rows))
+                for found, scores in zip(ranked, [part.mixed, *part.scores], strict=True):
+                    found.append(self._rank(block, [(rows, scores)]))
+            yield [
+                self._table(self.experts[number], asked, pd.concat(found))
+                for number, found in zip(who, ranked, strict=True)
+            ]
+
+    def _rank(self, asked: pd.DataFrame, blocks: Iterable[tuple[np.ndarray, Any]]) -> pd.DataFrame:
         from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
 
-        for number, asked in asks:
-            expert = self.experts[number]
-            ranked = rank_queries(
-                asked,
-                finite_scores(expert, asked, batch_size=self.batch_size),
-                self.triples,
-                known_offset=self.known_offset,
-                top=self.top,
-            )
-            learned = asked[_QUERY].assign(answered=expert.answers(asked))
-            yield ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one")
+        return rank_queries(
+            asked, blocks, self.triples, known_offset=self.known_offset, top=self.top
+        )
+
+    def _table(self, expert: Expert, asked: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
+        learned = asked[_QUERY].assign(answered=expert.answers(asked))
+        return ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one")
 
 
 def predict_posts(
@@ -139,8 +164,10 @@ def predict_posts(
         if _with_images(expert, experts) is not None:
             asked = posts[expert.store.has_images[posts.index]]
         asks += [(number, asked[at : at + _BLOCK]) for at in range(0, len(asked), _BLOCK)]
+    parts: dict[int, list[pd.DataFrame]] = defaultdict(list)
     with closing(engine.map("evaluation", Predicting(experts, batch_size), asks)) as predicted:
-        parts = _by_expert(asks, predicted)
+        for (number, _), table in zip(asks, predicted, strict=True):
+            parts[number].append(table)
     tables: dict[int, pd.DataFrame] = {}
     for number, expert in enumerate(experts):
         if (twin := _with_images(expert, experts)) is not None:
@@ -179,14 +206,10 @@ def _with_images(expert: object, experts: Sequence[object]) -> int | None:
     return None
 
 
-def _by_expert(
-    asks: Sequence[tuple[int, pd.DataFrame]], answers: Iterable[pd.DataFrame]
-) -> dict[int, list[pd.DataFrame]]:
-    """Answers to blocks, by the number of the expert."""
-    parts: dict[int, list[pd.DataFrame]] = defaultdict(list)
-    for (number, _), table in zip(asks, answers, strict=True):
-        parts[number].append(table)
-    return parts
+def _mixed(expert: object, experts: Sequence[object]) -> tuple[int, ...]:
+    """Numbers of the experts that an expert mixes; none where it is no mixture."""
+    mixed = getattr(expert, "experts", ())
+    return tuple(number for one in mixed for number, other in enumerate(experts) if other is one)
 
 
 def _below_each_other(experts: Sequence[Any], tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

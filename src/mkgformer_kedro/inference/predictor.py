@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from mkgformer_kedro.evaluation.explanations import WAYS, Way
 from mkgformer_kedro.inference.experts import LoadedModel
 from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
+from mkgformer_kedro.inference.retrieval import EntityIndex, Retrieval
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
@@ -29,23 +31,36 @@ class Predictor:
         model: The model.
         store: Visual store of the entities, for a model whose images belong to entities: questions
             without images of their own are asked with those of the store.
+        retrieval: How answers are found in a large graph, for link prediction; None: every entity
+            is scored.
 
     Raises:
         DataError: The folder is no model folder, or the store does not fit the model.
     """
 
-    def __init__(self, model: LoadedModel, store: VisualStore | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        store: VisualStore | None = None,
+        retrieval: Retrieval | None = None,
+    ) -> None:
         from mkgformer_kedro.modeling import MKGformerProcessor
 
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
+        self._retrieval = retrieval
         self._store: VisualStore | GivenImages | None = store
         if store is not None:
             self._check_store(store)
 
     @classmethod
     def from_folder(
-        cls, path: str | Path, *, store: str | Path | None = None, attention: str = "sdpa"
+        cls,
+        path: str | Path,
+        *,
+        store: str | Path | None = None,
+        attention: str = "sdpa",
+        retrieval: Retrieval | None = None,
     ) -> Self:
         """Read a model.
 
@@ -55,12 +70,14 @@ class Predictor:
             store: Folder of the graph's visual store, for link prediction; None: no images but
                 those that are given.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+            retrieval: How answers are found in a large graph, for link prediction; None: every
+                entity is scored.
 
         Raises:
             DataError: There is no model, or a file is damaged.
         """
-        folder = _model_folder(Path(path))
-        return cls(LoadedModel(folder, attention), None if store is None else VisualStore(store))
+        model = LoadedModel(_model_folder(Path(path)), attention)
+        return cls(model, None if store is None else VisualStore(store), retrieval)
 
     def predict(
         self,
@@ -232,19 +249,34 @@ class Predictor:
         index = table.index
         # Numbers in place of the index, which may hold a label twice.
         asked, items, images = self._read(table.set_index(pd.RangeIndex(len(table))))
-        parts = [
-            self.task.reply(self._model, outputs, items, rows, asked.iloc[rows], top)
-            for rows, outputs in ask(
-                self._model,
-                Collator(items, images),
-                np.arange(len(asked)),
-                batch_size=self.task.asked_at_a_time(batch_size),
-                what="Asking the model",
-                of="questions",
-            )
-        ]
+        index_of_entities = self._entities
+        blocks = ask(
+            self._model,
+            Collator(items, images),
+            np.arange(len(asked)),
+            batch_size=self.task.asked_at_a_time(batch_size),
+            what="Asking the model",
+            of="questions",
+            answer=None if index_of_entities is None else self._model.encode_mask,
+        )
+        parts = []
+        for rows, found in blocks:
+            questions = asked.iloc[rows]
+            if index_of_entities is None:
+                parts.append(self.task.reply(self._model, found, items, rows, questions, top))
+            else:
+                best = index_of_entities.best(found, top)
+                parts.append(self.task.name_answers(*best, questions))
         answers = pd.concat(parts).sort_index(kind="stable")
         return answers.set_index(index[answers.index])
+
+    @cached_property
+    def _entities(self) -> EntityIndex | None:
+        """The index of entities, where there are more than retrieval is wanted for."""
+        if self._retrieval is None or self.task.items != "queries":
+            return None
+        few = len(self.task.entities) <= self._retrieval.above
+        return None if few else EntityIndex(self._model, self._retrieval)
 
     def _read(self, table: pd.DataFrame) -> tuple[pd.DataFrame, Any, GivenImages]:
         """Questions as the task reads and encodes them, and their images."""

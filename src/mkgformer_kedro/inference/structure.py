@@ -29,7 +29,7 @@ class StructureExpert:
         self.name: str = contents.description["model"]
         self.seed: int = contents.description["seed"]
         self._contents = contents
-        self._seen_entities = contents.seen_entities.numpy()
+        self.learned = contents.seen_entities.numpy()
         self._seen_relations = contents.seen_relations.numpy()
 
     @cached_property
@@ -64,7 +64,7 @@ class StructureExpert:
             queries["entity"].to_numpy(np.int64),
             queries["relation"].to_numpy(np.int64),
         )
-        size = rows_at_a_time(batch_size, len(self._seen_entities))
+        size = rows_at_a_time(batch_size, len(self.learned))
         for start in range(0, len(queries), size):
             rows = np.arange(start, min(start + size, len(queries)))
             asked = (torch.from_numpy(column[rows]).to(device) for column in columns)
@@ -75,7 +75,7 @@ class StructureExpert:
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """The queries whose entity and relation train has."""
         return (
-            self._seen_entities[queries["entity"].to_numpy()]
+            self.learned[queries["entity"].to_numpy()]
             & self._seen_relations[queries["relation"].to_numpy()]
         )
 

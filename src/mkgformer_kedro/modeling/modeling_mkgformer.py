@@ -1316,19 +1316,38 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         Raises:
             ValueError: The model has no entities.
         """
-        embeddings = self.mkgformer.graph_embeddings
-        if embeddings is None:
-            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        embeddings = self._graph_embeddings()
         if entities is not None:
             table = embeddings.entities
             bias = self.entity_bias.gather(0, entities, sparse_grad=table.sparse)
             return _linear_in_float32(states, table(entities), bias)
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
         scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
-        if not embeddings.added:
-            return scores
-        added = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in embeddings.added]
-        return torch.cat([scores, *added], dim=1)
+        return torch.cat([scores, self.score_added(states)], dim=1) if embeddings.added else scores
+
+    def score_each(self, states: Tensor, entities: Tensor) -> Tensor:
+        """Score entities of their own for each of the states `(B, d)`.
+
+        Args:
+            states: `(B, d)`.
+            entities: `(B, K)`, of those that the model was trained with.
+
+        Returns:
+            `(B, K)`.
+        """
+        embeddings = self._graph_embeddings().entities(entities).float()
+        return torch.einsum("bkd,bd->bk", embeddings, states.float()) + self.entity_bias[entities]
+
+    def score_added(self, states: Tensor) -> Tensor:
+        """Score the entities that [`add_entities`] added for the states `(B, d)`: `(B, added)`."""
+        added = self._graph_embeddings().added
+        scores = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in added]
+        return torch.cat(scores, dim=1) if scores else states.new_empty(len(states), 0)
+
+    def _graph_embeddings(self) -> MKGformerGraphEmbeddings:
+        if self.mkgformer.graph_embeddings is None:
+            raise ValueError("The model has no entities. Call add_graph_tokens first.")
+        return self.mkgformer.graph_embeddings
 
     @can_return_tuple
     def forward(

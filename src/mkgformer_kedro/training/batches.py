@@ -113,6 +113,7 @@ def ask(
     batch_size: int,
     what: str,
     of: str,
+    answer: Callable[..., Any] | None = None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Ask a model block by block, so that memory does not grow with items times candidates.
 
@@ -123,6 +124,7 @@ def ask(
         batch_size: Items per block.
         what: What the progress bar says is done.
         of: What the items are called.
+        answer: What of the model is called with a batch; None: the model.
 
     Yields:
         ``(b,)`` numbers of a block's items, in :func:`asking_order`, and the model's output.
@@ -142,7 +144,7 @@ def ask(
     try:
         with Progress(what, len(order), of) as progress:
             for block, inputs in zip(blocks, batches, strict=True):
-                yield block, model(**inputs)
+                yield block, (answer or model)(**inputs)
                 progress.advance(len(block))
     finally:
         model.train(was_training)

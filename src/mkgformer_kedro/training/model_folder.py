@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TASK_FILE = "task.json"
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _REMEDY = "Run the stage that makes it again."
+_ENTITIES = "mkgformer.graph_embeddings.entities.weight"
 _NAMED = 3
 
 
@@ -110,6 +112,23 @@ def load_task(folder: Path) -> Task:
         return kind(**tables, **settings)
     except TypeError as error:
         raise _damaged(folder / TASK_FILE, str(error)) from error
+
+
+def load_entity_embeddings(folder: Path) -> np.ndarray:
+    """Read of a model folder only the embeddings of entities, ``(entities, d)`` float32.
+
+    Raises:
+        DataError: The folder is no model folder, its file is damaged or is of another task.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder) / "model.safetensors"
+    _require(path.parent, [path.name])
+    try:
+        with safe_open(path, "pt") as weights:
+            return weights.get_tensor(_ENTITIES).float().numpy()
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _require(folder: Path, names: Iterable[str]) -> None:

@@ -31,6 +31,10 @@ def report() -> dict:
     """What the stage of the mixture says, of 15 relations, each in both directions."""
     return {
         "meaning": "The probability that a <proposed> answer is true.",
+        "fit": {
+            "log_likelihood": {"model": -5.25, "complex": -4.5, "baseline": -7, "mixture": -4.25},
+            "log_likelihood_without": {"model": -4.5, "complex": -5.0},
+        },
         "weights": {
             "whole": {"model": 0.5, "complex": 1.25, "baseline": 0.0},
             "direction": {
@@ -78,6 +82,7 @@ def test_the_weights_are_shown_by_relation(report, collect):
     assert weights.title == "Whose word counts"
     assert "model ComplEx baseline all queries 0.50 1.25 0.00" in text
     assert "head is asked for 0.25 1.50 0.20" in text
+    assert "ComplEx-4.500-5.0000.750" in text
     assert "<R14>, head 140 1.40 1.40 1.40" in text
     assert "16 more" in text
     assert text.index("<R14>, head") < text.index("r13, head") < text.index("16 more")

@@ -27,15 +27,15 @@ def graph():
 @pytest.fixture
 def completions():
     rows = [
-        ("e0", "r0", "e5", 0.8, "both", True, "new", -0.5, np.nan),
-        ("e1", "r1", "e2", 0.7, "tail", False, "test", -0.6, -2.0),
-        ("e1", "r1", "e0", 0.6, "head", True, "new", -0.7, -3.0),
-        ("e2", "r0", "e3", 0.5, "tail", False, "new", -0.8, -4.0),
+        ("e0", "r0", "e5", 0.8, "both", True, -0.5, np.nan),
+        ("e1", "r1", "e0", 0.6, "head", True, -0.7, -3.0),
+        ("e2", "r0", "e3", 0.5, "tail", False, -0.8, -4.0),
     ]
-    columns = [*TRIPLE, "probability", "found_by", "in_answer_set", "status"]
+    columns = [*TRIPLE, "probability", "found_by", "in_answer_set"]
     return pd.DataFrame(rows, columns=[*columns, "score_model", "score_complex"])
 
 
+NOTHING = dict.fromkeys(("precision", "mean_probability", "recall", "unjudged")) | {"triples": 0}
 REPORT = {
     "meaning": "What it <means>.",
     "questions": {
@@ -43,7 +43,24 @@ REPORT = {
         "all_pairs": 99999,
         "test_triples_covered": {"tail": 0.5, "head": 0.5, "either": 0.75},
     },
-    "kept": {"precision": 0.25, "mean_probability": 0.65, "recall": 0.1, "unjudged": 0.75},
+    "kept": {
+        "triples": 80,
+        "precision": 0.25,
+        "mean_probability": 0.65,
+        "recall": 0.1,
+        "unjudged": 0.75,
+    },
+    "by_threshold": [
+        {
+            "probability": 0.3,
+            "triples": 1500,
+            "mean_probability": 0.444,
+            "precision": 0.456,
+            "recall": 0.789,
+            "unjudged": 0.544,
+        },
+        {"probability": 0.9, **NOTHING},
+    ],
 }
 
 
@@ -62,7 +79,7 @@ def content_of(page):
     return json.loads(found[1])
 
 
-def test_new_completions_are_on_the_page_the_most_probable_first(graph, completions):
+def test_completions_are_on_the_page_the_most_probable_first(graph, completions):
     content = content_of(render(graph, completions))
     items = content["items"]
     assert [(i["head"], i["relation"], i["tail"]) for i in items] == [
@@ -119,12 +136,23 @@ def test_names_are_no_markup_and_nothing_is_fetched(graph, completions):
 
 def test_how_it_did_is_said(graph, completions):
     page = render(graph, completions)
-    for words in (r"1.234 questions", "75&nbsp;%", "25.0&nbsp;% are hidden", "65.0&nbsp;%"):
+    for words in (
+        r"1.234 questions",
+        "75&nbsp;%",
+        "the 80 most",
+        "25.0&nbsp;% are hidden",
+        "65.0&nbsp;%",
+    ):
         assert re.search(words, page), words
+    rows = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in page.split("<tr>")[2:]]
+    assert [cell.replace("\u202f", "").replace("&nbsp;", "") for row in rows for cell in row] == [
+        *("0.30", "1500", "44.4%", "45.6%", "78.9%", "54.4%"),
+        *("0.90", "0", "–", "–", "–", "–"),
+    ]
     unknown = {
         **REPORT,
         "questions": {**REPORT["questions"], "test_triples_covered": {"either": None}},
-        "kept": {"precision": None, "mean_probability": None, "recall": None, "unjudged": None},
+        "kept": NOTHING,
     }
     page = render(graph, completions.iloc[:0], report=unknown)
     assert content_of(page)["items"] == []

@@ -24,20 +24,22 @@ def calibration_sections(
     """Sections about the weights and the probabilities of a mixture.
 
     Args:
-        report: The calibration report: ``meaning``, ``weights`` (``whole``, ``direction``,
+        report: The calibration report: ``meaning``, ``fit``, ``weights`` (``whole``, ``direction``,
             ``relation``) and ``test``, which is None where there were no test queries.
         names: What experts are called.
         labels: Texts of relations by name.
     """
-    sections = [_weights_section(report["weights"], names, labels)]
+    sections = [_weights_section(report, names, labels)]
     if report["test"] is not None:
         sections.append(_probabilities_section(report))
     return sections
 
 
 def _weights_section(
-    weights: Mapping[str, Any], names: Mapping[str, str], labels: Mapping[str, str]
+    report: Mapping[str, Any], names: Mapping[str, str], labels: Mapping[str, str]
 ) -> Section:
+    weights, likelihood = report["weights"], report["fit"]["log_likelihood"]
+
     def named(of: Mapping[str, float]) -> dict[str, float]:
         return {names.get(name, name.replace("_", " ")): value for name, value in of.items()}
 
@@ -63,6 +65,9 @@ def _weights_section(
             "relations": relations[:_RELATIONS_SHOWN],
             "folded": relations[_RELATIONS_SHOWN:],
             "others": len(weights["relation"]) - len(own),
+            "alone": named(likelihood),
+            "without": named(report["fit"]["log_likelihood_without"]),
+            "together": likelihood["mixture"],
         },
     )
 

@@ -31,8 +31,8 @@ def render_completions(
 
     Args:
         completions: ``head``, ``relation``, ``tail`` (ids), ``probability``, ``found_by``,
-            ``in_answer_set``, ``status``, ``score_<expert>``; the ``new`` ones are shown.
-        report: What judging them gave: ``questions``, ``kept``, ``calibration``, ``meaning``.
+            ``in_answer_set``, ``score_<expert>``; the most probable first.
+        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``.
         triples: All known triples, by index.
         entities: Columns ``entity``, ``name``, ``text``; row number is entity index.
         relations: Columns ``relation``, ``text``.
@@ -45,8 +45,7 @@ def render_completions(
     Returns:
         An HTML page with all it needs.
     """
-    new = completions[completions["status"] == "new"]
-    rows = new.head(shown)
+    rows = completions.head(shown)
     numbers = pd.Series(np.arange(len(entities)), index=entities["entity"])
     head, tail = (numbers.loc[rows[side]].to_numpy() for side in ("head", "tail"))
     relation = pd.Series(np.arange(len(relations)), index=relations["relation"]).loc[
@@ -98,10 +97,11 @@ def render_completions(
         {
             "data_set": data_set,
             "kept": report["kept"],
+            "by_threshold": report["by_threshold"],
             "questions": report["questions"],
             "meaning": report["meaning"],
-            "new": len(new),
-            "expected": float(new["probability"].sum()),
+            "new": len(completions),
+            "expected": float(completions["probability"].sum()),
             "content": {
                 "dataSet": data_set,
                 "items": items,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mkgformer_kedro.inference.parameters import CompletionParameters
+from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.inference.parameters import CompletionParameters, QuestionParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 logger = logging.getLogger(__name__)
 
 
 def plan_completion(
+    models: Path,
     triples: pd.DataFrame,
     entities: pd.DataFrame,
     relations: pd.DataFrame,
@@ -26,11 +31,19 @@ def plan_completion(
 
     Returns:
         The questions, and how many they are and what they cover.
+
+    Raises:
+        DataError: The model is of another graph, or a relation that is to be asked is not there.
     """
     from mkgformer_kedro.inference.completion import plan_questions
 
     questions, _, report = plan_questions(
-        triples, len(entities), relations["relation"].tolist(), parameters.questions, seed
+        triples,
+        len(entities),
+        relations["relation"].tolist(),
+        parameters.questions,
+        seed,
+        _neighbours(models, triples, len(entities), parameters.questions),
     )
     covered = report["test_triples_covered"]["either"]
     logger.info(
@@ -40,6 +53,25 @@ def plan_completion(
         "" if covered is None else f", which covers {100 * covered:.0f} % of the test triples",
     )
     return questions, report
+
+
+def _neighbours(
+    models: Path, triples: pd.DataFrame, entities: int, parameters: QuestionParameters
+) -> csr_array | None:
+    """Neighbours of the entities that train lacks, by the embeddings of the first seed's model."""
+    from mkgformer_kedro.inference.completion import nearest_seen
+    from mkgformer_kedro.inference.experts import seed_folders
+    from mkgformer_kedro.training.model_folder import load_entity_embeddings
+
+    if parameters.unseen_neighbours is None:
+        return None
+    _, folder = seed_folders(models)[0]
+    embeddings = load_entity_embeddings(folder)
+    if len(embeddings) != entities:
+        what = f"the model has {len(embeddings)} entities, the graph {entities}"
+        raise DataError(Problem(str(folder), None, what, "Run the stage finetuning."))
+    train = triples[triples["split"] == "train"]
+    return nearest_seen(embeddings, train, parameters.unseen_neighbours)
 
 
 def propose_triples(
@@ -73,7 +105,8 @@ def propose_triples(
         images=model.images.model_dump(),
     )
     train = triples[triples["split"] == "train"]
-    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
+    neighbours = _neighbours(models, triples, len(entities), parameters.questions)
+    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions, neighbours)
     engine = engine_of(launch)
     return propose(mixed, questions, triples, roles, work_folder, parameters, engine)
 
@@ -87,7 +120,7 @@ def keep_completions(
     parameters: CompletionParameters,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Give each proposed triple a probability, keep the probable, and judge them.
+    """Give each proposed triple a probability, judge the probable, and keep those that are new.
 
     Returns:
         The completions, twice (for two formats), and the report.
@@ -97,8 +130,9 @@ def keep_completions(
         calibrate_proposals,
         join_directions,
         judge_completions,
-        keep_proposals,
         name_completions,
+        open_proposals,
+        rank_proposals,
     )
 
     joined = join_directions(proposals, triples)
@@ -108,14 +142,17 @@ def keep_completions(
     )
     train = triples[triples["split"] == "train"]
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
-    kept = keep_proposals(joined, roles, triples, parameters.keep)
+    ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
+    report = {
+        "questions": plan,
+        **judge_completions(joined, ranked.head(best), triples, calibrator),
+    }
     completions = name_completions(
-        kept, entities["entity"].tolist(), relations["relation"].tolist()
+        open_proposals(ranked, roles, triples).head(best),
+        entities["entity"].tolist(),
+        relations["relation"].tolist(),
     )
-    report = {"questions": plan, **judge_completions(joined, kept, triples, calibrator)}
-    logger.info(
-        "%d completions are kept, %d of them new", len(kept), (completions["status"] == "new").sum()
-    )
+    logger.info("%d links that the graph lacks are kept", len(completions))
     return completions, completions, report
 
 
@@ -129,7 +166,7 @@ def publish_completions(
     ingestion_report: dict[str, Any],
     parameters: CompletionParameters,
 ) -> tuple[str, str]:
-    """Write the new completions for other programs and for people.
+    """Write the completions for other programs and for people.
 
     Returns:
         Turtle, and a page to review them.
@@ -139,9 +176,8 @@ def publish_completions(
     from mkgformer_kedro.inference.completion import completions_as_rdf
 
     publication = parameters.publication
-    turtle = completions_as_rdf(
-        completions, publication.entity_namespace, publication.relation_namespace
-    )
+    is_rdf = ingestion_report.get("layout") == "rdf"
+    turtle = completions_as_rdf(completions, publication, is_rdf=is_rdf)
     page = render_completions(
         completions,
         report,

@@ -12,7 +12,14 @@ from mkgformer_kedro.pipelines.completion.nodes import (
 _NODES = [
     Node(
         func=plan_completion,
-        inputs=["triples", "entities", "relations", "params:completion", "params:seed"],
+        inputs=[
+            "models",
+            "triples",
+            "entities",
+            "relations",
+            "params:completion",
+            "params:seed",
+        ],
         outputs=["completion_questions", "completion_plan"],
         name="plan_completion",
     ),

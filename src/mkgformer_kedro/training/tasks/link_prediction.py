@@ -466,9 +466,15 @@ class LinkPrediction(Task):
     ) -> pd.DataFrame:
         """``entity``, ``name`` and ``score`` of the ``top`` best entities, best first."""
         best = outputs.logits.float().topk(min(top, len(self.entities)), dim=1)
-        found = self.entities.iloc[best.indices.flatten().cpu().numpy()][["entity", "name"]]
-        index = table.index.repeat(best.indices.shape[1])
-        return found.assign(score=best.values.flatten().cpu().numpy()).set_index(index)
+        return self.name_answers(best.indices, best.values, table)
+
+    def name_answers(
+        self, entities: torch.Tensor, scores: torch.Tensor, table: pd.DataFrame
+    ) -> pd.DataFrame:
+        """``entity``, ``name`` and ``score`` of the entities ``(b, top)`` for ``b`` questions."""
+        found = self.entities.iloc[entities.flatten().cpu().numpy()][["entity", "name"]]
+        index = table.index.repeat(entities.shape[1])
+        return found.assign(score=scores.flatten().cpu().numpy()).set_index(index)
 
     @classmethod
     def layout(cls) -> Layout:
