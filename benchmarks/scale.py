@@ -20,19 +20,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from worlds import (
+    PROJECT,
+    MadeUp,
+    made_up_names,
+    made_up_queries,
+    made_up_store,
+    made_up_task,
+    made_up_words,
+    untrained_model,
+)
 
-PROJECT = Path(__file__).parents[1]
+from mkgformer_kedro.datasets.visual_store import RoleLayout
+from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
+from mkgformer_kedro.training.batches import Collator, ask
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
+from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
+
 RELATIONS = 24
 TRIPLES_PER_ENTITY = 2
 HELD_OUT = 500  # triples of dev, and of test, at most: some 1,000 queries
-WORDS = 2000
 STAGES = {
     "ingestion": "link_prediction",
     "image_association": "link_prediction",
@@ -71,22 +88,6 @@ CURVES = {
 }
 
 
-def words() -> np.ndarray:
-    """Made-up words, each of three syllables, ``(WORDS,)``."""
-    syllables = np.array([first + last for first in "bdfgklmnprst" for last in "aeiou"])
-    parts = np.random.default_rng(0).permutation(len(syllables) ** 3)[:WORDS]
-    digits = (parts // len(syllables) ** 2, parts // len(syllables), parts)
-    return np.sum([syllables[digit % len(syllables)].astype(object) for digit in digits], axis=0)
-
-
-def make_names(entities: int, length: int, seed: int) -> list[str]:
-    """Names of so many words; the first says of which family an entity is."""
-    rng, known = np.random.default_rng(seed), words()
-    chosen = rng.integers(0, WORDS, (entities, length))
-    chosen[:, 0] = np.arange(entities) * WORDS // entities
-    return [" ".join(row) for row in known[chosen]]
-
-
 def make_graph(folder: Path, entities: int, seed: int) -> None:
     """Write a graph's files: triples lead from family to family, and to popular entities.
 
@@ -118,8 +119,8 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
         "train.tsv": lines.iloc[2 * held_out :],
         "entities.txt": pd.DataFrame(names["head"]),
         "relations.txt": pd.DataFrame(names["relation"]),
-        "entity2text.txt": pd.DataFrame({0: names["head"], 1: make_names(entities, 3, seed)}),
-        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: words()[:RELATIONS]}),
+        "entity2text.txt": pd.DataFrame({0: names["head"], 1: made_up_names(entities, 3, seed)}),
+        "relation2text.txt": pd.DataFrame({0: names["relation"], 1: made_up_words()[:RELATIONS]}),
     }
     for name, table in parts.items():
         table.to_csv(folder / name, sep="\t", header=False, index=False)
@@ -127,10 +128,7 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
 
 def make_tower(folder: Path) -> Path:
     """Write a text tower of two layers that knows the made-up words, untrained."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
-
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words()]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *made_up_words()]
     pieces += ["is", "the", "description", "of"]
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
     torch.manual_seed(0)
@@ -274,48 +272,21 @@ def make_world(
         tokens: Tokens of every prompt.
         images: Images of every entity that is asked about.
     """
-    import torch
-    from transformers import AutoTokenizer
-
-    from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
-    from mkgformer_kedro.modeling import MKGformerForLinkPrediction
-    from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
-
-    rng = np.random.default_rng(0)
-    asked = min(entities, 500)
-    shutil.rmtree(work, ignore_errors=True)
-    writer = VisualStoreWriter(work, {"full": RoleLayout(32, max(images, 1))}, entities, "scale")
-    for owner in range(asked if images else 0):
-        pixels = rng.integers(0, 255, (images, 3, 32, 32), dtype=np.uint8)
-        writer.append(
-            owner, {slot: (f"{owner}-{slot}", pixels[slot]) for slot in range(images)}, None
-        )
-    store = VisualStore(writer.finish())
-
+    asked = min(entities, queries, 500)
+    sizes = MadeUp(entities, 1, tokens, images, asked, -(-queries // asked), test_answers=1)
+    store = made_up_store(work, sizes, {"full": RoleLayout(32, max(images, 1))})
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(tower)
-    model = MKGformerForLinkPrediction.from_text_vision_pretrained(
-        tower,
-        None,
-        vision_config=VISION,
-        num_fusion_layers=1,
-        mask_token_id=tokenizer.mask_token_id,
-        image_sizes={"full": 32},
-        image_counts={"full": max(images, 1)},
+    model, tokenizer = untrained_model(
+        store, entities, 1, tower, TOWER, vision_config=VISION, num_fusion_layers=1
     )
-    model.add_graph_tokens(entities, 1)
-    names = pd.Series(make_names(asked, tokens, 0)).reindex(range(entities), fill_value="of")
-    task = LinkPrediction(
-        pd.DataFrame({"entity": names, "name": names, "text": names, "text_source": "name"}),
-        pd.DataFrame({"relation": ["of"], "text": ["of"]}),
-        "paper",
-        tokens,
-    )
-    tail = rng.integers(0, entities, queries)
-    triples = pd.DataFrame({"head": np.sort(rng.integers(0, asked, queries)), "relation": 0})
-    triples["tail"] = tail
-    table = triples.rename(columns={"head": "entity"}).assign(
-        direction="tail", answers=list(tail[:, None]), known=list(tail[:, None])
+    task, table = made_up_task(sizes), made_up_queries(sizes, "test")
+    is_tail, answer = table["direction"] == "tail", np.concatenate(table["answers"])
+    triples = pd.DataFrame(
+        {
+            "head": table["entity"].where(is_tail, answer),
+            "relation": table["relation"],
+            "tail": table["entity"].where(~is_tail, answer),
+        }
     )
     return World(model, task, table, triples, task.encode(table, tokenizer, model.config), store)
 
@@ -331,9 +302,6 @@ def rank_point(tower: Path, work: Path, **point: int) -> tuple[float, float]:
     Returns:
         CPU seconds, and how much the peak of memory lies above what the model takes, in GiB.
     """
-    from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
-    from mkgformer_kedro.training.batches import Collator, ask
-
     world = make_world(tower, work, **point)
     held, began = forget_peak(), time.process_time()
     blocks = ask(
@@ -366,10 +334,6 @@ def train_point(
         CPU seconds a step, and how much the peak of memory lies above what the model takes, in GiB:
         gradients, moments, and what a step computes.
     """
-    from mkgformer_kedro.training.batches import Collator
-    from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
-    from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
-
     configured = yaml.safe_load((PROJECT / "conf/base/parameters_link_prediction.yml").read_text())
     values = configured["link_prediction"]["finetuning"] | {
         "loss": "cross_entropy",
@@ -396,7 +360,7 @@ def train_point(
     )
     optimizer = trainer.create_optimizer()
     began = 0.0
-    for step, batch in enumerate(trainer.get_train_dataloader()):
+    for step, batch in enumerate(islice(trainer.get_train_dataloader(), steps + 1)):
         if step == 1:
             began = time.process_time()
         with trainer.compute_loss_context_manager():

@@ -1,14 +1,7 @@
 """The graph that measures scale, and one point of its curves."""
 
-import importlib.util
-from pathlib import Path
-
 import pandas as pd
-
-PATH = Path(__file__).parents[2] / "benchmarks/scale.py"
-SPECIFICATION = importlib.util.spec_from_file_location(PATH.stem, PATH)
-scale = importlib.util.module_from_spec(SPECIFICATION)
-SPECIFICATION.loader.exec_module(scale)
+import scale
 
 
 def read(path):
