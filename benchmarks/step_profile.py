@@ -1,180 +1,226 @@
-"""Where the time of a training step goes, and how close it comes to what the machine can do.
+"""Where the time of a training step or of ranking goes, and how fast it is beside the machine.
 
-Three tables for the training steps of a data set: the share of each kind of work, the multiply-adds
-of a step (by the formula of :func:`multiply_adds`, and as torch counts them), and the share of the
-rate that a plain matrix product reaches in the same run.
-
-Letters in shapes: ``B`` examples, ``T`` text tokens, ``G`` sets of images, ``P`` examples with
-images, ``V`` visual tokens, ``N`` entities, ``d`` widths.
+A table of the share of each kind of work, the multiply-adds (by the formula of
+:func:`rates.multiply_adds`, and as torch counts them), and the share of the rate that a plain
+matrix product reaches in the same run. A training step is the trainer's own: its precision, its
+clipping of gradients, its optimizer; only its learning rate is 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
-from throughput import OURS, PROJECT, World, batch_loss, collate, draw_batches, open_world
-from torch.profiler import ProfilerActivity, profile
+from rates import CLOCKS, multiply_adds, peak_rate, synchronize
+from throughput import OURS, asked_blocks, draw_batches, rank, sample_test_blocks, shape_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
+from worlds import World, add_world_options, world_of
 
-from mkgformer_kedro.training.optimizer import RowwiseAdamW
+from mkgformer_kedro.training.batches import Collator
+from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
 
-# Kinds of work, by parts of the operators' names; the first that fits holds.
+# Kinds of work, by whole words of the operators' names; the first that has one holds.
 KINDS = {
-    "matrix products": ("mm", "bmm", "linear", "attention", "convolution"),
-    "normalisation": ("layer_norm", "softmax", "logsumexp"),
-    "look-ups and scatters": ("embedding", "index", "scatter", "gather", "unique", "coalesce"),
-    "copies": ("copy", "clone", "cat", "fill", "zero", "empty", "_to_", "pad"),
+    "matrix products": {"mm", "addmm", "bmm", "baddbmm", "linear", "attention", "convolution"},
+    "normalisation": {"norm", "softmax", "logsumexp"},
+    "look-ups and scatters": {
+        *("embedding", "index", "scatter", "gather", "unique", "unique2", "coalesce"),
+    },
+    "copies": {"copy", "clone", "cat", "fill", "zero", "zeros", "empty", "to", "pad"},
 }
-STEP = "Optimizer.step"
+# Kinds of all that is done within a part of the step, by the start of its name.
+PARTS = {"Optimizer.step": "clipping and optimizer", "clipping": "clipping and optimizer"}
+STEP = "step"
+PYTHON = "Python, reading and collating"
 OTHER = "element by element, and the rest"
-
-
-def multiply_adds(world: World, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Multiply-adds of the matrix products of a forward pass, by part of the model.
-
-    A layer of width d and inner width i takes 4 d² + 2 d i a token, and 2 d for each pair of
-    tokens that attention looks at; a fused pair takes besides i d a text token and 2 d for each
-    pair of a text and a visual token. Behind its attention the last text layer computes the mask
-    alone. A step takes three times as much: the backward pass computes a gradient of the inputs
-    and one of the weights of each product.
-    """
-    model = world.model
-    config, text, vision = model.config, model.config.text_config, model.config.vision_config
-    examples, tokens = batch["input_ids"].shape
-    fused = config.num_fusion_layers
-
-    def layers(rows: int, length: int, seen: int, sizes: Any) -> float:
-        width, inner = sizes.hidden_size, sizes.intermediate_size
-        return rows * length * (4 * width**2 + 2 * width * inner + 2 * seen * width)
-
-    width, inner = text.hidden_size, text.intermediate_size
-    parts = {
-        "text": text.num_hidden_layers * layers(examples, tokens, tokens, text)
-        - examples * (tokens - 1) * (width**2 + 2 * width * inner),
-        "entities": examples * width * (width + config.num_entities),
-    }
-    if "image_index" in batch:
-        rows = int((batch["image_index"] >= 0).sum())
-        pixels = [batch[name] for name in batch if name.endswith("pixel_values")]
-        groups = len(pixels[0])
-        patch = vision.patch_size
-        patches = sum(each.shape[1] * (each.shape[-1] // patch) ** 2 for each in pixels)
-        seen = patches + sum(each.shape[1] for each in pixels)
-        below = vision.num_hidden_layers - fused
-        parts["images"] = below * layers(groups, seen, seen, vision) + (
-            groups * patches * vision.num_channels * patch**2 * vision.hidden_size
-        )
-        parts["fused"] = fused * layers(rows, seen, tokens + seen, vision) + (
-            rows * ((fused - 1) * tokens + 1) * width * (inner + 2 * seen)
-        )
-        if vision.hidden_size != width:
-            bridged = 2 * tokens + seen
-            parts["fused"] += fused * rows * bridged * width * vision.hidden_size
-    return parts
 
 
 def kind_of(event: Any) -> str:
     """Kind of work of a profiler's event."""
     above = event
     while above is not None:
-        if above.name.startswith(STEP):
-            return "optimizer"
+        for start, kind in PARTS.items():
+            if above.name.startswith(start):
+                return kind
         above = above.cpu_parent
-    name = event.name.removeprefix("aten::")
-    return next(
-        (kind for kind, parts in KINDS.items() if any(part in name for part in parts)), OTHER
-    )
+    if event.name == STEP:
+        return PYTHON
+    words = set(event.name.rpartition("::")[2].split("_"))
+    return next((kind for kind, known in KINDS.items() if words & known), OTHER)
 
 
-def take_step(world: World, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> None:
-    """Forward, backward, and a step of the optimizer."""
-    batch_loss(world.model, batch, OURS).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+class TrainingStep:
+    """One step of the trainer on a batch of queries, from their numbers to updated weights.
+
+    Args:
+        world: The world; its model is prepared for training.
+        folder: For what the trainer may write.
+        precision: ``fp32``, ``bf16`` or ``auto``.
+
+    Attributes:
+        model: The model as the trainer calls it; may be set to one compiled.
+        collator: What makes a batch of numbers of queries.
+    """
+
+    def __init__(self, world: World, folder: Path, precision: str = "fp32") -> None:
+        parameters = world.parameters
+        for name, value in world.task.configuration(parameters).items():
+            setattr(world.model.config, name, value)
+        self.collator = Collator(world.queries, world.store)
+        self._trainer = StageTrainer(
+            model=world.model,
+            args=training_arguments(
+                folder,
+                parameters,
+                batches_per_epoch=1,
+                seed=world.seed,
+                metric=f"eval_{world.task.dev_metric}",
+                precision=precision,
+            ),
+            eval_dataset=world.test_rows,
+            batch_sampler=None,
+            learning_rates={"default": 0.0},
+            weight_decay=parameters.weight_decay,
+            lookup_weights=world.task.lookup_weights(world.model, parameters),
+        )
+        self._trainer.current_gradient_accumulation_steps = 1
+        self.model, self._optimizer = self._trainer.accelerator.prepare(
+            world.model, self._trainer.create_optimizer()
+        )
+
+    def __call__(self, rows: np.ndarray) -> None:
+        """Take the step on the queries ``rows``."""
+        self.learn(self.collator(rows))
+
+    def learn(self, batch: dict[str, torch.Tensor]) -> None:
+        """Take the step on a batch."""
+        self._trainer.training_step(self.model, batch)
+        with record_function("clipping"):
+            self._trainer._clip_grad_norm(self.model)
+        self._optimizer.step()
+        self.model.zero_grad()
 
 
-def peak_rate(size: int = 2048, repeats: int = 5) -> float:
-    """Multiply-adds a second of a plain float32 matrix product: the best of several."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.process_time()
-        torch.mm(left, right)
-        best = min(best, time.process_time() - began)
-    return size**3 / best
+def job_of(
+    world: World, name: str, steps: int, folder: Path, precision: str
+) -> tuple[list[np.ndarray], Callable[[np.ndarray], Any], float]:
+    """What is profiled.
 
-
-def measure(world: World, steps: int) -> dict[str, Any]:
-    """Profile some steps.
+    Args:
+        world: The world.
+        name: ``training`` or ``ranking``.
+        steps: Batches.
+        folder: For what the trainer may write.
+        precision: Of training.
 
     Returns:
-        ``shares`` of the time by kind of work, ``multiply_adds`` of the steps by formula and
-        ``counted`` by torch, ``seconds`` of CPU time without the profiler, ``rate`` and ``peak`` in
-        multiply-adds a second.
+        Numbers of each batch's queries, what works on a batch, and its multiply-adds in all.
     """
-    model = world.model.train()
-    looked_up = model.lookup_weights()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
-            module.sparse = any(module.weight is weight for weight in looked_up)
-    others = [p for p in model.parameters() if all(p is not weight for weight in looked_up)]
-    groups = [{"params": looked_up, "rowwise": True}, {"params": others, "rowwise": False}]
-    optimizer = RowwiseAdamW(groups, lr=0.0, fused=True)
-    batches = [collate(world, OURS, rows) for rows in draw_batches(world, OURS, 0, steps)]
-    take_step(world, optimizer, batches[0])
-    began = time.process_time()
-    for batch in batches:
-        take_step(world, optimizer, batch)
-    seconds = time.process_time() - began
+    if name == "training":
+        batches, factor = draw_batches(world, OURS, 0, steps), 3
+        work: Callable[[np.ndarray], Any] = TrainingStep(world, folder, precision)
+    else:
+        rows = sample_test_blocks(world, steps, np.random.default_rng(world.seed))
+        batches, factor = asked_blocks(world, OURS, rows), 1
+        world.model.eval()
+
+        def work(rows: np.ndarray) -> Any:
+            return rank(world, OURS, rows)
+
+    shapes = [shape_of(world, OURS, rows) for rows in batches]
+    forward = sum(multiply_adds(world.model.config, shape) for shape in shapes)
+    return batches, work, factor * forward
+
+
+def profiled(batches: Iterable[np.ndarray], work: Callable[[np.ndarray], Any]) -> dict[str, float]:
+    """Share of each kind of work in the time that the host takes, the largest first."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for batch in batches:
-            take_step(world, optimizer, batch)
+        for rows in batches:
+            with record_function(STEP):
+                work(rows)
     spent: Counter[str] = Counter()
     for event in profiler.events():
         spent[kind_of(event)] += event.self_cpu_time_total
-    with FlopCounterMode(display=False) as counter:
-        for batch in batches:
-            take_step(world, optimizer, batch)
-    formula = 3 * sum(sum(multiply_adds(world, batch).values()) for batch in batches)
+    return {kind: time / spent.total() for kind, time in spent.most_common()}
+
+
+def measure(
+    world: World,
+    job: str,
+    steps: int,
+    folder: Path,
+    precision: str = "fp32",
+    clock: Callable[[], float] = CLOCKS["wall"],
+) -> dict[str, Any]:
+    """Profile some batches.
+
+    Returns:
+        ``shares`` of the time by kind of work, ``multiply_adds`` of the batches by formula and
+        ``counted`` by torch, ``seconds`` without the profiler, ``rate`` and ``peak`` in
+        multiply-adds a second.
+    """
+    device = world.model.device
+    batches, work, computed = job_of(world, job, steps, folder, precision)
+    for rows in batches:
+        work(rows)  # what is made at first is not counted
+    synchronize(device)
+    began = clock()
+    for rows in batches:
+        work(rows)
+    synchronize(device)
+    seconds = clock() - began
+    shares = profiled(batches, work)
+    # torch does not count what its fused attention of processors computes.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        for rows in batches:
+            work(rows)
+    half = job == "training" and precision == "bf16"
     return {
-        "shares": {kind: time / spent.total() for kind, time in spent.most_common()},
-        "multiply_adds": formula,
+        "steps": len(batches),
+        "shares": shares,
+        "multiply_adds": computed,
         "counted": counter.get_total_flops() / 2,
         "seconds": seconds,
-        "rate": formula / seconds,
-        "peak": peak_rate(),
+        "rate": computed / seconds,
+        "peak": peak_rate(torch.bfloat16 if half else torch.float32, device, clock),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--env", help="Kedro environment; default: the embedded sample")
-    parser.add_argument("--towers", choices=("trained", "paper"), default="trained")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--project", type=Path, default=PROJECT)
-    options = parser.parse_args(arguments)
-    world = open_world(
-        options.project, options.env, towers=options.towers, batch_size=options.batch_size
+    add_world_options(parser)
+    parser.add_argument("--job", choices=("training", "ranking"), default="training")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of training; ranks are fp32"
     )
-    found = measure(world, options.steps)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    options = parser.parse_args(arguments)
+    with TemporaryDirectory() as work:
+        folder = Path(work)
+        world = world_of(options, folder / "made_up")
+        clock = CLOCKS[options.clock]
+        found = measure(world, options.job, options.steps, folder, options.precision, clock)
     print("| kind of work | share |\n| --- | ---: |")
     for kind, share in found["shares"].items():
         print(f"| {kind} | {share:.1%} |")
     giga = {name: found[name] / 1e9 for name in ("multiply_adds", "counted", "rate", "peak")}
+    precision = options.precision if options.job == "training" else "fp32"
     print(
-        f"\n{giga['multiply_adds'] / options.steps:.1f} billion multiply-adds a step "
-        f"(torch counts {giga['counted'] / options.steps:.1f}), "
-        f"{found['seconds'] / options.steps:.2f} s: {giga['rate']:.1f} a second, "
+        f"\n{giga['multiply_adds'] / found['steps']:.1f} billion multiply-adds a step "
+        f"(torch counts {giga['counted'] / found['steps']:.1f}), "
+        f"{found['seconds'] / found['steps']:.2f} s: {giga['rate']:.1f} a second, "
         f"{found['rate'] / found['peak']:.0%} of the {giga['peak']:.1f} of a plain matrix product "
-        f"({torch.get_num_threads()} threads, CPU time)"
+        f"({precision}, {torch.get_num_threads()} threads, {options.clock} time)"
     )
 
 

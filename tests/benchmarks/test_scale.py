@@ -1,14 +1,7 @@
 """The graph that measures scale, and one point of its curves."""
 
-import importlib.util
-from pathlib import Path
-
 import pandas as pd
-
-PATH = Path(__file__).parents[2] / "benchmarks/scale.py"
-SPECIFICATION = importlib.util.spec_from_file_location(PATH.stem, PATH)
-scale = importlib.util.module_from_spec(SPECIFICATION)
-SPECIFICATION.loader.exec_module(scale)
+import scale
 
 
 def read(path):
@@ -32,9 +25,12 @@ def test_a_graph_is_that_of_its_seed_and_whole(tmp_path):
     assert texts[1].str.split().map(len).eq(3).all()
 
 
-def test_a_point_of_a_curve(tmp_path):
+def test_points_of_curves(tmp_path):
     tower = scale.make_tower(tmp_path / "tower")
-    point = {"queries": 5, "entities": 40, "tokens": 16, "images": 2}
-    seconds, peak = scale.rank_point(tower, tmp_path / "store", **point)
+    point = {"entities": 40, "tokens": 16, "images": 2}
+    seconds, peak = scale.rank_point(tower, tmp_path / "store", queries=5, **point)
     assert seconds > 0
     assert peak >= 0
+    seconds, peak = scale.train_point(tower, tmp_path / "store", steps=1, sampled=True, **point)
+    assert seconds > 0
+    assert peak > 0

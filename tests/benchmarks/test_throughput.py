@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import itertools
 import json
 import shutil
-import sys
+import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import candidates
 import numpy as np
 import pandas as pd
 import pytest
+import rates
+import step_profile
+import throughput
 import torch
+import worlds
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertTokenizer
 
 from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
@@ -34,17 +41,6 @@ PROJECT = Path(__file__).parents[2]
 ENTITIES = 12
 
 
-def load_script(name: str) -> ModuleType:
-    path = PROJECT / f"benchmarks/{name}.py"
-    specification = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-throughput = load_script("throughput")
-step_profile = load_script("step_profile")
 CAUSES = [name for name in throughput.LABELS if name != "images_of_zeros"]
 
 
@@ -146,9 +142,15 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def no_large_products(monkeypatch):
+    for module in (throughput, step_profile, candidates):
+        monkeypatch.setattr(module, "peak_rate", lambda *_: 1e9)
+
+
 @pytest.fixture(scope="module")
 def world(project):
-    return throughput.open_world(project, "tiny")
+    return worlds.open_world(project, "tiny")
 
 
 def loss_and_gradients(world, way, rows):
@@ -206,7 +208,7 @@ class TestBothWaysAgree:
         images["path"] = images["path"].to_numpy()[::-1]
         entities = pd.read_parquet(tables / "ingestion/entities.parquet")["entity"]
         folder = project / "data/01_raw/tiny/images"
-        swapped = throughput.ImageFiles(world.store, images, entities, folder, world.model.config)
+        swapped = worlds.ImageFiles(world.store, images, entities, folder, world.model.config)
         with pytest.raises(AssertionError, match="authors' way: the loss differs"):
             throughput.check_agreement(replace(world, files=swapped), world.test_rows)
 
@@ -246,7 +248,7 @@ class TestImageFiles:
             assert not decoded[name][~present].any()
 
     def test_a_missing_file_is_named(self, project, tmp_path):
-        world = throughput.open_world(project, "tiny", images=tmp_path)
+        world = worlds.open_world(project, "tiny", images=tmp_path)
         with pytest.raises(DataError, match=r"e0/0\.png.*--images"):
             world.files.read([0])
 
@@ -272,7 +274,7 @@ class TestBatches:
 
     def test_training_leaves_the_weights_as_they_are(self, world):
         before = {name: p.detach().clone() for name, p in world.model.named_parameters()}
-        ways = throughput.ways_to_train(mixed_precision=True)
+        ways = throughput.ways_to_train(world, mixed_precision=True)
         throughput.measure_training(world, ways, 1, 1, mixed_precision=True)
         for name, parameter in world.model.named_parameters():
             assert torch.equal(parameter, before[name]), name
@@ -285,39 +287,45 @@ class TestMeasure:
         order = []
 
         def job(name, items, reads):
-            def prepare(number):
+            def take(number):
                 order.append((number, name))
-                return items, lambda: [next(clock) for _ in range(reads)]
+                return throughput.take_turn(
+                    items,
+                    6.0,
+                    lambda: [next(clock) for _ in range(reads)],
+                    torch.device("cpu"),
+                    lambda: next(clock),
+                )
 
-            return prepare
+            return take
 
         result = throughput.measure(
             {"quick": job("quick", 10, 0), "slow": job("slow", 4, 1)},
             {"quick": 100, "slow": 200},
             answers=200,
             rounds=2,
-            device=torch.device("cpu"),
-            clock=lambda: next(clock),
+            peaks={"quick": iter([8.0, 12.0]).__next__, "slow": iter([6.0, 4.0]).__next__},
         )
         assert order == [(n, name) for n in range(2) for name in ("quick", "slow")]
         assert result["quick"].seconds == [10.0, 10.0]
         assert result["slow"].seconds == [100.0, 100.0]
         summary = result["slow"].summary()
         assert summary["ratio"] == 10.0
+        assert summary["share_of_peak"] == result["quick"].summary()["share_of_peak"] == 0.5
         assert summary["items_per_second"] == summary["answers_per_second"] == 2.0
         assert result["quick"].summary()["answers_per_second"] == 20.0
 
-    def test_precision_is_a_cause_only_where_it_differs(self):
+    def test_precision_is_a_cause_only_where_it_differs(self, world):
         label = f"+ {throughput.LABELS['single_precision']}"
-        assert label in throughput.ways_to_train(mixed_precision=True)
-        assert label not in throughput.ways_to_train(mixed_precision=False)
+        assert label in throughput.ways_to_train(world, mixed_precision=True)
+        assert label not in throughput.ways_to_train(world, mixed_precision=False)
 
 
 class TestOpenWorld:
     def test_missing_stages_are_named_with_the_command(self, project, tmp_path):
         shutil.copytree(project / "conf", tmp_path / "conf")
         with pytest.raises(DataError, match="--env tiny` first") as caught:
-            throughput.open_world(tmp_path, "tiny")
+            worlds.open_world(tmp_path, "tiny")
         assert len(caught.value.problems) == 7
         assert (
             "--images" in next(each for each in caught.value.problems if "raw" in each.what).remedy
@@ -326,7 +334,7 @@ class TestOpenWorld:
     def test_the_untrained_model_has_the_papers_size(self):
         store = SimpleNamespace(roles={"full": RoleLayout(64, 2), "detection": RoleLayout(32, 1)})
         with torch.device("meta"):  # sizes without weights
-            model, tokenizer = throughput.untrained_model(store, 7, 2)
+            model, tokenizer = worlds.untrained_model(store, 7, 2)
         config = model.config
         assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
         assert (config.vision_config.patch_size, config.vision_config.hidden_size) == (32, 768)
@@ -334,18 +342,100 @@ class TestOpenWorld:
         assert config.text_config.vocab_size == len(tokenizer)
 
 
-def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
+class TestMadeUpWorld:
+    SIZES = worlds.MadeUp(
+        entities=9,
+        relations=3,
+        tokens=24,
+        images=2,
+        asked=3,
+        queries=2,
+        train_answers=2.5,
+        test_answers=1,
+    )
+
+    @pytest.fixture(scope="class")
+    def made_up(self, project, tmp_path_factory):
+        small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16}
+        return worlds.made_up_world(
+            project,
+            "tiny",
+            self.SIZES,
+            tmp_path_factory.mktemp("made_up"),
+            batch_size=4,
+            text_config={**small, "intermediate_size": 32},
+            vision_config={**small, "intermediate_size": 32, "patch_size": 32, "image_size": 64},
+            num_fusion_layers=1,
+        )
+
+    def test_it_has_the_sizes_that_were_asked_for(self, made_up):
+        queries = made_up.queries
+        assert made_up.model.config.num_entities == 9
+        assert (queries.lengths == 24).all()
+        assert made_up.store.read([0, 3])["image_mask"].tolist() == [[True, True], [False, False]]
+        assert made_up.answers(made_up.train_rows) == 15
+        assert made_up.answers(made_up.test_rows) == 6
+        batches = throughput.draw_batches(made_up, throughput.OURS, 0, 2)
+        assert sorted(len(np.unique(queries.entity[rows])) for rows in batches) == [1, 2]
+        asked = {*zip(queries.is_tail, queries.entity, queries.relation, strict=True)}
+        assert len(asked) == 6  # each in train and in test
+
+    def test_both_ways_agree_and_nothing_is_decoded(self, made_up):
+        agreement = throughput.check_agreement(made_up, made_up.test_rows)
+        assert agreement["ranks_equal"] == 6
+        ways = throughput.ways_to_train(made_up, mixed_precision=False)
+        assert f"+ {throughput.LABELS['decode_images']}" not in ways
+
+    def test_the_command_line_gives_sizes(self):
+        given = worlds.MadeUp.parse("tokens=128,train_answers=1.5")
+        assert given == worlds.MadeUp(tokens=128, train_answers=1.5)
+        with pytest.raises(argparse.ArgumentTypeError, match="with names of entities"):
+            worlds.MadeUp.parse("words=3")
+
+    def test_more_images_than_slots_are_refused(self, project, tmp_path):
+        with pytest.raises(DataError, match="has slots for 2"):
+            worlds.made_up_world(project, "tiny", replace(self.SIZES, images=3), tmp_path)
+
+
+EARLIER = """\
+import json, os, sys
+assert sys.argv[-3:] == ["--project", os.path.dirname(__file__), "--serve"]
+assert os.environ["PYTHONPATH"] == os.path.join(os.path.dirname(__file__), "src")
+for line in sys.stdin:
+    assert line in ("training 0\\n", "ranking 0\\n")
+    turn = {"items": 2, "seconds": 3.0, "multiply_adds": 1.0, "peak_bytes": None}
+    print(json.dumps(turn), flush=True)
+"""
+
+
+def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, monkeypatch):
     output = tmp_path / "speed.json"
+    stub = tmp_path / "stub.py"
+    stub.write_text(EARLIER)
+    monkeypatch.setattr(throughput, "__file__", str(stub))
     options = ["--env", "tiny", "--project", str(project), "--device", "cpu", "--rounds", "1"]
-    throughput.main([*options, "--steps", "1", "--precision", "bf16", "--output", str(output)])
+    options += ["--steps", "1", "--precision", "bf16", "--output", str(output)]
+    throughput.main([*options, "--before", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "tiny: 12 entities, 48 triples and directions" in printed
     for label in throughput.LABELS.values():
         assert label in printed
     results = json.loads(output.read_text())
+    ours_of_training = results["training"]["this project"]
     assert results["training"]["authors' way"]["items"] == 48
-    assert set(results["evaluation"]) == {"this project", "authors' way"}
+    ours, before, authors = results["evaluation"].values()
+    assert ours["items"] == before["items"] < authors["items"]
+    assert before["seconds"] == [before["items"] * 3 / 2]
+    assert results["training"][throughput.BEFORE]["items"] == ours_of_training["items"]
     assert results["settings"]["precision"].startswith("bfloat16")
+
+
+def test_an_earlier_state_takes_the_turns_it_is_told_to(world):
+    answers = throughput.serve(world, 1, False, time.perf_counter, ["training 0", "ranking 1"])
+    training, ranking = (throughput.Turn(**json.loads(line)) for line in answers)
+    assert training.items == len(throughput.draw_batches(world, throughput.OURS, 0, 1)[0])
+    assert ranking.items <= world.parameters.dev_batch_size
+    assert training.multiply_adds > 3 * ranking.multiply_adds > 0
 
 
 def test_the_command_says_what_to_run_first(project, tmp_path):
@@ -360,11 +450,92 @@ def test_cpu_time_is_refused_on_a_gpu(capsys):
     assert "leave --clock at wall" in capsys.readouterr().err
 
 
+WAYS = {
+    "ours": throughput.OURS,
+    "authors": throughput.AUTHORS,
+    "zeros": throughput.Way(images_of_zeros=True),
+    "zeros for each": throughput.Way(images_of_zeros=True, images_per_query=True),
+}
+
+
+class TestRates:
+    @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+    def test_the_formula_counts_what_torch_counts(self, world, way):
+        throughput.set_up(world.model.eval(), way)
+        rows = throughput.draw_batches(world, way, 0, 1)[0]
+        batch = throughput.collate(world, way, rows)
+        # torch does not count what its fused attention of processors computes.
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            throughput.batch_loss(world.model, batch, way)
+        shape = throughput.shape_of(world, way, rows)
+        counted = counter.get_total_flops() / 2
+        assert rates.multiply_adds(world.model.config, shape) == pytest.approx(counted, rel=0.02)
+
+    def test_the_peak_is_that_of_the_quickest_product(self):
+        clock = iter([0, 4, 10, 12, 20, 23])
+        rate = rates.peak_rate(clock=lambda: next(clock), size=4, repeats=3)
+        assert rate == 4**3 / 2
+
+
+class Event(SimpleNamespace):
+    def __init__(self, name, above=None):
+        super().__init__(name=name, cpu_parent=above)
+
+
 class TestProfileOfAStep:
-    def test_the_formula_counts_what_torch_counts(self, world):
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("aten::addmm", "matrix products"),
+            ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "matrix products"),
+            ("aten::native_layer_norm", "normalisation"),
+            ("aten::_log_softmax_backward_data", "normalisation"),
+            ("aten::scatter_add_", "look-ups and scatters"),
+            ("aten::copy_", "copies"),
+            # Words that only hold the name of another operator.
+            ("aten::common", step_profile.OTHER),
+            ("aten::concatenate_names", step_profile.OTHER),
+            ("aten::normal_", step_profile.OTHER),
+            ("aten::reindexed", step_profile.OTHER),
+        ],
+    )
+    def test_kinds_go_by_whole_words(self, name, kind):
+        assert step_profile.kind_of(Event(name)) == kind
+
+    def test_what_lies_within_clipping_and_optimizer_is_theirs(self):
+        for part in ("clipping", "Optimizer.step#RowwiseAdamW.step"):
+            event = Event("aten::mul", Event("aten::_foreach_mul", Event(part)))
+            assert step_profile.kind_of(event) == "clipping and optimizer"
+
+    @pytest.mark.parametrize("job", ["training", "ranking"])
+    def test_both_jobs(self, world, tmp_path, job):
         world = replace(world, model=deepcopy(world.model))
         throughput.set_up(world.model, throughput.OURS)
-        found = step_profile.measure(world, steps=2)
+        weights = deepcopy(world.model.state_dict())
+        found = step_profile.measure(world, job, 2, tmp_path, "bf16")
         assert sum(found["shares"].values()) == pytest.approx(1)
-        assert {"matrix products", "optimizer"} < found["shares"].keys()
+        kinds = {"matrix products", step_profile.PYTHON}
+        if job == "training":
+            kinds.add("clipping and optimizer")
+        assert kinds < found["shares"].keys()
         assert found["multiply_adds"] == pytest.approx(found["counted"], rel=0.1)
+        for name, weight in world.model.state_dict().items():
+            assert torch.equal(weight, weights[name]), name
+
+
+def test_candidates_beside_the_step_as_it_stands(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
+    world = replace(world, model=deepcopy(world.model))
+    rows = candidates.rows_of(
+        world,
+        tmp_path,
+        precision="fp32",
+        workers=1,
+        rounds=1,
+        steps=1,
+        clock=rates.CLOCKS["wall"],
+        chosen=["channels"],
+    )
+    names = [row["name"] for row in rows]
+    assert names == ["as it stands", "channels-last image embedding"]
