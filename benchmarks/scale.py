@@ -2,10 +2,12 @@
 
     python benchmarks/scale.py stages --work FOLDER --entities 10000 100000 1000000
     python benchmarks/scale.py curves --work FOLDER
+    python benchmarks/scale.py training --work FOLDER
 
 ``stages`` makes a seeded graph and a tiny text tower, runs the project's own stages on them (each
 in a process of its own, whose peak memory is that of the stage), and prints a table. ``curves``
-asks and ranks with one model while queries, entities, tokens or images grow.
+asks and ranks with one model while queries, entities, tokens or images grow; ``training`` takes
+steps of training while entities, tokens or images grow, with a full and with a sampled softmax.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,8 +42,10 @@ from worlds import (
 )
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout
+from mkgformer_kedro.evaluation.ranking.predictions import rank_queries
 from mkgformer_kedro.training.batches import Collator, ask
-from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
+from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
 
 RELATIONS = 24
 TRIPLES_PER_ENTITY = 2
@@ -232,10 +239,30 @@ def show_stages(options: argparse.Namespace) -> None:
             )
 
 
-def rank_point(
+class World(NamedTuple):
+    """A model and questions for it.
+
+    Attributes:
+        model: Untrained model.
+        task: The task, which knows entities and relations.
+        queries: Table of questions with an answer each.
+        triples: The triples that these ask for.
+        items: The questions, encoded.
+        store: Images of the entities asked about.
+    """
+
+    model: Any
+    task: Any
+    queries: pd.DataFrame
+    triples: pd.DataFrame
+    items: Any
+    store: Any
+
+
+def make_world(
     tower: Path, work: Path, queries: int, entities: int, tokens: int, images: int
-) -> tuple[float, float]:
-    """Ask a model about queries and rank all entities for each.
+) -> World:
+    """Make a world of a point of a curve.
 
     Args:
         tower: Text tower.
@@ -244,34 +271,111 @@ def rank_point(
         entities: Number of entities.
         tokens: Tokens of every prompt.
         images: Images of every entity that is asked about.
-
-    Returns:
-        CPU seconds, and how much the peak of memory lies above what the model takes, in GiB.
     """
     asked = min(entities, queries, 500)
-    sizes = MadeUp(entities, 1, tokens, images, asked, queries // asked, test_answers=1)
+    sizes = MadeUp(entities, 1, tokens, images, asked, -(-queries // asked), test_answers=1)
     store = made_up_store(work, sizes, {"full": RoleLayout(32, max(images, 1))})
     torch.manual_seed(0)
     model, tokenizer = untrained_model(
         store, entities, 1, tower, TOWER, vision_config=VISION, num_fusion_layers=1
     )
     task, table = made_up_task(sizes), made_up_queries(sizes, "test")
-    # From here on the highest memory counts anew.
-    Path("/proc/self/clear_refs").write_text("5")
-    before, began = memory("VmRSS"), time.process_time()
-    items = task.encode(table, tokenizer, model.config)
+    is_tail, answer = table["direction"] == "tail", np.concatenate(table["answers"])
+    triples = pd.DataFrame(
+        {
+            "head": table["entity"].where(is_tail, answer),
+            "relation": table["relation"],
+            "tail": table["entity"].where(~is_tail, answer),
+        }
+    )
+    return World(model, task, table, triples, task.encode(table, tokenizer, model.config), store)
+
+
+def rank_point(tower: Path, work: Path, **point: int) -> tuple[float, float]:
+    """Ask a model about queries and rank all entities for each.
+
+    Args:
+        tower: Text tower.
+        work: Folder for the visual store.
+        **point: As for :func:`make_world`.
+
+    Returns:
+        CPU seconds, and how much the peak of memory lies above what the model takes, in GiB.
+    """
+    world = make_world(tower, work, **point)
+    held, began = forget_peak(), time.process_time()
     blocks = ask(
-        model,
-        Collator(items, store),
-        np.arange(queries),
-        batch_size=task.asked_at_a_time(64),
+        world.model,
+        Collator(world.items, world.store),
+        np.arange(len(world.queries)),
+        batch_size=world.task.asked_at_a_time(64),
         what="Asking",
         of="queries",
     )
-    ranked = [rank_answers_of(items, rows, outputs.logits) for rows, outputs in blocks]
-    if sum(map(len, ranked)) != queries:
+    scores = ((rows, outputs.logits) for rows, outputs in blocks)
+    if len(rank_queries(world.queries, scores, world.triples)) != len(world.queries):
         raise SystemExit("Not every query was ranked.")
-    return time.process_time() - began, memory("VmHWM") - before
+    return time.process_time() - began, memory("VmHWM") - held
+
+
+def train_point(
+    tower: Path, work: Path, *, steps: int, sampled: bool, **point: int
+) -> tuple[float, float]:
+    """Take steps of training, from the numbers of a batch's items to updated weights.
+
+    Args:
+        tower: Text tower.
+        work: Folder for the visual store.
+        steps: Steps that count; one before them makes what is made once.
+        sampled: Whether the softmax is over 1,024 drawn entities, and not over all.
+        **point: As for :func:`make_world`, without queries.
+
+    Returns:
+        CPU seconds a step, and how much the peak of memory lies above what the model takes, in GiB:
+        gradients, moments, and what a step computes.
+    """
+    configured = yaml.safe_load((PROJECT / "conf/base/parameters_link_prediction.yml").read_text())
+    values = configured["link_prediction"]["finetuning"] | {
+        "loss": "cross_entropy",
+        "sampled_softmax": {"negatives": 1024, "uniform": 0.25} if sampled else None,
+        "max_steps": steps + 1,
+        "precision": "fp32",
+    }
+    parameters = LinkPredictionParameters.model_validate(values).with_preset("corrected")
+    world = make_world(tower, work, queries=(steps + 1) * parameters.batch_size, **point)
+    rows = np.arange(len(world.queries))
+    held = forget_peak()
+    trainer = StageTrainer(
+        model=world.model.train(),
+        args=training_arguments(
+            work, parameters, batches_per_epoch=steps + 1, seed=0, metric="eval_none"
+        ),
+        batch_sampler=world.task.sampler(world.items, rows, parameters, 0),
+        learning_rates=parameters.learning_rates,
+        weight_decay=parameters.weight_decay,
+        lookup_weights=world.task.lookup_weights(world.model, parameters),
+        train_dataset=rows,
+        eval_dataset=rows[:1],
+        data_collator=Collator(world.task.learned(world.items, rows, parameters, 0), world.store),
+    )
+    optimizer = trainer.create_optimizer()
+    began = 0.0
+    for step, batch in enumerate(islice(trainer.get_train_dataloader(), steps + 1)):
+        if step == 1:
+            began = time.process_time()
+        with trainer.compute_loss_context_manager():
+            loss = world.model(**batch).loss
+        loss.backward()
+        trainer._clip_grad_norm(world.model)
+        optimizer.step()
+        optimizer.zero_grad()
+    return (time.process_time() - began) / step, memory("VmHWM") - held
+
+
+def forget_peak() -> float:
+    """Let the highest memory of this process count anew; what it holds, in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
 
 
 def memory(what: str) -> float:
@@ -280,27 +384,59 @@ def memory(what: str) -> float:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 2**20
 
 
-def show_curves(options: argparse.Namespace) -> None:
+def measured(
+    measure: Callable[..., tuple[float, float]], small: dict[str, Any], point: dict[str, Any]
+) -> tuple[float, float]:
+    """Measure a point in a process of its own, where a small one has loaded what is loaded once."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
+        process.submit(measure, **small).result()
+        return process.submit(measure, **point).result()
+
+
+def show_points(
+    options: argparse.Namespace,
+    measure: Callable[..., tuple[float, float]],
+    small: dict[str, int],
+    label: str = "",
+    **settings: Any,
+) -> None:
     """Print a row for each point of each curve; time as a multiple of the curve's first point."""
-    tower = make_tower(options.work / "tower")
-    print("| grows | to | CPU seconds | x | memory above the model's, GiB |")
-    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
-    rank_point(tower, options.work / "store", **POINT | {"queries": 64})  # what is loaded once
+    settings |= {"tower": options.work / "tower", "work": options.work / "store"}
     for name in options.curves:
         first = None
         for value in CURVES[name]:
             if value <= options.most:
-                point = POINT | {name: value}
-                seconds, peak = rank_point(tower, options.work / "store", **point)
+                point = {key: POINT[key] for key in POINT if key in options.growing}
+                point[name] = value
+                seconds, peak = measured(measure, point | small | settings, point | settings)
                 first = first or seconds
                 print(
-                    f"| {name} | {value:,} | {seconds:.1f} | {seconds / first:.1f} | {peak:.2f} |",
+                    f"| {label}{name} | {value:,} | {seconds:.3f} | {seconds / first:.1f} | "
+                    f"{peak:.2f} |",
                     flush=True,
                 )
 
 
+def show_curves(options: argparse.Namespace) -> None:
+    """Print the curves of asking and ranking."""
+    make_tower(options.work / "tower")
+    print("| grows | to | CPU seconds | x | memory above the model's, GiB |")
+    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+    show_points(options, rank_point, {"queries": 64, "entities": 1000})
+
+
+def show_training(options: argparse.Namespace) -> None:
+    """Print the curves of training, of a full softmax and of a sampled one."""
+    make_tower(options.work / "tower")
+    print("| softmax | grows | to | CPU seconds a step | x | memory above the model's, GiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    for label in ("full", "sampled"):
+        settings = {"steps": options.steps, "sampled": label == "sampled"}
+        show_points(options, train_point, {"entities": 1000}, f"{label} | ", **settings)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the two measurements."""
+    """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     commands = parser.add_subparsers(required=True)
     stages = commands.add_parser("stages", help="time and memory of each stage")
@@ -312,10 +448,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     stages.set_defaults(show=show_stages)
     curves = commands.add_parser("curves", help="time and memory of asking and ranking")
-    curves.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
-    curves.add_argument("--most", type=int, default=1_000_000, help="leave larger points out")
-    curves.set_defaults(show=show_curves)
-    for command in (stages, curves):
+    curves.set_defaults(show=show_curves, growing=list(CURVES))
+    training = commands.add_parser("training", help="time and memory of a training step")
+    training.add_argument("--steps", type=int, default=20, help="steps of each point")
+    training.set_defaults(
+        show=show_training, growing=[name for name in CURVES if name != "queries"]
+    )
+    for command in (curves, training):
+        growing = command.get_default("growing")
+        command.add_argument("--curves", nargs="+", choices=growing, default=growing)
+        command.add_argument("--most", type=int, default=1_000_000, help="leave larger points out")
+    for command in (stages, curves, training):
         command.add_argument("--work", type=Path, required=True, help="folder for what is made")
     options = parser.parse_args(arguments)
     options.work = options.work.resolve()

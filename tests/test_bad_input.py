@@ -7,6 +7,7 @@ print. ``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) write
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import logging
 import os
@@ -16,7 +17,9 @@ import shutil
 import signal
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,12 +27,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kedro.framework.startup import bootstrap_project
+from PIL import Image
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader, read_yaml
+from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
+from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.hooks import input as door
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from test_readers import DAMAGES, OTHERS, READERS, refusal
 from tiny_world import LAUNCH
 
 ROOT = Path(__file__).parents[1]
@@ -45,15 +52,26 @@ the folder that a test works in.
 
 """
 
-CASES: dict[str, dict[str, object]] = {}
+
+class Case(NamedTuple):
+    """What somebody does with a world, and words of what it is told."""
+
+    function: Callable[[World], object]
+    says: str
 
 
-def case(area, name):
-    """Register a function as what somebody does; it takes the world of the tests."""
+CASES: dict[str, dict[str, Case]] = {}
+
+
+def case(area, name, says):
+    """Register a function as what somebody does; it takes the world of the tests.
+
+    Its message holds the words ``says``: those of this mistake, not of another on the way to it.
+    """
 
     def register(function):
         assert name not in CASES.setdefault(area, {}), name
-        CASES[area][name] = function
+        CASES[area][name] = Case(function, says)
         return function
 
     return register
@@ -168,25 +186,36 @@ def bomb():
     return "\n".join(lines)
 
 
-for name, content in {
-    "YAML that does not parse": "seed: [1",
-    "a tab before a key": "model:\n\tseed: 1",
-    "a tag that would run a command": "seed: !!python/object/apply:os.system ['touch executed']",
-    "a tag of somebody's own": "seed: !mine 5",
-    "latin-1": "title: caf\xe9".encode("latin-1"),
-    "UTF-16": "seed: 1".encode("utf-16"),
-    "a key that is there twice": "seed: 1\npreset: faithful\nseed: 2",
-    "a group that is a list": "- seed\n- preset",
-    "a file that is one word": "seed",
-    "an alias bomb": bomb(),
-    "an alias of itself": "seed: &a [*a]",
-    "a NUL character": "seed: a\0b",
-    "a merge of what is no group": "<<: 5",
-    "a reference to nothing": "seed: ${nothing}",
-    "a reference to the shell's variables": "seed: ${oc.env:HOME}",
+for name, (content, says) in {
+    "YAML that does not parse": ("seed: [1", "parameters.yml:1: no YAML"),
+    "a tab before a key": ("model:\n\tseed: 1", "parameters.yml:2: no YAML"),
+    "a tag that would run a command": (
+        "seed: !!python/object/apply:os.system ['touch executed']",
+        "the tag !!python/object/apply:os.system",
+    ),
+    "a tag of somebody's own": ("seed: !mine 5", "the tag !mine"),
+    "latin-1": ("title: caf\xe9".encode("latin-1"), "not UTF-8 (byte 0xe9)"),
+    "UTF-16": ("seed: 1".encode("utf-16"), "not UTF-8 (byte 0xff)"),
+    "a key that is there twice": (
+        "seed: 1\npreset: faithful\nseed: 2",
+        "parameters.yml:3: the key 'seed' is there twice",
+    ),
+    "a key that is a list": ("? [a, b]\n: 1", "parameters.yml:1: a key that is no text"),
+    "a key that is nothing": ("seed: 1\nnull: 5", "parameters.yml:2: a key that is no text"),
+    "a number that is none": ("seed: !!int abc", "parameters.yml:1: 'abc' is no int"),
+    "a number of 5,000 digits": (f"a: 1\nseed: {'9' * 5000}", "parameters.yml:2: '999"),
+    "a tag that would make a date": ("seed: !!timestamp 2020-99-99", "the tag !!timestamp"),
+    "a group that is a list": ("- seed\n- preset", "no group of keys"),
+    "a file that is one word": ("seed", "no group of keys"),
+    "an alias bomb": (bomb(), "more than 100,000 values"),
+    "an alias of itself": ("seed: &a [*a]", "holds itself"),
+    "a NUL character": ("seed: a\0b", "special characters"),
+    "a merge of what is no group": ("<<: 5", "for merging"),
+    "a reference to nothing": ("seed: ${nothing}", "'nothing' not found"),
+    "a reference to the shell's variables": ("seed: ${oc.env:HOME}", "oc.env"),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, content=content):
         for environment in ("base", "odd"):
             (world.folder / environment).mkdir()
@@ -198,7 +227,13 @@ for name, content in {
         assert not Path("executed").exists()
 
 
-@case("Configuration", "a file of parameters that is a pipe")
+@case("Configuration", "a key that is there in two files", "two.yml:2: the key 'model.seed'")
+def _(world):
+    files = {"parameters_one.yml": "model:\n  seed: 1", "parameters_two.yml": "model:\n  seed: 2"}
+    world.configured(files)
+
+
+@case("Configuration", "a file of parameters that is a pipe", "a pipe or device, not a file")
 def _(world):
     os.mkfifo(world.folder / "parameters.yml")
     read_yaml(world.folder / "parameters.yml")
@@ -210,37 +245,46 @@ for name, environment in {
     "an environment by another way": "../conf/ci",
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, f"no environment '{environment}'")
     def _(world, environment=environment):
         ExtendingConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["globals"]
 
 
-for name, line in {
-    "dataset: null": "dataset: null",
-    "dataset: a number": "dataset: 5",
-    "a share of memory that is none": "memory_share: .nan",
-    "a group of paths that is null": "link_prediction: null",
-    "a misspelt path": "relation_extraction: {imagse: x}",
-    "a misspelt file": "link_prediction: {files: {trian: x}}",
-    "an environment to extend that is not there": "extends: wn18_imgg",
-    "dataset: a folder elsewhere": "dataset: ../elsewhere",
-    "files of less than no bytes": "hashed_gigabytes: -1",
-    "a wait that is a word": "wait_for_lock: soon",
-    "a wait without end": "wait_for_lock: .inf",
-    "a wait that is true": "wait_for_lock: true",
+for name, (line, says) in {
+    "dataset: null": ("dataset: null", "dataset in globals.yml"),
+    "dataset: a number": ("dataset: 5", "dataset in globals.yml"),
+    "a share of memory that is none": ("memory_share: .nan", "memory_share in globals.yml is nan"),
+    "a group of paths that is null": ("link_prediction: null", "'link_prediction' is no group"),
+    "a misspelt path": ("relation_extraction: {imagse: x}", "'relation_extraction.imagse'"),
+    "a misspelt file": ("link_prediction: {files: {trian: x}}", "'link_prediction.files.trian'"),
+    "an environment to extend that is not there": ("extends: wn18_imgg", "extends 'wn18_imgg'"),
+    "dataset: a folder elsewhere": ("dataset: ../elsewhere", "dataset in globals.yml"),
+    "a wait that is a word": ("wait_for_lock: soon", "wait_for_lock in globals.yml is 'soon'"),
+    "a wait without end": ("wait_for_lock: .inf", "wait_for_lock in globals.yml is inf"),
+    "a wait that is true": ("wait_for_lock: true", "wait_for_lock in globals.yml is True"),
+    "files of less than no bytes": (
+        "hashed_gigabytes: -1",
+        "hashed_gigabytes in globals.yml",
+    ),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, line=line):
         world.configured({"globals.yml": line})
 
 
-@case("Configuration", "a stage's group that is null, and one that is a number")
+@case(
+    "Configuration", "a stage's group that is null, and one that is a number", "'model' is no group"
+)
 def _(world):
     world.configured({"parameters.yml": "link_prediction: {finetuning: null}\nmodel: 5"})
 
 
-@case("Configuration", "values of other types, where a run begins")
+@case(
+    "Configuration",
+    "values of other types, where a run begins",
+    "batch_size: Input should be a valid integer",
+)
 def _(world):
     lines = "link_prediction: {finetuning: {batch_size: true, epochs: .inf, seeds: [-1]}}"
     world.kedro(files={"parameters.yml": lines})
@@ -253,23 +297,57 @@ for name, kind, value in [
     ("folder: a list", Folder, ["a"]),
 ]:
 
-    @case("Configuration", name)
+    @case("Configuration", name, f"should be the name of a folder, not {value}")
     def _(world, name=name, kind=kind, value=value):
         typed(kind, value, name.partition(":")[0])
 
 
-for name, changes in {
-    "checksums that are a number": {"checksums": 5},
-    "a checksum of a file that is none": {"checksums": {"nothing.tsv": "aa"}},
-    "a file name that is a number": {"files": {"train": 5, "dev": "a", "test": "b"}},
-    "no file for a split": {"files": {"train": "a", "dev": "b"}},
-    "a layout that is not known": {"layout": "xml"},
-    "a share of dev that is no number": {"split": {"dev": np.nan, "test": 0.1, "seed": 0}},
-    "labels of RDF that are a number": {"layout": "rdf", "rdf": {"label": 5}},
-    "a folder that is a device": {"filepath": "/dev/null"},
+for name, folder, says in [
+    ("a folder with a NUL character in its name", "a\0b", "without NUL characters"),
+    ("a folder whose name has 5,000 characters", "a" * 5000, "not one of 5,000 bytes"),
+    ("a folder with half a character in its name", "a\ud800", "a name in UTF-8"),
+]:
+
+    @case("Configuration", name, says)
+    def _(world, folder=folder):
+        typed(Folder, folder, "images")
+
+
+for name, (changes, says) in {
+    "checksums that are a number": (
+        {"checksums": 5},
+        "checksums: Input should be a valid dictionary",
+    ),
+    "a checksum of a file that is none": (
+        {"checksums": {"nothing.tsv": "aa"}},
+        "nothing is read from it",
+    ),
+    "a file name that is a number": (
+        {"files": {"train": 5, "dev": "a", "test": "b"}},
+        "files.train: Input should be a valid string",
+    ),
+    "a file name with a NUL character": (
+        {"files": {"train": "a\0", "dev": "a", "test": "b"}},
+        "files.train: Input should be a name without NUL",
+    ),
+    "a file name of 5,000 characters": (
+        {"files": {"train": "a", "dev": "a" * 5000, "test": "b"}},
+        "files.dev: Input should be a name that fits",
+    ),
+    "no file for a split": ({"files": {"train": "a", "dev": "b"}}, "no file for test"),
+    "a layout that is not known": ({"layout": "xml"}, "layout is 'xml'"),
+    "a share of dev that is no number": (
+        {"split": {"dev": np.nan, "test": 0.1, "seed": 0}},
+        "split.dev: Input should be a finite number",
+    ),
+    "labels of RDF that are a number": (
+        {"layout": "rdf", "rdf": {"label": 5}},
+        "rdf.label: Input should be a valid tuple",
+    ),
+    "a folder that is a device": ({"filepath": "/dev/null"}, "/dev/null: no such folder"),
 }.items():
 
-    @case("Configuration", name)
+    @case("Configuration", name, says)
     def _(world, changes=changes):
         from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
 
@@ -277,7 +355,11 @@ for name, changes in {
         GraphFolderDataset(**{"filepath": str(GRAPH), "files": files, **changes}).load()
 
 
-@case("Configuration", "crops that are a number")
+@case(
+    "Configuration",
+    "crops that are a number",
+    "grounding.train: Input should be a valid dictionary",
+)
 def _(world):
     from mkgformer_kedro.datasets.post_images import PostImagesDataset
 
@@ -288,24 +370,42 @@ def _(world):
 # What people write: numbers
 
 
-for name, changes in {
-    "true as a batch size": {"batch_size": True},
-    "a batch size of 0": {"batch_size": 0},
-    "a batch size of 2.5": {"batch_size": 2.5},
-    "a batch size that is a text": {"batch_size": "8"},
-    "infinitely many epochs": {"epochs": np.inf},
-    "epochs that are no number": {"epochs": np.nan},
-    "a learning rate that is no number": {"learning_rates": {"default": np.nan}},
-    "a learning rate that is negative": {"learning_rates": {"default": -1.0}},
-    "no default learning rate": {"learning_rates": {"head": 1.0}},
-    "a share of warm-up above 1": {"warmup_ratio": 1.5},
-    "a million processes": {"processes": 1_000_000},
-    "a misspelt parameter": {"epoch": 3},
-    "a seed twice": {"seeds": [1, 1]},
-    "a precision that there is not": {"precision": "fp8"},
+for name, (changes, says) in {
+    "true as a batch size": (
+        {"batch_size": True},
+        "batch_size: Input should be a valid integer, not True",
+    ),
+    "a batch size of 0": (
+        {"batch_size": 0},
+        "batch_size: Input should be greater than or equal to 1",
+    ),
+    "a batch size of 2.5": (
+        {"batch_size": 2.5},
+        "batch_size: Input should be a valid integer, not 2.5",
+    ),
+    "a batch size that is a text": (
+        {"batch_size": "8"},
+        "batch_size: Input should be a valid integer, not '8'",
+    ),
+    "infinitely many epochs": ({"epochs": np.inf}, "epochs: Input should be a finite number"),
+    "epochs that are no number": ({"epochs": np.nan}, "epochs: Input should be a finite number"),
+    "a learning rate that is no number": (
+        {"learning_rates": {"default": np.nan}},
+        "learning_rates.default: Input should be a finite number",
+    ),
+    "a learning rate that is negative": ({"learning_rates": {"default": -1.0}}, "not negative"),
+    "no default learning rate": ({"learning_rates": {"head": 1.0}}, "needs the key 'default'"),
+    "a share of warm-up above 1": (
+        {"warmup_ratio": 1.5},
+        "warmup_ratio: Input should be less than 1",
+    ),
+    "a million processes": ({"processes": 1_000_000}, "processes: Input should be less than"),
+    "a misspelt parameter": ({"epoch": 3}, "unknown parameter 'epoch'"),
+    "a seed twice": ({"seeds": [1, 1]}, "at least one seed and none twice"),
+    "a precision that there is not": ({"precision": "fp8"}, "not 'fp8'"),
 }.items():
 
-    @case("Parameters", name)
+    @case("Parameters", name, says)
     def _(world, changes=changes):
         from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -343,38 +443,39 @@ def slots(**full):
     return typed(ImageParameters, values, "link_prediction.image_association")
 
 
-@case("Parameters", "images of 100,000 pixels a side")
+@case("Parameters", "images of 100,000 pixels a side", "these sizes take 111.8 GB")
 def _(world):
     begin(world, "link_prediction.image_association", slots(size=100_000, count=1))
 
 
-@case("Parameters", "a billion images of an entity")
+@case("Parameters", "a billion images of an entity", "these sizes take 45,776.4 GB")
 def _(world):
     begin(world, "link_prediction.image_association", slots(size=64, count=1_000_000_000))
 
 
-@case("Parameters", "no slot for an image")
+@case("Parameters", "no slot for an image", "every count is 0")
 def _(world):
     slots(size=64, count=0)
 
 
-@case("Parameters", "a billion bootstrap samples")
+@case("Parameters", "a billion bootstrap samples", "these sizes take 59.6 GB")
 def _(world):
     from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 
-    values = {"title": None, "synthetic": False, "batch_size": 1, "examples": 0, "published": []}
-    group = EvaluationParameters.model_validate({**values, "resamples": 1_000_000_000})
-    begin(world, "link_prediction.evaluation", group)
+    stands = read_yaml(ROOT / "conf/base/parameters_entity_recognition.yml")["entity_recognition"]
+    values = stands["evaluation"] | {"resamples": 1_000_000_000}
+    group = EvaluationParameters.model_validate(values)
+    begin(world, "entity_recognition.evaluation", group)
 
 
-@case("Parameters", "a vision tower of a million columns")
+@case("Parameters", "a vision tower of a million columns", "these sizes take 59,604.6 GB")
 def _(world):
     begin(
         world, "model", model(world, vision_config={"hidden_size": 10**6, "num_hidden_layers": 1})
     )
 
 
-@case("Parameters", "fp16 without a GPU")
+@case("Parameters", "fp16 without a GPU", "fp16 needs a GPU")
 def _(world):
     from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -382,7 +483,7 @@ def _(world):
     begin(world, "link_prediction.finetuning", LinkPredictionParameters.model_validate(values))
 
 
-@case("Parameters", "a namespace that begins no IRI")
+@case("Parameters", "a namespace that begins no IRI", "entity_namespace: Input should begin IRIs")
 def _(world):
     from mkgformer_kedro.inference.parameters import PublicationParameters
 
@@ -394,43 +495,377 @@ def _(world):
 # What people write: the command line
 
 
-for name, arguments in {
-    "a pipeline that is not there": ("--pipelines", "link_predicton"),
-    "a pipeline of no name like it": ("--pipelines", "everything"),
-    "a namespace that is not there": ("--namespaces", "link_prediction.ingestio"),
-    "a node that is not there": ("--nodes", "link_prediction.ingestion.index_grph"),
-    "a tag that is not there": ("--tags", "gpuu"),
-    "a runner that is not there": ("--runner", "SequentalRunner"),
-    "a runner of a package that is not there": ("--runner", "a.b.C"),
-    "a parameter of the runner that is not there": ("--runner-params", "x=1"),
-    "an output that is not there": ("--to-outputs", "link_prediction.metric"),
-    "a node to begin with that is not there": ("--from-nodes", "link_prediction.evaluation.predic"),
-    "a seed below 0": ("--params", "seed=-1"),
-    "a preset that there is not": ("--params", "preset=faithfull"),
-    "a task's group that is null": ("--params", "entity_recognition=null"),
-    "a stage without its task": ("--params", "finetuning.epochs=3"),
-    "a misspelt stage": ("--params", "entity_recognition.finetune.epochs=3"),
-    "parameters without a value": ("--params", "seed"),
-    "parameters that are no YAML": ("--params", "seed={a: 1"),
-    "an option that there is not": ("--pipline", "audit"),
-    "a folder of configuration that is not there": ("--conf-source", "nowhere"),
+for name, (arguments, says) in {
+    "a pipeline that is not there": (
+        ("--pipelines", "link_predicton"),
+        "--pipelines: there is no 'link_predicton'",
+    ),
+    "a pipeline of no name like it": (
+        ("--pipelines", "everything"),
+        "--pipelines: there is no 'everything'",
+    ),
+    "a namespace that is not there": (
+        ("--namespaces", "link_prediction.ingestio"),
+        "--namespaces: this run has no",
+    ),
+    "a node that is not there": (
+        ("--nodes", "link_prediction.ingestion.index_grph"),
+        "--nodes: this run has no",
+    ),
+    "a tag that is not there": (("--tags", "gpuu"), "--tags: this run has no 'gpuu'"),
+    "a runner that is not there": (
+        ("--runner", "SequentalRunner"),
+        "Did you mean 'SequentialRunner'?",
+    ),
+    "a runner of a package that is not there": (
+        ("--runner", "a.b.C"),
+        "--runner: there is no 'a.b.C'",
+    ),
+    "what runners have in common": (("--runner", "AbstractRunner"), "no 'AbstractRunner'"),
+    "a runner that is none": (("--runner", "Task"), "no 'Task'. There are: ParallelRunner, Seq"),
+    "a parameter of the runner that is a number": (
+        ("--runner-params", "is_async=5"),
+        "is_async: Input should be a valid boolean",
+    ),
+    "no process for the runner": (
+        ("--runner", "ThreadRunner", "--runner-params", "max_workers=0"),
+        "max_workers should be positive",
+    ),
+    "nodes between which there is none": (
+        (
+            *("--pipelines", "link_prediction"),
+            *("--from-nodes", "link_prediction.evaluation.report"),
+            *("--to-nodes", "link_prediction.ingestion.index_graph"),
+        ),
+        "nothing is left of this run",
+    ),
+    "a configuration that is a file": (("--conf-source", "README.md"), "no folder of config"),
+    "a configuration elsewhere": (("--conf-source", "s3://no/x"), "no folder of config"),
+    "a parameter of the runner that is not there": (
+        ("--runner-params", "x=1"),
+        "--runner-params: there is no 'x'",
+    ),
+    "an output that is not there": (
+        ("--to-outputs", "link_prediction.metric"),
+        "--to-outputs: this run has no",
+    ),
+    "a node to begin with that is not there": (
+        ("--from-nodes", "link_prediction.evaluation.predic"),
+        "--from-nodes: this run has no",
+    ),
+    "a seed below 0": (("--params", "seed=-1"), "seed is -1"),
+    "a preset that there is not": (("--params", "preset=faithfull"), "preset is 'faithfull'"),
+    "a task's group that is null": (
+        ("--params", "entity_recognition=null"),
+        "'entity_recognition' is no group",
+    ),
+    "a stage without its task": (
+        ("--params", "finetuning.epochs=3"),
+        "unknown parameter 'finetuning'",
+    ),
+    "a misspelt stage": (
+        ("--params", "entity_recognition.finetune.epochs=3"),
+        "unknown parameter 'entity_recognition.finetune'",
+    ),
+    "parameters without a value": (("--params", "seed"), "must contain a key and a value"),
+    "parameters that are no YAML": (("--params", "seed={a: 1"), "'--params'"),
+    "an option that there is not": (("--pipline", "audit"), "No such option '--pipline'"),
+    "a folder of configuration that is not there": (("--conf-source", "nowhere"), "'nowhere'"),
 }.items():
 
-    @case("Command line", name)
+    @case("Command line", name, says)
     def _(world, arguments=arguments):
         world.kedro(*arguments)
 
 
-for name, content in {
-    "a file of options that is no YAML": "run: [",
-    "a file of options without a run": "walk: {env: ci}",
-    "a file of options with one that is not there": "run: {pipline: audit}",
+for name, (content, says) in {
+    "a file of options that is no YAML": ("run: [", "options.yml:1: no YAML"),
+    "a file of options without a run": ("walk: {env: ci}", "no group 'run'"),
+    "a file of options with one that is not there": (
+        "run: {pipline: audit}",
+        "no option 'pipline'",
+    ),
 }.items():
 
-    @case("Command line", name)
+    @case("Command line", name, says)
     def _(world, content=content):
         (world.folder / "options.yml").write_text(content)
         world.kedro("--config", str(world.folder / "options.yml"))
+
+
+# What people bring: graphs
+
+
+def settings_of(task, stage):
+    """What the base environment says of a stage."""
+    return read_yaml(ROOT / f"conf/base/parameters_{task}.yml")[task][stage]
+
+
+def ingest(world, contents, **settings):
+    """Read a graph and number it, as ingestion does; these files replace its own."""
+    from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
+    from mkgformer_kedro.pipelines.ingestion.link_prediction import index_graph
+    from mkgformer_kedro.pipelines.ingestion.parameters import IngestionParameters
+
+    own = {"files": world.fixture("graph_files"), "filepath": str(world.folder / "graph")}
+    world.fixture("write_graph")(contents)
+    parameters = IngestionParameters(**settings_of("link_prediction", "ingestion"))
+    index_graph(GraphFolderDataset(**own | settings).load(), parameters)
+
+
+TRAIN = "007\tlikes\t02\n02\tlikes\t03\n03\tknows\t04\n02\tknows\t007\n"
+for name, (files, says) in {
+    "test that is train": ({"test.tsv": TRAIN}, "4 of the test triples (100.0%) stand in train"),
+    "dev that is train": ({"dev.tsv": TRAIN}, "4 of the dev triples (100.0%) stand in train"),
+    "test that is dev": ({"test.tsv": "007\tknows\t03\n"}, "stand in dev, too"),
+    "test whose reverse is in train": (
+        {"test.tsv": "03\tknows\t02\n"},
+        "100.0% of the test triples have their reverse in train",
+    ),
+    "a line of headings": ({"train.tsv": f"head\trelation\ttail\n{TRAIN}"}, "a header (head"),
+    "texts of another graph": ({"entity2text.txt": "Q1\ta\nQ2\tb\n"}, "0 of 2 ids are known"),
+    "texts of other relations": ({"relation2text.txt": "r1\ta\n"}, "0 of 1 ids are known"),
+    "a NUL character in an id": ({"dev.tsv": "007\tkn\0ws\t03\n"}, "dev.tsv:1: a NUL character"),
+    "latin-1 in a text": ({"entity2text.txt": b"007\tcaf\xe9\n"}, "not UTF-8 (byte 0xe9"),
+    "an id of 10 MB": ({"test.tsv": f"007\tlikes\t{'x' * 10**7}\n"}, "unknown entity 'xxx"),
+    "an entity that no list has": ({"dev.tsv": "08\tlikes\t02\n"}, "unknown entity '08'"),
+    "a relation that no list has": ({"dev.tsv": "007\tlikez\t02\n"}, "unknown relation 'likez'"),
+    "two columns": ({"train.tsv": "007\tlikes\n"}, "2 columns instead of 3"),
+    "a blank id": ({"train.tsv": "007\t \t02\n"}, "empty relation"),
+    "an entity twice": ({"entities.txt": "007\n02\n03\n04\n02\n"}, "is there already, on line 2"),
+    "two texts of an entity": ({"entity2text.txt": "02\ta\n02\tb\n"}, "is there already"),
+    "an empty file": ({"train.tsv": ""}, "the file is empty"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, files=files):
+        ingest(world, files)
+
+
+for name, (put, says) in {
+    "triples that are a pipe": (os.mkfifo, "a pipe or device, not a file"),
+    "triples that are a device": (
+        lambda path: path.symlink_to("/dev/zero"),
+        "a pipe or device, not a file",
+    ),
+    "triples that are a folder": (Path.mkdir, "cannot be read (Is a directory)"),
+    "triples that are not there": (str, "test.tsv: no such file"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, put=put):
+        world.fixture("write_graph")({"test.tsv": None})
+        put(world.folder / "graph/test.tsv")
+        ingest(world, {"test.tsv": None})
+
+
+for name, (content, says) in {
+    "an archive that is cut off": (gzip.compress(TRAIN.encode())[:-9], "cannot be unpacked"),
+    "an archive that is none": (TRAIN.encode(), "cannot be unpacked (Not a gzipped file"),
+    "an archive that is a bomb": (gzip.compress(b"a" * 10**7), "more than 200 times its size"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, content=content):
+        files = world.fixture("graph_files") | {"train": "train.tsv.gz"}
+        ingest(world, {"train.tsv.gz": content}, files=files)
+
+
+@case("Graphs", "another file than the published one", "differs from the published file")
+def _(world):
+    ingest(world, {}, checksums={"train.tsv": "0" * 64})
+
+
+@case("Graphs", "OpenKE: fewer lines than the first one says", "says 3 lines, and 1 follow")
+def _(world):
+    files = {
+        "train2id.txt": "3\n0 1 0\n", "entity2id.txt": "2\na 0\nb 1\n",
+        "relation2id.txt": "1\nlikes 0\n",
+    }  # fmt: skip
+    names = {"entities": "entity2id.txt", "relations": "relation2id.txt"}
+    splits = dict.fromkeys(("train", "dev", "test"), "train2id.txt")
+    ingest(world, files, files=splits | names, layout="openke")
+
+
+EDGE = b"<http://a/1> <http://a/r> <http://a/2> .\n"
+for name, (file, content, says) in {
+    "RDF that ends within a statement": ("graph.nt", EDGE + b"<http://a/1>", "graph.nt:2: column"),
+    "RDF with a prefix of nobody's": ("graph.ttl", EDGE + b"x:a x:b x:c .", "The prefix x:"),
+    "RDF with relative names": ("graph.ttl", EDGE + b"<a> <b> <c> .", "a relative IRI"),
+    "RDF that is a table": ("graph.ttl", b"a\tr\tb\n", "graph.ttl:1: column 1"),
+    "RDF without a statement": ("graph.ttl", b"# nothing\n", "holds no statement"),
+    "RDF of values alone": ("graph.nt", b'<http://a/1> <http://a/r> "1" .\n', "two entities"),
+    "RDF in XML": ("graph.rdf", EDGE, "'.rdf' stands for no RDF that is read"),
+    "RDF in an archive that is none": ("graph.nt.gz", EDGE, "cannot be unpacked"),
+}.items():
+
+    @case("Graphs", name, says)
+    def _(world, file=file, content=content):
+        names = read_yaml(ROOT / "conf/base/globals.yml")["link_prediction"]
+        split = {"dev": 0.1, "test": 0.1, "seed": 0}
+        options = {"layout": "rdf", "rdf": names["rdf"], "split": split}
+        ingest(world, {file: content}, files={"graph": file}, **options)
+
+
+# What people bring: posts
+
+
+def pair(words="Ann in Rome", head=(0, 1), tail=(2, 3), **changes):
+    """A line of a post with two mentions."""
+    token = words.split(" ")
+    mentions = {
+        key: {"name": " ".join(token[start:end]), "pos": [start, end]}
+        for key, (start, end) in (("h", head), ("t", tail))
+    }
+    return f"{ {'token': token, **mentions, 'img_id': '', 'relation': 'None'} | changes!r}\n"
+
+
+def ingest_pairs(world, files):
+    from mkgformer_kedro.datasets.post_files import RelationPostsDataset
+    from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
+    from mkgformer_kedro.pipelines.ingestion.relation_extraction import index_posts
+
+    own = {"train": pair(), "dev": pair("Bob in Oslo"), "test": pair("Eve in Kyiv")}
+    own["relations"] = '{"None": 0, "lives": 1}'
+    for name, content in {**own, **files}.items():
+        (world.folder / name).write_text(content)
+    raw = RelationPostsDataset(filepath=str(world.folder), files={name: name for name in own})
+    values = settings_of("relation_extraction", "ingestion")
+    index_posts(raw.load(), RelationIngestionParameters(**values))
+
+
+for name, (files, says) in {
+    "a relation that no list has": ({"dev": pair(relation="loves")}, "unknown relation 'loves'"),
+    "a list of relations: None alone": ({"relations": '{"None": 0}'}, "no relation but 'None'"),
+    "relations that are no JSON": ({"relations": "{"}, "not the JSON object that numbers"),
+    "a relation twice": ({"relations": '{"None": 0, "None": 1}'}, "'None' is there twice"),
+    "no relation that stands for none": ({"relations": '{"lives": 0}'}, "stands for none"),
+    "test posts that stand in train": ({"test": pair()}, "are those of a train post"),
+    "a mention behind the end of its post": ({"dev": pair(tail=(2, 9))}, "[2, 9] is no span"),
+    "two mentions that are one": ({"dev": pair(tail=(0, 1))}, "are the same mention"),
+    "a mention of another name": (
+        {"dev": pair(t={"name": "Oslo", "pos": [2, 3]})},
+        "is 'Rome', not 'Oslo'",
+    ),
+    "a line that would run a command": ({"dev": "__import__('os').system('x')"}, "dev:1: "),
+    "a post without words": ({"dev": pair(token=[])}, "a post without words"),
+    "a word of half a character": (
+        {"dev": pair(token=["Ann", "\ud83d", "Rome"])},
+        "a text holds half a character",
+    ),
+}.items():
+
+    @case("Posts", name, says)
+    def _(world, files=files):
+        ingest_pairs(world, files)
+
+
+def ingest_tagged(world, files, **changes):
+    from mkgformer_kedro.datasets.post_files import TaggedPostsDataset
+    from mkgformer_kedro.pipelines.ingestion.entity_recognition import index_posts
+    from mkgformer_kedro.pipelines.ingestion.parameters import TaggedIngestionParameters
+
+    own = {"train": "Ann\tB-PER\n", "dev": "Bob\tB-PER\n", "test": "Eve\tB-PER\n"}
+    for name, content in {**own, **files}.items():
+        (world.folder / name).write_text(f"IMGID:1\n{content}")
+    raw = TaggedPostsDataset(filepath=str(world.folder), files={name: name for name in own})
+    values = settings_of("entity_recognition", "ingestion") | changes
+    index_posts(raw.load(), TaggedIngestionParameters(**values))
+
+
+for name, (files, says) in {
+    "a tag that there is not": ({"dev": "Ann\tB-CAT\n"}, "dev:2: unknown tag 'B-CAT'"),
+    "a word without a tag": ({"dev": "Ann\n"}, "dev:2: 1 columns instead of 2"),
+    "a post without its first line": ({"dev": "Ann\tO\n\nBob\tO\n"}, "dev:4: a post without its"),
+}.items():
+
+    @case("Posts", name, says)
+    def _(world, files=files):
+        ingest_tagged(world, files)
+
+
+# What people bring: images
+
+
+for name, (path, says) in {
+    "images beside the folders of entities": ("a.png", "lie beside the folders of entities"),
+    "images one level too deep": ("all/e0/a.png", "the folders in it hold folders, not images"),
+    "images of other entities": ("q0/a.png", "none of the 1 folders in it stands for an entity"),
+    "a folder without images": ("e0/.hidden", "no image lies in it"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, path=path):
+        from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
+        from mkgformer_kedro.pipelines.image_association.link_prediction import store_images
+        from mkgformer_kedro.pipelines.image_association.parameters import (
+            ImageAssociationParameters,
+        )
+
+        file = world.folder / "images" / path
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(file, "PNG")
+        listed = ImageFolderDataset(filepath=str(world.folder / "images")).load()
+        entities = pd.DataFrame({"entity": ["e0", "e1"]})
+        triples = pd.DataFrame({"head": [0], "relation": [0], "tail": [1], "split": ["train"]})
+        values = settings_of("link_prediction", "image_association")
+        parameters = ImageAssociationParameters(**values)
+        relations = pd.DataFrame({"relation": ["next"]})
+        store_images(
+            listed, entities, relations, triples, world.folder / "work", parameters, LAUNCH
+        )
+
+
+for name, (put, says) in {
+    "a folder of images that is not there": (str, "the image folder does not exist"),
+    "a folder of images that is a file": (Path.touch, "this is a file, not an image folder"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, put=put):
+        from mkgformer_kedro.datasets.image_folder import ImageFolderDataset
+
+        put(world.folder / "images")
+        ImageFolderDataset(filepath=str(world.folder / "images")).load()
+
+
+for name, (content, says) in {
+    "a map of crops that is a list": (["a.jpg"], "it holds a list"),
+    "a map of crops that leaves its folder": ({0: ["../a.jpg"]}, "no file name below the image"),
+    "a map of crops by no post": ({1.5: ["a.jpg"]}, "the key is neither"),
+    "a map of crops that is no list of names": ({0: "a.jpg"}, "the value is no list"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, content=content):
+        import torch
+
+        from mkgformer_kedro.datasets.post_images import read_crop_map
+
+        torch.save(content, world.folder / "map.pth")
+        read_crop_map(world.folder / "map.pth")
+
+
+for name, (put, says) in {
+    "a map of crops that would run a command": (
+        lambda path: path.write_bytes(pickle.dumps(Executed())),
+        "nothing in it was run",
+    ),
+    "a map of crops that is JSON": (
+        lambda path: path.write_text('{"0": ["a.jpg"]}'),
+        "cannot be read as plain data",
+    ),
+    "a map of crops that is a pipe": (os.mkfifo, "the map is no file"),
+    "a map of crops that is not there": (str, "there is no such map of crops"),
+}.items():
+
+    @case("Images", name, says)
+    def _(world, put=put):
+        from mkgformer_kedro.datasets.post_images import read_crop_map
+
+        put(world.folder / "map.pth")
+        read_crop_map(world.folder / "map.pth")
+        assert not Path("executed").exists()
 
 
 # Towers
@@ -538,65 +973,77 @@ def with_pickle(folder):
 
 
 NOISE = np.random.default_rng(0).bytes(500)
-DAMAGES = {
-    "no config.json": lacking("config.json"),
-    "a truncated config.json": half("config.json"),
-    "a config.json that is a list": holding("config.json", b"[]"),
-    "a config.json that is a number": holding("config.json", b"5"),
-    "no weights": lacking("model.safetensors"),
-    "truncated weights": half("model.safetensors"),
-    "weights that are noise": holding("model.safetensors", NOISE),
-    "weights that are NaN": weighing(no_numbers),
-    "half of the weights": weighing(every_second),
-    "a pickle that would run a command": with_pickle,
-    "weights of another width": saying(hidden_size=48, intermediate_size=96),
-    "heads that do not divide": saying(num_attention_heads=5),
-    "no heads": saying(num_attention_heads=0),
-    "a width of 0": saying(hidden_size=0),
-    "a width that is a text": saying(hidden_size="8"),
-    "more layers than weights": saying(num_hidden_layers=50),
-    "a constant that is no number": saying(layer_norm_eps=np.nan),
-    "an activation that there is not": saying(hidden_act="foo"),
-    "an architecture that there is not": saying(model_type="nothing"),
-    "an architecture that is no such tower": saying(model_type="gpt2"),
+TOWER_DAMAGES = {
+    "no config.json": (lacking("config.json"), "config.json is missing"),
+    "a truncated config.json": (half("config.json"), "not a valid JSON file"),
+    "a config.json that is a list": (holding("config.json", b"[]"), "the tower cannot be loaded"),
+    "a config.json that is a number": (holding("config.json", b"5"), "the tower cannot be loaded"),
+    "no weights": (lacking("model.safetensors"), "no file named model.safetensors"),
+    "truncated weights": (half("model.safetensors"), "truncated or damaged"),
+    "weights that are noise": (holding("model.safetensors", NOISE), "truncated or damaged"),
+    "weights that are NaN": (weighing(no_numbers), "weights are no numbers"),
+    "half of the weights": (weighing(every_second), "lacks weights"),
+    "a pickle that would run a command": (with_pickle, "more than numbers: not read"),
+    "weights of another width": (saying(hidden_size=48, intermediate_size=96), "do not fit its"),
+    "heads that do not divide": (saying(num_attention_heads=5), "not a multiple of the number"),
+    "no heads": (saying(num_attention_heads=0), "modulo by zero"),
+    "a width of 0": (saying(hidden_size=0), "ZeroDivisionError"),
+    "a width that is a text": (saying(hidden_size="8"), "'hidden_size'"),
+    "more layers than weights": (saying(num_hidden_layers=50), "lacks weights"),
+    "a constant that is no number": (saying(layer_norm_eps=np.nan), "layer_norm_eps"),
+    "an activation that there is not": (saying(hidden_act="foo"), "'foo'"),
+    "an architecture that there is not": (saying(model_type="nothing"), "model type `nothing`"),
+    "an architecture that is no such tower": (saying(model_type="gpt2"), "holds a gpt2"),
 }  # fmt: skip
 for side in ("text", "vision"):
     own = {
         "text": {
-            "no tokenizer": lacking("tokenizer.json"),
-            "a truncated tokenizer": half("tokenizer.json"),
-            "a tokenizer that is a list": holding("tokenizer.json", b"[]"),
-            "settings of the tokenizer that are a list": holding("tokenizer_config.json", b"[]"),
+            "no tokenizer": (lacking("tokenizer.json"), "tokenizer.json is missing or empty"),
+            "a truncated tokenizer": (half("tokenizer.json"), "the tower cannot be loaded"),
+            "a tokenizer that is a list": (
+                holding("tokenizer.json", b"[]"),
+                "the tower cannot be loaded",
+            ),
+            "settings of the tokenizer that are a list": (
+                holding("tokenizer_config.json", b"[]"),
+                "the tower cannot be loaded",
+            ),
         },
         "vision": {
-            "truncated settings of images": half("preprocessor_config.json"),
-            "settings of images that are a list": holding("preprocessor_config.json", b"[]"),
+            "truncated settings of images": (
+                half("preprocessor_config.json"),
+                "settings of images cannot be read",
+            ),
+            "settings of images that are a list": (
+                holding("preprocessor_config.json", b"[]"),
+                "are no group of keys",
+            ),
         },
     }[side]
-    for name, damage in {**DAMAGES, **own}.items():
+    for name, (damage, says) in {**TOWER_DAMAGES, **own}.items():
 
-        @case("Towers", f"{side}: {name}")
+        @case("Towers", f"{side}: {name}", says)
         def _(world, side=side, damage=damage):
             damaged_tower(world, side, damage)
 
 
-for name, tower in {
-    "a folder that is not there": "./nowhere",
-    "an empty name": "",
-    "a name of blanks": " ",
+for name, (tower, says) in {
+    "a folder that is not there": ("./nowhere", "there is no such folder"),
+    "an empty name": ("", "the name of a tower is empty"),
+    "a name of blanks": (" ", "the name of a tower is empty"),
 }.items():
 
-    @case("Towers", name)
+    @case("Towers", name, says)
     def _(world, tower=tower):
         join(world, text_tower=tower)
 
 
-@case("Towers", "an empty folder")
+@case("Towers", "an empty folder", "config.json is missing")
 def _(world):
     join(world, vision_tower=str(world.folder))
 
 
-@case("Towers", "a hub that cannot be reached")
+@case("Towers", "a hub that cannot be reached", "HF_HUB_OFFLINE")
 def _(world):
     patch = world.fixture("monkeypatch")
 
@@ -608,7 +1055,7 @@ def _(world):
     join(world, text_tower="google-bert/bert-base-uncased")
 
 
-@case("Towers", "texts longer than the text tower reads")
+@case("Towers", "texts longer than the text tower reads", "max_length is 4096")
 def _(world):
     from mkgformer_kedro.training.towers import check_length
 
@@ -623,57 +1070,183 @@ SCRATCH = {
     "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8,
     "image_size": 16,
 }  # fmt: skip
-for name, fields in {
-    "heads that do not divide": {"num_attention_heads": 3},
-    "a width of 0": {"hidden_size": 0},
-    "a patch of 0 pixels": {"patch_size": 0},
-    "images of 0 pixels": {"image_size": 0},
-    "a width of 8.5": {"hidden_size": 8.5},
-    "no layers": {"num_hidden_layers": 0},
-    "a field that there is not": {"pixels": 4},
-    "a family that there is not": {"model_type": "resnet"},
+for name, (fields, says) in {
+    "heads that do not divide": (
+        {"num_attention_heads": 3},
+        "not a multiple of the number of attention heads",
+    ),
+    "a width of 0": ({"hidden_size": 0}, "vision_config.hidden_size is 0"),
+    "a patch of 0 pixels": ({"patch_size": 0}, "vision_config.patch_size is 0"),
+    "images of 0 pixels": ({"image_size": 0}, "vision_config.image_size is 0"),
+    "a width of 8.5": ({"hidden_size": 8.5}, "'hidden_size' expected int"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+    "a field that there is not": ({"pixels": 4}, "has no pixels"),
+    "a family that there is not": ({"model_type": "resnet"}, "model_type resnet"),
 }.items():
 
-    @case("Towers", f"from scratch: {name}")
+    @case("Towers", f"from scratch: {name}", says)
     def _(world, fields=fields):
         join(world, vision_tower=None, vision_config=SCRATCH | fields)
 
 
-for name, fields in {
-    "more fused layers than there are": {"num_fusion_layers": 99},
-    "fused layers that are true": {"num_fusion_layers": True},
-    "fused layers that are 1.5": {"num_fusion_layers": 1.5},
-    "a field that there is not": {"num_fusion_layer": 1},
-    "a field that is set elsewhere": {"loss": "cross_entropy"},
+for name, (fields, says) in {
+    "more fused layers than there are": ({"num_fusion_layers": 99}, "num_fusion_layers is 99"),
+    "fused layers that are true": (
+        {"num_fusion_layers": True},
+        "num_fusion_layers: Input should be a valid integer",
+    ),
+    "fused layers that are 1.5": (
+        {"num_fusion_layers": 1.5},
+        "num_fusion_layers: Input should be a valid integer",
+    ),
+    "a field that there is not": ({"num_fusion_layer": 1}, "has no num_fusion_layer"),
+    "a field that is set elsewhere": ({"loss": "cross_entropy"}, "set elsewhere: loss"),
 }.items():
 
-    @case("Towers", f"config: {name}")
+    @case("Towers", f"config: {name}", says)
     def _(world, fields=fields):
         join(world, config=fields)
 
 
-@case("Towers", "a detector that is not there")
+@case("Towers", "a detector that is not there", "no zero-shot detector")
 def _(world):
     from mkgformer_kedro.training.detection import ZeroShotDetector
 
     ZeroShotDetector("./nowhere", 0.1)
 
 
+# Disks and memory
+
+
+for name, (code, says) in {
+    "a disk that is full": (errno.ENOSPC, "the disk is full"),
+    "a quota that is used up": (errno.EDQUOT, "the disk quota is used up"),
+    "a disk that is read-only": (errno.EROFS, "the disk is read-only"),
+    "a folder that may not be written to": (errno.EACCES, "may not be written to"),
+    "a disk that breaks": (errno.EIO, "the disk answers with an error"),
+    "a share that is gone": (errno.ESTALE, "no longer there"),
+    "a mount that is cut off": (errno.ENOTCONN, "no longer there"),
+}.items():
+
+    @case("Storage", name, says)
+    def _(world, code=code):
+        with written_atomically(world.folder / "queries.parquet"):
+            raise OSError(code, os.strerror(code))
+
+
+@case("Storage", "a folder that vanishes", "the folder vanished while it was written to")
+def _(world):
+    with written_atomically(world.folder / "mount/queries.parquet") as temporary:
+        temporary.parent.rmdir()
+        temporary.write_bytes(b"1")
+
+
+for name, (put, says) in {
+    "a table that is a pipe": (os.mkfifo, "damaged (a pipe or device, not a file)"),
+    "a table that is a folder": (Path.mkdir, "damaged (a folder instead of a file)"),
+    "a table that is not there": (str, "no such file"),
+}.items():
+
+    @case("Storage", name, says)
+    def _(world, put=put):
+        put(world.folder / "relations.parquet")
+        ParquetDataset(filepath=str(world.folder / "relations.parquet")).load()
+
+
+@case("Memory", "an array that no memory holds", "Unable to allocate 4.00 PiB")
+def _(world):
+    np.ones(2**49)
+
+
+@case("Memory", "a tensor that no memory holds", "can't allocate memory")
+def _(world):
+    import torch
+
+    torch.ones(2**49)
+
+
+@case("Memory", "a GPU that is full", "CUDA out of memory")
+def _(world):
+    import torch
+
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError("a step failed") from error
+
+
+@case(
+    "Memory",
+    "a process that loads batches and is killed",
+    "a process that makes batches was killed",
+)
+def _(world):
+    import torch
+
+    list(torch.utils.data.DataLoader(Killed(), num_workers=1, multiprocessing_context="fork"))
+
+
+class Killed:
+    """Data whose process is killed, as by a system that lacks memory."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+# What a stage made, damaged in every way
+
+
+for name, reader in READERS.items():
+    for damage in [each for each in DAMAGES if each not in reader.accepted]:
+
+        @case("Artefacts", f"{name}: {damage}", reader.told)
+        def _(world, reader=reader, damage=damage):
+            intact, folder = world.folder / "intact", world.folder / "damaged"
+            intact.mkdir()
+            reader.make(intact, world.fixture)
+            problems = []
+            for file in sorted(path.name for path in intact.iterdir()):
+                if file in reader.unread:
+                    continue
+                shutil.copytree(intact, folder)
+                DAMAGES[damage](folder / file)
+                error = refusal(reader, folder)
+                assert error, f"{file}: accepted"
+                assert reader.told in str(error)
+                problems += error.problems
+                shutil.rmtree(folder)
+            raise DataError(problems)
+
+
+for name, (of, change, read, says) in OTHERS.items():
+
+    @case("Artefacts", name, says)
+    def _(world, of=of, change=change, read=read):
+        folder = world.folder / "folder"
+        folder.mkdir()
+        READERS[of].make(folder, world.fixture)
+        change(folder)
+        raise refusal(READERS[of] if read is None else READERS[of]._replace(read=read), folder)
+
+
 # Models that break, or are damaged
 
 
-for name, damage in {
-    "no model": lacking("model.safetensors"),
-    "a truncated tokenizer": half("tokenizer.json"),
-    "no tables": lacking("entities.parquet"),
-    "a table that is noise": holding("entities.parquet", NOISE),
-    "a task that is a list": holding("task.json", b"[]"),
-    "weights that are NaN": weighing(no_numbers),
-    "half of the weights": weighing(every_second),
-    "the entities of another model": of_fewer_entities,
+for name, (damage, says) in {
+    "no model": (lacking("model.safetensors"), "model.safetensors missing"),
+    "a truncated tokenizer": (half("tokenizer.json"), "the model folder is damaged"),
+    "no tables": (lacking("entities.parquet"), "entities.parquet missing"),
+    "a table that is noise": (holding("entities.parquet", NOISE), "not a parquet file"),
+    "a task that is a list": (holding("task.json", b"[]"), "task.json: the model"),
+    "weights that are NaN": (weighing(no_numbers), "not finite"),
+    "half of the weights": (weighing(every_second), "missing from the file"),
+    "the entities of another model": (of_fewer_entities, "are of another model"),
 }.items():  # fmt: skip
 
-    @case("Model folders", name)
+    @case("Model folders", name, says)
     def _(world, damage=damage):
         from mkgformer_kedro.inference import Predictor
 
@@ -682,19 +1255,35 @@ for name, damage in {
         Predictor.from_folder(folder)
 
 
-@case("Model folders", "a folder that is not there")
+@case("Model folders", "a folder that is not there", "no complete model folder")
 def _(world):
     from mkgformer_kedro.inference import Predictor
 
     Predictor.from_folder(world.folder / "nowhere")
 
 
-for name, values in {
-    "a loss that is no number": {"loss": np.nan},
-    "gradients that are infinite": {"loss": 1.0, "grad_norm": np.inf},
+for name, (options, says) in {
+    "a path that is nothing": ({"path": None}, "path: Input should be the name of a folder"),
+    "an attention that there is not": ({"attention": "magic"}, "not 'magic'"),
+    "a store that is a number": ({"store": 5}, "store: Input should be the name of a folder"),
 }.items():
 
-    @case("Training", name)
+    @case("Model folders", name, says)
+    def _(world, options=options):
+        from mkgformer_kedro.inference import Predictor
+
+        Predictor.from_folder(**{"path": world.fixture("entity_model"), **options})
+
+
+for name, (values, says) in {
+    "a loss that is no number": ({"loss": np.nan}, "the loss is nan at step 7"),
+    "gradients that are infinite": (
+        {"loss": 1.0, "grad_norm": np.inf},
+        "the norm of the gradients is inf at step 7",
+    ),
+}.items():
+
+    @case("Training", name, says)
     def _(world, values=values):
         trainer(world).log(values)
 
@@ -722,14 +1311,14 @@ def trainer(world):
     return made
 
 
-@case("Training", "weights that are no numbers")
+@case("Training", "weights that are no numbers", "the weight weight is nan")
 def _(world):
     breaking = trainer(world)
     breaking.model.weight.data.fill_(np.nan)
     breaking._save_checkpoint(breaking.model, None)
 
 
-@case("Training", "an expert that gives no numbers")
+@case("Training", "an expert that gives no numbers", "scores that are no finite numbers")
 def _(world):
     import torch
 
@@ -756,7 +1345,11 @@ def written_by_stage(world, folder):
     return place
 
 
-@case("Between the stages", "weights of another model of the same size")
+@case(
+    "Between the stages",
+    "weights of another model of the same size",
+    "model.safetensors: the file is not what was written",
+)
 def _(world):
     from mkgformer_kedro.inference import Predictor
 
@@ -767,7 +1360,7 @@ def _(world):
     Predictor.from_folder(models)
 
 
-@case("Between the stages", "a visual store of zeros")
+@case("Between the stages", "a visual store of zeros", "full.u8: the file is not what was written")
 def _(world):
     from mkgformer_kedro.inference import Predictor
 
@@ -796,12 +1389,14 @@ def asked_with(world, made_with, now):
     hooks.before_node_run(Node(len, "models", "answers"), catalog, {"models": models.load()})
 
 
-@case("Between the stages", "the model of another preset")
+@case(
+    "Between the stages", "the model of another preset", 'preset was "corrected" and is "faithful"'
+)
 def _(world):
     asked_with(world, {"preset": "corrected"}, {"preset": "faithful"})
 
 
-@case("Between the stages", "a model that learned less")
+@case("Between the stages", "a model that learned less", "epochs was 1.0 and is 10")
 def _(world):
     finetuning = {"epochs": 10, "learning_rates": {"default": 5e-5}}
     made_with = {
@@ -824,14 +1419,18 @@ def locking(world):
     hooks.before_pipeline_run(Pipeline([Node(abs, "a", "b", name="one", namespace="stage")]))
 
 
-@case("Between the stages", "a file in the place of the folder of locks")
+@case("Between the stages", "a file in the place of the folder of locks", "locks need a folder")
 def _(world):
     (world.folder / "data").mkdir()
     (world.folder / "data/.locks").touch()
     locking(world)
 
 
-@case("Between the stages", "a folder of data that may not be written to")
+@case(
+    "Between the stages",
+    "a folder of data that may not be written to",
+    "may not be written to; nothing was run",
+)
 def _(world):
     def refuse(path, *_, **__):
         raise OSError(errno.EACCES, "Permission denied", str(path))
@@ -840,14 +1439,16 @@ def _(world):
     locking(world)
 
 
-for name, edit in {
-    "a detector with weights of another model": lambda weights: weights.update(
-        other=next(iter(weights.values())).clone()
+for name, edit, says in (
+    (
+        "a detector with weights of another model",
+        lambda weights: weights.update(other=next(iter(weights.values())).clone()),
+        "other of no weight of the model",
     ),
-    "a detector with weights that are NaN": no_numbers,
-}.items():
+    ("a detector with weights that are NaN", no_numbers, "not finite"),
+):
 
-    @case("Between the stages", name)
+    @case("Between the stages", name, says)
     def _(world, edit=edit):
         from mkgformer_kedro.training.detection import ZeroShotDetector
 
@@ -866,24 +1467,24 @@ def launching(world, engine, **changes):
     return engine_of(LAUNCH.model_copy(update={"engine": engine} | changes))
 
 
-@case("Launching", "two processes that learn, in one")
+@case("Launching", "two processes that learn, in one", "this process cannot be 2")
 def _(world):
     launching(world, "local").group("finetuning", dict, {}, processes=2)
 
 
-@case("Launching", "Ray, which is not installed")
+@case("Launching", "Ray, which is not installed", "ray, which is not installed")
 def _(world):
     world.fixture("monkeypatch").setitem(sys.modules, "ray", None)
     launching(world, "ray")
 
 
-for name, address in {
-    "an address where nobody is": "127.0.0.1:1",
-    "an address of Ray Client": "ray://127.0.0.1:10001",
-    "an address without a port": "somewhere",
+for name, (address, says) in {
+    "an address where nobody is": ("127.0.0.1:1", "no Ray cluster answers there"),
+    "an address of Ray Client": ("ray://127.0.0.1:10001", "no address of a cluster"),
+    "an address without a port": ("somewhere", "no address of a cluster"),
 }.items():
 
-    @case("Launching", name)
+    @case("Launching", name, says)
     def _(world, address=address):
         launching(world, "ray", address=address)
 
@@ -891,50 +1492,91 @@ for name, address in {
 # The Python interface
 
 
-for name, question in {
-    "an entity that is not known": ("nobody", "next"),
-    "a relation that is not known": ("e0", "nxt"),
-    "a list of dicts": ([{"entity": "e0", "relation": "next"}],),
-    "too many parts": ("e0", "next", "tail", 5),
-    "a table without a column": (pd.DataFrame({"entity": ["e0"]}),),
+for name, (question, says) in {
+    "an entity of half a character": (("\ud800", "next"), "knows no entity '\\ud800'"),
+    "an entity that is not known": (("nobody", "next"), "knows no entity 'nobody'"),
+    "a relation that is not known": (("e0", "nxt"), "knows no relation 'nxt'"),
+    "a list of dicts": (([{"entity": "e0", "relation": "next"}],), "a list of dicts"),
+    "too many parts": (("e0", "next", "tail", 5), "4 parts"),
+    "a table without a column": ((pd.DataFrame({"entity": ["e0"]}),), "missing: relation"),
     "a table with nothing in a cell": (
-        pd.DataFrame({"entity": ["e0", None], "relation": ["next", "next"]}),
+        (pd.DataFrame({"entity": ["e0", None], "relation": ["next", "next"]}),),
+        "question 1: the model knows no entity",
     ),
-    "an empty table": (pd.DataFrame({"entity": [], "relation": []}),),
+    "a table with a misspelt column": (
+        (pd.DataFrame({"entity": ["e0"], "relation": ["next"], "directoin": ["head"]}),),
+        "no part of a question: directoin",
+    ),
+    "an empty table": ((pd.DataFrame({"entity": [], "relation": []}),), "there are none"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
     def _(world, question=question):
         world.fixture("predictor").predict(*question)
 
 
-for name, options in {
-    "a direction that there is not": {"direction": "up"},
-    "images that are not there": {"images": "nowhere.png"},
-    "images that are a number": {"images": 5},
-    "an image that is a device": {"images": "/dev/zero"},
-    "fewer than no answers": {"top": -1},
-    "no question at a time": {"batch_size": 0},
+for name, (options, says) in {
+    "a direction that there is not": ({"direction": "up"}, "the direction is 'up'"),
+    "images that are not there": ({"images": "nowhere.png"}, "no such image file"),
+    "images that are a number": ({"images": 5}, "5 is no image"),
+    "an image whose name has 5,000 characters": ({"images": "a" * 5000}, "no such image file"),
+    "an image with a NUL character in its name": ({"images": "a\0b"}, "no such image file"),
+    "an image without pixels": ({"images": Image.new("RGB", (0, 0))}, "has 0 x 0 pixels"),
+    "an image of one pixel": ({"images": Image.new("RGB", (1, 1))}, "has 1 x 1 pixels"),
+    "an image of 56 million pixels": (
+        {"images": Image.new("L", (8000, 7000))},
+        "has 8000 x 7000 pixels",
+    ),
+    "an image of floats that are no numbers": (
+        {"images": Image.fromarray(np.full((20, 20), np.nan, dtype=np.float32))},
+        "not known what is white",
+    ),
+    "pixels in place of an image": (
+        {"images": np.zeros((20, 20, 3), dtype=np.uint8)},
+        "A ndarray is no image",
+    ),
+    "bytes in place of an image": ({"images": b"png"}, "b'png' is no image"),
+    "an image that is a device": ({"images": "/dev/zero"}, "no such image file"),
+    "fewer than no answers": ({"top": -1}, "top is -1"),
+    "no question at a time": ({"batch_size": 0}, "batch_size is 0"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
     def _(world, options=options):
         world.fixture("predictor").predict("e0", "next", **options)
 
 
-for name, post in {
-    "a text in place of words": {"words": "Ann met Bob"},
-    "a post without words": {"words": []},
-    "a word that is nothing": {"words": ["Ann", None, "Bob"]},
-    "a mention behind the end": {"tail": (2, 9)},
-    "a mention that is backwards": {"tail": (2, 1)},
-    "a mention before the start": {"tail": (-1, 1)},
-    "a mention that is a number": {"tail": 2},
-    "a mention that the post lacks": {"tail": "Eve"},
-    "the same mention twice": {"tail": (0, 1)},
+for name, (content, says) in {
+    "a photograph of a telephone (HEIC)": (b"\0\0\0\x18ftypheic", "format not read: HEIC"),
+    "a drawing (SVG)": (b'<?xml version="1.0"?>\n<svg/>', "format not read: SVG"),
+    "an icon (ICO)": (b"\0\0\1\0\1\0", "format not read: ICO"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n", "format not read: JPEG 2000"),
+    "a page of HTML named as an image": (b"<!DOCTYPE html><html>404</html>", "a page of HTML"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    "half of an image": (b"\x89PNG\r\n\x1a\n", "it is damaged"),
 }.items():
 
-    @case("Python interface", name)
+    @case("Python interface", name, says)
+    def _(world, content=content):
+        (world.folder / "image.png").write_bytes(content)
+        world.fixture("predictor").predict("e0", "next", images=world.folder / "image.png")
+
+
+for name, (post, says) in {
+    "a text in place of words": ({"words": "Ann met Bob"}, "words is a text"),
+    "a post without words": ({"words": []}, "the post has no words"),
+    "a word that is nothing": ({"words": ["Ann", None, "Bob"]}, "None is no word"),
+    "a word of blanks": ({"words": ["Ann", " ", "Bob"]}, "' ' is no word"),
+    "a word of half a character": ({"words": ["Ann", "\ud800", "Bob"]}, "is no word"),
+    "a mention behind the end": ({"tail": (2, 9)}, "(2, 9) is no span"),
+    "a mention that is backwards": ({"tail": (2, 1)}, "(2, 1) is no span"),
+    "a mention before the start": ({"tail": (-1, 1)}, "(-1, 1) is no span"),
+    "a mention that is a number": ({"tail": 2}, "tail is 2"),
+    "a mention that the post lacks": ({"tail": "Eve"}, "'Eve' occurs nowhere"),
+    "the same mention twice": ({"tail": (0, 1)}, "are the same mention"),
+}.items():
+
+    @case("Python interface", name, says)
     def _(world, post=post):
         from mkgformer_kedro.training.tasks.relation_extraction import RelationExtraction
 
@@ -942,7 +1584,16 @@ for name, post in {
         RelationExtraction(pd.DataFrame(), 32, "cls").read_questions(pd.DataFrame([asked]))
 
 
-@case("Python interface", "a way to explain that there is not")
+@case("Python interface", "a text of half a character", "is no word")
+def _(world):
+    from mkgformer_kedro.training.tasks.entity_recognition import EntityRecognition
+
+    EntityRecognition(pd.DataFrame(), 32, "words").read_questions(
+        pd.DataFrame({"text": ["Ann \ud800"]}, dtype=object)
+    )
+
+
+@case("Python interface", "a way to explain that there is not", "by is 'magic'")
 def _(world):
     world.fixture("predictor").explain("e0", "next", by="magic")
 
@@ -961,8 +1612,9 @@ def predictor(entity_model):
 def test_bad_input_ends_with_one_clear_message(
     area, name, tmp_path, request, capsys, messages, page
 ):
-    message = message_of(CASES[area][name], World(tmp_path, request), capsys)
-    assert message
+    done = CASES[area][name]
+    message = message_of(done.function, World(tmp_path, request), capsys)
+    assert done.says in message
     messages[area, name] = message
     if not os.environ.get("WRITE_ERRORS"):
         assert message == page.get((area, name)), "write the page anew: make errors"

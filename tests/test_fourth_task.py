@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog, MemoryDataset
 from kedro.pipeline import Node
 from kedro.runner import SequentialRunner
 from PIL import Image
 
+from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.post_images import PostImagesDataset
 from mkgformer_kedro.hooks.scores import score_table
 from mkgformer_kedro.inference import Predictor
@@ -98,7 +98,7 @@ def raw_posts(tmp_path) -> list[dict[str, Any]]:
 @pytest.fixture
 def catalog(tmp_path, task, raw_posts, model_parameters, finetuning_values) -> DataCatalog:
     """The configured catalog, which knows the task by its patterns alone."""
-    conf = OmegaConfigLoader(str(CONF), env="ci", **CONFIG_LOADER_ARGS)
+    conf = ExtendingConfigLoader(str(CONF), env="ci", **CONFIG_LOADER_ARGS)
     resolver = CatalogConfigResolver(conf["catalog"])
     made = DataCatalog()
     for name in make_run(task.name).datasets():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 import kedro.runner
@@ -17,6 +17,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import _split_params
 from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
+from kedro.runner import AbstractRunner
 from kedro.utils import load_obj
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,7 +26,7 @@ from mkgformer_kedro.configuration import read_yaml
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.hooks.input import show_plainly
 from mkgformer_kedro.hooks.interruption import listen
-from mkgformer_kedro.parameters import did_you_mean
+from mkgformer_kedro.parameters import did_you_mean, typed
 
 sys.excepthook = show_plainly  # from the first line on: options are read before any hook is called
 
@@ -61,6 +62,13 @@ def _run(**options: Any) -> Any:
         for name in options["node_names" if option == "nodes" else option.replace("-", "_")] or ():
             if name not in names:
                 _refuse(option, name, names)
+    taken = inspect.signature(Pipeline.filter).parameters
+    selection = {name: value for name, value in options.items() if name in taken}
+    try:
+        chosen.filter(**selection, node_namespaces=options["namespaces"])
+    except ValueError as error:
+        what = "nothing is left of this run by these options together"
+        raise DataError(Problem("kedro run", None, what, "Leave one of them out.")) from error
     return kedro_run.callback(**options)
 
 
@@ -68,11 +76,25 @@ def _check_runner(runner: str | None, parameters: dict[str, Any]) -> None:
     try:
         made = load_obj(runner or "SequentialRunner", "kedro.runner")
     except (ImportError, AttributeError, ValueError):
-        _refuse("runner", runner, kedro.runner.__all__)
+        made = None
+    if not _is_runner(made):
+        there = vars(kedro.runner)
+        _refuse("runner", runner, [each for each in there if _is_runner(there[each])])
     known = inspect.signature(made).parameters
-    for name in parameters:
+    for name, value in parameters.items():
         if name not in known:
             _refuse("runner-params", name, known)
+        typed(get_type_hints(made.__init__)[name], value, f"--runner-params {name}", strict=True)
+    try:
+        made(**parameters)
+    except ValueError as error:
+        raise DataError(Problem("--runner-params", None, str(error), "Correct it.")) from error
+
+
+def _is_runner(made: Any) -> bool:
+    """Whether this is a runner that runs, not only what runners have in common."""
+    is_one = isinstance(made, type) and issubclass(made, AbstractRunner)
+    return is_one and not inspect.isabstract(made)
 
 
 def _refuse(option: str, name: object, known: Iterable[str]) -> None:

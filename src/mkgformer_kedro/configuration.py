@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,20 @@ from mkgformer_kedro.parameters import did_you_mean
 _MOST_VALUES = 100_000  # in one file, aliases spelled out
 _SUFFIXES = (".yml", ".yaml", ".json")
 _PLAIN = "tag:yaml.org,2002:"
+_KINDS = {f"{_PLAIN}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_MERGE = f"{_PLAIN}merge"
 
 RUNTIME_GLOBALS = ("dataset", "wait_for_lock")
 """What ``--params`` can say in the place of ``globals.yml``."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads dates as texts, as OmegaConf does."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [each for each in resolvers if each[0] != f"{_PLAIN}timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class ExtendingConfigLoader(OmegaConfigLoader):
@@ -30,10 +43,17 @@ class ExtendingConfigLoader(OmegaConfigLoader):
     over those of the base environment. ``--params dataset=...`` and ``--params wait_for_lock=...``
     take the place of what ``globals.yml`` says, and ``${environment:}`` is the environment's name.
     What cannot be read is refused with file and line.
+
+    Raises:
+        DataError: The configuration is no folder on this machine.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
+        if not Path(conf_source).is_dir():
+            what = "this is no folder of configuration on this machine"
+            remedy = "Name a folder that holds environments, such as conf."
+            raise DataError(Problem(str(conf_source), None, what, remedy))
+        super().__init__(conf_source, *args, **kwargs)
         environment = self.env or self.default_run_env
         OmegaConf.register_new_resolver("environment", lambda: environment, replace=True)
 
@@ -58,6 +78,20 @@ class ExtendingConfigLoader(OmegaConfigLoader):
                     read_yaml(file)
             found |= super()._read_dir_configs(str(folder), patterns, key, *args, **kwargs)
         return found
+
+    def _check_duplicates(self, key: str, config_per_file: dict[Path, Any]) -> None:
+        """Refuse what two files of an environment say; groups of parameters may be divided.
+
+        Raises:
+            DataError: A key is there twice.
+        """
+        seen: dict[str, str] = {}
+        for file in sorted(config_per_file):
+            for name, line in _lines(_plain(file)[0], deep=key == "parameters").items():
+                if name in seen:
+                    what = f"the key '{name}' is there already, in {seen[name]}"
+                    raise DataError(Problem(str(file), line, what, "Leave one of them out."))
+                seen[name] = f"{file}:{line}"
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """The configuration of a kind, such as ``parameters``: the caller's own copy.
@@ -90,44 +124,57 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a group of plain values; an empty file is an empty group.
 
     Raises:
-        DataError: It is no YAML in UTF-8, or holds no group, a key twice, an object of Python, or
-            aliases that spell out to more than anybody writes.
+        DataError: It is no YAML in UTF-8, or holds no group, a key twice, an object of Python, a
+            value that is none of its kind, or aliases that spell out to more than anybody writes.
     """
+    return copy.deepcopy(_plain(file)[1])
+
+
+def _plain(file: Path) -> tuple[yaml.MappingNode | None, dict[str, Any]]:
+    """The group that a YAML file holds, as it was parsed and as values."""
     try:
         require_file(file)
-        content = file.read_bytes()
-        loader = yaml.SafeLoader(content.decode("utf-8-sig"))
-        root = loader.get_single_node()
-        if root is None:
-            return {}
-        _require_plain(file, root, {})
-        values = loader.construct_document(root)
+        return _parsed(file.read_bytes())
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
         raise DataError(Problem(str(file), None, what, "Make it a readable file.")) from None
+    except DataError as error:
+        problems = [replace(each, where=str(file)) for each in error.problems]
+        raise DataError(problems) from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(content: bytes) -> tuple[yaml.MappingNode | None, dict[str, Any]]:
+    try:
+        loader = _Loader(content.decode("utf-8-sig"))
+        root = loader.get_single_node()
+        if root is None:
+            return None, {}
+        _require_plain(loader, root, {})
+        values = loader.construct_document(root)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         what = f"not UTF-8 (byte 0x{content[error.start]:02x})"
-        raise DataError(Problem(str(file), line, what, "Save the file as UTF-8.")) from None
+        raise DataError(Problem("", line, what, "Save the file as UTF-8.")) from None
     except RecursionError:
         what = "groups within groups, too deep to be read"
-        raise DataError(Problem(str(file), None, what, "Write them flat.")) from None
+        raise DataError(Problem("", None, what, "Write them flat.")) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = f"no YAML ({getattr(error, 'problem', None) or error.reason})"
         line = None if mark is None else mark.line + 1
-        raise DataError(Problem(str(file), line, what, "Correct the line.")) from None
+        raise DataError(Problem("", line, what, "Correct the line.")) from None
     if not isinstance(values, dict):
         what = f"this holds {values!r}, and no group of keys"
-        raise DataError(Problem(str(file), None, what, "Write `key: value`, one a line."))
-    return values
+        raise DataError(Problem("", None, what, "Write `key: value`, one a line."))
+    return root, values
 
 
-def _require_plain(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
+def _require_plain(loader: yaml.SafeLoader, node: yaml.Node, sizes: dict[int, int]) -> int:
     """See to it that a node holds plain values, each key once, and not too much.
 
     Args:
-        file: Where it stands.
+        loader: What makes values of nodes.
         node: What was read, before anything is made of it.
         sizes: Number of values of each node that was seen; 0 while it is being read.
 
@@ -136,14 +183,14 @@ def _require_plain(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
     """
 
     def refuse(at: yaml.Node, what: str, remedy: str) -> None:
-        raise DataError(Problem(str(file), at.start_mark.line + 1, what, remedy))
+        raise DataError(Problem("", at.start_mark.line + 1, what, remedy))
 
     if id(node) in sizes:
         if not sizes[id(node)]:
             refuse(node, "a group that holds itself, by an alias", "Write the value out.")
         return sizes[id(node)]
     sizes[id(node)] = 0
-    if not node.tag.startswith(_PLAIN) or node.tag.startswith(f"{_PLAIN}python"):
+    if node.tag not in _KINDS | {_MERGE}:
         what = f"the tag {node.tag.replace(_PLAIN, '!!')}, which would make an object"
         refuse(node, what, "Write a plain value: nothing that is read here is executed.")
     children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
@@ -151,14 +198,33 @@ def _require_plain(file: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
         children = [child for pair in node.value for child in pair]
         names: set[str] = set()
         for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode) or name.tag == f"{_PLAIN}null":
+                refuse(name, "a key that is no text", "Write `key: value`.")
             if name.value in names:
                 refuse(name, f"the key '{name.value}' is there twice", "Leave one of them out.")
-            names |= {name.value} if isinstance(name, yaml.ScalarNode) else set()
-    count = 1 + sum(_require_plain(file, child, sizes) for child in children)
+            names.add(name.value)
+    elif isinstance(node, yaml.ScalarNode) and node.tag in _KINDS:
+        try:
+            loader.construct_object(node)
+        except (ValueError, LookupError) as error:
+            kind = node.tag.removeprefix(_PLAIN)
+            refuse(node, f"'{node.value}' is no {kind} ({error})", "Correct the value.")
+    count = 1 + sum(_require_plain(loader, child, sizes) for child in children)
     if count > _MOST_VALUES:
         refuse(node, f"more than {_MOST_VALUES:,} values, with its aliases", "Write what is meant.")
     sizes[id(node)] = count
     return count
+
+
+def _lines(node: yaml.MappingNode | None, deep: bool, prefix: str = "") -> dict[str, int]:
+    """The line of each key of a group, and of those of the groups in it where that is asked for."""
+    found: dict[str, int] = {}
+    for name, value in node.value if node else []:
+        if deep and isinstance(value, yaml.MappingNode):
+            found |= _lines(value, deep, f"{prefix}{name.value}.")
+        elif not name.value.startswith("_") and name.tag != _MERGE:
+            found[prefix + name.value] = name.start_mark.line + 1
+    return found
 
 
 def extended_folders(folder: Path) -> list[Path]:

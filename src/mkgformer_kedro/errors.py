@@ -19,7 +19,8 @@ class Problem:
         what: What is wrong, in one clause.
         remedy: What the reader should do about it.
 
-    What is quoted may have any length; the message shows the two ends of a long one.
+    What is quoted may have any length and hold anything; the message shows the two ends of a long
+    one, and escapes of what cannot be printed.
     """
 
     where: str
@@ -30,7 +31,7 @@ class Problem:
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
         what, remedy = (shortened(text, _LONGEST) for text in (self.what, self.remedy))
-        return f"{place}: {what}{'' if what.endswith('?') else '.'} {remedy}"
+        return _printable(f"{place}: {what}{'' if what.endswith('?') else '.'} {remedy}")
 
 
 class DataError(ValueError):
@@ -45,6 +46,11 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def _printable(text: str) -> str:
+    """A text in which escapes stand for line ends, control characters and halves of characters."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def shortened(text: str, longest: int) -> str:

@@ -26,6 +26,12 @@ _READ_ONLY = {
     errno.EACCES: "this folder may not be written to",
     errno.EPERM: "this folder may not be written to",
 }
+_GONE = {
+    errno.EIO: "the disk answers with an error",
+    errno.ESTALE: "the storage of this folder is no longer there",
+    errno.ENOTCONN: "the storage of this folder is no longer there",
+    errno.ENODEV: "the storage of this folder is no longer there",
+}
 
 
 @contextmanager
@@ -39,7 +45,7 @@ def storage_explained(
         kept: What the reader need not worry about.
 
     Raises:
-        DataError: The disk is full or read-only, or the folder is not ours to write to.
+        DataError: The disk is full, read-only, broken or gone, or the folder is not ours.
     """
     try:
         yield
@@ -50,9 +56,17 @@ def storage_explained(
             remedy = "Free some space and run the same command again."
         elif what := _READ_ONLY.get(error.errno or 0):
             remedy = "Make it writable, or run in a copy of the project elsewhere."
+        elif what := _gone(path, error):
+            remedy = "Bring the disk or mount back, and run the same command again."
         else:
             raise
         raise DataError(Problem(str(path), None, f"{what}; {kept}", remedy)) from error
+
+
+def _gone(path: Path, error: OSError) -> str | None:
+    if error.errno == errno.ENOENT and not path.parent.exists():
+        return "the folder vanished while it was written to"
+    return _GONE.get(error.errno or 0)
 
 
 @contextmanager
@@ -182,9 +196,12 @@ def require_file(path: Path) -> None:
     """Refuse what would be read for ever: a named pipe, a device, a socket.
 
     Raises:
-        OSError: There is no such file, or it is one of these.
+        OSError: There is no such file, nor can be, or it is one of these.
     """
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no file has such a name", str(path)) from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "a pipe or device, not a file", str(path))
 

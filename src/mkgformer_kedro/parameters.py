@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,14 +26,33 @@ Names = Annotated[tuple[str, ...], Strict(False)]
 """Names in order, written as a list."""
 
 
+_LONGEST_PART, _LONGEST = 255, 4095  # bytes of a name and of a path that Linux takes
+
+
+def _nameable(name: str) -> str:
+    """A name that a file can have."""
+    try:
+        content = name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("Input should be a name in UTF-8") from None
+    if b"\0" in content:
+        raise ValueError("Input should be a name without NUL characters")
+    if len(content) > _LONGEST or max(map(len, content.split(b"/"))) > _LONGEST_PART:
+        raise ValueError(f"Input should be a name that fits, not one of {len(content):,} bytes")
+    return name
+
+
 def _path(value: Any) -> Any:
     if isinstance(value, str | Path):
-        return Path(value)
+        return Path(_nameable(str(value)))
     raise ValueError("Input should be the name of a folder")
 
 
 Folder = Annotated[Path, BeforeValidator(_path)]
 """A path, written as a text."""
+
+FileName = Annotated[str, AfterValidator(_nameable)]
+"""The name of a file, or its path inside a folder."""
 
 _REMEDY = "Correct it where it is set: in conf/, or on the command line."
 _SHOWN = 40  # characters of a value in a message
@@ -82,7 +102,14 @@ class Parameters(BaseModel):
         return 0
 
 
-def typed(kind: Any, value: Any, where: str = "", *, strict: bool | None = None) -> Any:
+def typed(
+    kind: Any,
+    value: Any,
+    where: str = "",
+    *,
+    strict: bool | None = None,
+    remedy: str = _REMEDY,
+) -> Any:
     """What somebody wrote, as a type or a group of parameters.
 
     Args:
@@ -90,6 +117,7 @@ def typed(kind: Any, value: Any, where: str = "", *, strict: bool | None = None)
         value: What was written.
         where: Name of the value in messages, such as ``files``.
         strict: Whether nothing may stand for another type; None: as the type says.
+        remedy: What to do about it.
 
     Raises:
         DataError: It is something else; the message names every key that is wrong.
@@ -105,7 +133,7 @@ def typed(kind: Any, value: Any, where: str = "", *, strict: bool | None = None)
                 problems += [replace(one, where=f"{place}.{one.where}") for one in inner.problems]
             else:
                 what = each["msg"].removeprefix("Value error, ") + _shown(each["input"])
-                problems.append(Problem(place, None, what, _REMEDY))
+                problems.append(Problem(place, None, what, remedy))
         raise DataError(problems) from None
 
 

@@ -25,9 +25,12 @@ def test_a_graph_is_that_of_its_seed_and_whole(tmp_path):
     assert texts[1].str.split().map(len).eq(3).all()
 
 
-def test_a_point_of_a_curve(tmp_path):
+def test_points_of_curves(tmp_path):
     tower = scale.make_tower(tmp_path / "tower")
-    point = {"queries": 5, "entities": 40, "tokens": 16, "images": 2}
-    seconds, peak = scale.rank_point(tower, tmp_path / "store", **point)
+    point = {"entities": 40, "tokens": 16, "images": 2}
+    seconds, peak = scale.rank_point(tower, tmp_path / "store", queries=5, **point)
     assert seconds > 0
     assert peak >= 0
+    seconds, peak = scale.train_point(tower, tmp_path / "store", steps=1, sampled=True, **point)
+    assert seconds > 0
+    assert peak > 0

@@ -4,19 +4,24 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.inference.experts import LoadedModel, ModelExpert
 from mkgformer_kedro.inference.predictions import predict_queries
 from mkgformer_kedro.launch import LOCAL
 from mkgformer_kedro.launch.elastic import Elastic
-from mkgformer_kedro.training.finetuning import finetune, train_worker
+from mkgformer_kedro.modeling import towers
+from mkgformer_kedro.training import optimizer, trainer
+from mkgformer_kedro.training.finetuning import FinetuningTrainer, finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
@@ -103,9 +108,9 @@ def run(tmp_path, tables, entity_model, store_folder, model_parameters, finetuni
     return start
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
-def test_it_learns(run, loss):
-    work, curve = run(epochs=25, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
+@pytest.mark.parametrize(("loss", "epochs"), [("cross_entropy", 25), ("binary_cross_entropy", 10)])
+def test_it_learns(run, loss, epochs):
+    work, curve = run(epochs=epochs, loss=loss, label_smoothing=0.0, evaluations_per_epoch=1)
     losses = curve["loss"].dropna()
     assert losses.iloc[-1] < 0.75 * losses.iloc[0]
     assert not list(work.glob("checkpoints*"))
@@ -258,3 +263,90 @@ def test_two_processes_do_the_work_of_one(run, without_dropout):
     pd.testing.assert_series_equal(curve[MRR], curve_of_two[MRR])
     for name, weight in weights_of(one).items():
         torch.testing.assert_close(weights_of(two)[name], weight, atol=1e-4, rtol=1e-3)
+
+
+# What makes the host wait for a GPU: the result, or its size, is known only when that is done.
+WAITING = {
+    "_coalesce",
+    "_local_scalar_dense",
+    "_unique2",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+    "unique_dim",
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        picks = name in ("index", "index_put_", "index_put") and any(
+            each is not None and each.dtype == torch.bool for each in args[1]
+        )
+        if name in WAITING or picks:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Watch(TrainerCallback):
+    """Watches each step from its batch to the updated weights, before anything is logged."""
+
+    def __init__(self):
+        self.waits = Waits()
+        self.steps = 0
+
+    def on_step_begin(self, *args, **kwargs):
+        self.waits.__enter__()
+
+    def on_step_end(self, *args, **kwargs):
+        self.waits.__exit__(None, None, None)
+        self.steps += 1
+
+
+def test_a_step_waits_for_nothing(
+    tmp_path,
+    monkeypatch,
+    tables,
+    entity_model,
+    store_folder,
+    model_parameters,
+    finetuning_values,
+):
+    """There is no GPU here: the step goes the way that it goes on one."""
+    values = finetuning_values | {
+        "max_steps": 2,
+        "loss": "cross_entropy",
+        "sampled_softmax": {"negatives": 3, "uniform": 0.5},
+        "entity_encoder": False,
+    }
+
+    made = FinetuningTrainer.__init__
+
+    def train(name):
+        watch = Watch()
+
+        def make(self, **options):
+            made(self, **options)
+            self.add_callback(watch)
+
+        monkeypatch.setattr(FinetuningTrainer, "__init__", make)
+        job = job_of(tmp_path / name, tables, entity_model, store_folder, model_parameters, values)
+        train_worker(job)
+        assert watch.steps == 2
+        return watch.waits.found, weights_of(tmp_path / name)
+
+    found, as_here = train("host")
+    assert {"nonzero", "_local_scalar_dense"} <= found.keys()
+    for module in (towers, optimizer, trainer):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
+    found, as_on_a_gpu = train("gpu")
+    assert not found
+    torch.testing.assert_close(as_on_a_gpu, as_here)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
-from pydantic import model_validator
+from pydantic import Strict, model_validator
 
 from mkgformer_kedro.datasets.graph_split import SplitParameters, split_triples
 from mkgformer_kedro.datasets.numbered_graph import read_numbered
@@ -22,7 +22,7 @@ from mkgformer_kedro.datasets.text_files import (
     unpacked,
 )
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.parameters import Names, Parameters, typed
+from mkgformer_kedro.parameters import FileName, Parameters, typed
 
 Layout = Literal["tsv", "openke", "pykeen", "rdf"]
 
@@ -60,15 +60,15 @@ class GraphFiles(Parameters):
         relation_texts: ``id<TAB>text``. None: the ids are the texts.
     """
 
-    graph: str | None = None
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    entities: str | None = None
-    relations: str | None = None
-    entity_texts: str | None = None
-    entity_long_texts: Names = ()
-    relation_texts: str | None = None
+    graph: FileName | None = None
+    train: FileName | None = None
+    dev: FileName | None = None
+    test: FileName | None = None
+    entities: FileName | None = None
+    relations: FileName | None = None
+    entity_texts: FileName | None = None
+    entity_long_texts: Annotated[tuple[FileName, ...], Strict(False)] = ()
+    relation_texts: FileName | None = None
 
     @model_validator(mode="after")
     def _has_triples(self) -> GraphFiles:

@@ -24,7 +24,7 @@ from mkgformer_kedro.datasets.text_files import (
 )
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import FileName, Parameters
 
 #: Longest line of posts for relation extraction, in bytes (MNRE's longest has 414). What is longer
 #: is no post, and could be made to exhaust the parser.
@@ -66,10 +66,10 @@ class PostFiles(Parameters):
             post of that number (from 0) belongs. None: the corpus has no subsets.
     """
 
-    train: str
-    dev: str
-    test: str
-    subsets: str | None = None
+    train: FileName
+    dev: FileName
+    test: FileName
+    subsets: FileName | None = None
 
 
 class RelationPostFiles(PostFiles):
@@ -79,7 +79,7 @@ class RelationPostFiles(PostFiles):
         relations: The relations and their numbers from 0, a JSON object.
     """
 
-    relations: str
+    relations: FileName
 
 
 @dataclass(frozen=True)

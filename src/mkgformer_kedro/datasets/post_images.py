@@ -16,7 +16,7 @@ from mkgformer_kedro.datasets.image_folder import REMEDY, files_of
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
-from mkgformer_kedro.parameters import Folder, Parameters, typed
+from mkgformer_kedro.parameters import FileName, Folder, Parameters, typed
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 class SplitFolders(Parameters):
     """Folder of each split's whole images, below the image folder. Splits may share one."""
 
-    train: str
-    dev: str
-    test: str
+    train: FileName
+    dev: FileName
+    test: FileName
 
 
 class CropFiles(Parameters):
@@ -46,8 +46,8 @@ class CropFiles(Parameters):
         folder: Folder below which the crops' names are looked for; ``.``: the image folder.
     """
 
-    map: str
-    folder: str
+    map: FileName
+    folder: FileName
 
 
 class SplitCrops(Parameters):

@@ -20,7 +20,7 @@ from kedro_datasets.text import TextDataset as _TextDataset
 
 from mkgformer_kedro.datasets.lineage import Artefact, Lineage, parquet_lineage, write_parquet
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import relative, written_atomically
+from mkgformer_kedro.files import relative, require_file, written_atomically
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -51,15 +51,20 @@ class AtomicSave:
         """
         path = Path(self._filepath)
         try:
+            require_file(path)
             if path.is_dir():
                 raise DatasetError("a folder instead of a file")
             return super().load()  # type: ignore[misc]
-        except DatasetError as error:
-            what = "no such file"
-            if path.exists():
-                what = f"damaged ({str(error.__cause__ or error).splitlines()[0].rstrip('.')})"
-            remedy = "Run the stage that makes it."
-            raise DataError(Problem(str(relative(path)), None, what, remedy)) from error
+        except FileNotFoundError as error:
+            raise self._unread("no such file") from error
+        except (DatasetError, OSError) as error:
+            reason = error.__cause__ or error
+            said = getattr(reason, "strerror", None) or str(reason)
+            raise self._unread(f"damaged ({said.splitlines()[0].rstrip('.')})") from error
+
+    def _unread(self, what: str) -> DataError:
+        remedy = "Run the stage that makes it."
+        return DataError(Problem(str(relative(Path(self._filepath))), None, what, remedy))
 
     def _write(self, path: Path, data: Any) -> None:
         writer = copy.copy(self)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,9 +140,9 @@ def show_plainly(
     """Print an uncaught exception: of bad input the message alone, of all else the traceback."""
     if (cause := bad_input_behind(error)) is not None:
         print(f"\n{_without_kedro(str(cause))}", file=sys.stderr)
-    elif isinstance(error, MemoryError):
-        what = f"there is not enough memory ({error})"
-        remedy = "Make batch sizes, images or models smaller."
+    elif (lack := _lack_of_memory_behind(error)) is not None:
+        what = f"there is not enough memory ({lack})"
+        remedy = "Make batch sizes, images or models smaller, or `loader_workers` fewer."
         print(f"\n{Problem('This machine', None, what, remedy)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
@@ -150,17 +150,37 @@ def show_plainly(
 
 def bad_input_behind(error: BaseException) -> BaseException | None:
     """What says plainly what is wrong with the input, if that is why something failed."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = list(_chain(error))
     # What the project says of its input comes before what Kedro says of where it was read.
     for plain in (DataError, ParameterValidationError, DatasetError):
         for found in chain:
             if isinstance(found, plain):
                 return found
     return None
+
+
+_LACKING = re.compile(r"out of memory|can't allocate memory")  # as torch says it
+_KILLED = re.compile(r"DataLoader worker .* (is killed|exited unexpectedly)")
+
+
+def _lack_of_memory_behind(error: BaseException) -> str | None:
+    """What shows that memory is short, if that is why something failed."""
+    for found in _chain(error):
+        if isinstance(found, RuntimeError) and _KILLED.search(str(found)):
+            return "a process that makes batches was killed"
+        if isinstance(found, MemoryError) or (
+            isinstance(found, RuntimeError) and _LACKING.search(str(found))
+        ):
+            return (str(found) or "no more is to be had").splitlines()[0].rstrip(". ")
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what caused it, what caused that, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 _OF_A_GROUP = re.compile(r"- Parameter '([^']+)': (?:Failed to instantiate .* parameter '\1': )?")

@@ -19,10 +19,13 @@ from mkgformer_kedro.inference.experts import LoadedModel
 from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
 from mkgformer_kedro.inference.retrieval import EntityIndex, Retrieval
+from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
+
+_PATH = "Give the path of a folder."
 
 
 class Predictor:
@@ -75,14 +78,15 @@ class Predictor:
                 entity is scored.
 
         Raises:
-            DataError: There is no model, or a file is damaged, or is not the one that the stage
-                wrote.
+            DataError: There is no model, a file is damaged, or not the one that the stage wrote,
+                or there is no such attention.
         """
-        folder = _model_folder(Path(path))
-        for made in (folder, *([] if store is None else [Path(store)])):
+        folder = _model_folder(typed(Folder, path, "path", remedy=_PATH))
+        shown = typed(Folder | None, store, "store", remedy=_PATH)
+        for made in (folder, *([] if shown is None else [shown])):
             check_folder(made)
         model = LoadedModel(folder, attention)
-        return cls(model, None if store is None else VisualStore(store), retrieval)
+        return cls(model, None if shown is None else VisualStore(shown), retrieval)
 
     def predict(
         self,
@@ -248,7 +252,10 @@ class Predictor:
             problem = f"{twice[0]} is given twice", "Give it once."
         if problem:
             raise DataError(Problem("questions", None, *problem))
-        return pd.DataFrame({name: [value] for name, value in {**named, **parts}.items()})
+        # As objects: a column of texts takes no half of a character, which the task refuses.
+        return pd.DataFrame(
+            {name: [value] for name, value in {**named, **parts}.items()}, dtype=object
+        )
 
     def _answers(self, table: pd.DataFrame, top: int, batch_size: int) -> pd.DataFrame:
         index = table.index
@@ -285,7 +292,7 @@ class Predictor:
 
     def _read(self, table: pd.DataFrame) -> tuple[pd.DataFrame, Any, GivenImages]:
         """Questions as the task reads and encodes them, and their images."""
-        check_columns(table, ())
+        check_columns(table, (), (*self.task.question, "images"))
         asked = self.task.read_questions(table)
         items = self.task.encode(asked, self._tokenizer, self._model.config)
         given = list(table["images"]) if "images" in table else [None] * len(table)

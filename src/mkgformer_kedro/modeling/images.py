@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,27 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are opened. Others are refused: some of Pillow's readers start other programs."""
 
+_BEGINNINGS = {
+    "format not read: HEIC": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "format not read: ICO": rb"\x00\x00\x01\x00",
+    "format not read: JPEG 2000": rb"\x00{3}\x0cjP  |\xff\x4f\xff\x51",
+    "format not read: JPEG XL": rb"\x00{3}\x0cJXL |\xff\x0a",
+    "format not read: PDF or PostScript": rb"%PDF|%!PS",
+    "format not read: SVG": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg",
+    "not an image: a page of HTML": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype )?html",
+    "not an image: a pointer of Git LFS, whose file was not fetched": (
+        rb"version https://git-lfs\.github\.com/"
+    ),
+}
+"""How files begin that people take for images and that are not read."""
+BEGINNING = 2000
+"""Bytes that tell what a file is."""
+
+MIN_SIDE, MAX_PIXELS = 8, 50_000_000
+"""What images are as ``image_association`` takes them by default: least side, most pixels."""
 
 Box = tuple[int, int, int, int]
 """Part of an upright image in pixels: left, top, right, bottom; right and bottom lie outside."""
@@ -29,7 +48,7 @@ def decode_image(path: Path, size: int) -> NDArray[np.uint8] | None:
         size: Side of the result in pixels.
 
     Returns:
-        uint8 ``(3, size, size)``, or None where the file turns out to be damaged.
+        uint8 ``(3, size, size)``, or None where :func:`read_image` gives None.
     """
     image = read_image(path, 2 * size)
     return None if image is None else fit_square(image, size)
@@ -44,7 +63,8 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image | None:
             pixels; None: always in full.
 
     Returns:
-        The image, or None where the file turns out to be damaged.
+        The image, or None where the file turns out to be damaged, or it is not known
+        what is white.
     """
     from PIL import Image
 
@@ -58,6 +78,28 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image | None:
         return None
 
 
+def size_of(image: Image.Image | str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as stored; None where no reader knows the file."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image.size
+    try:
+        with Image.open(image, formats=FORMATS) as opened:
+            return opened.size
+    except Exception:  # a hostile header makes Pillow's readers raise almost anything
+        return None
+
+
+def known_as(beginning: bytes) -> str | None:
+    """What a file is that no reader opens, by its first ``BEGINNING`` bytes; None: anything."""
+    content = beginning.removeprefix(b"\xef\xbb\xbf")
+    for what, pattern in _BEGINNINGS.items():
+        if re.match(pattern, content, re.DOTALL | re.IGNORECASE):
+            return what
+    return None
+
+
 def fit_square(image: Image.Image, size: int, box: Box | None = None) -> NDArray[np.uint8]:
     """The centre square of an image, or of a part of it, uint8 ``(3, size, size)``."""
     from PIL import Image, ImageOps
@@ -68,13 +110,27 @@ def fit_square(image: Image.Image, size: int, box: Box | None = None) -> NDArray
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data say, and make it RGB; transparent parts become white."""
+    """Turn an image as its EXIF data say, and make it RGB; transparent parts become white.
+
+    Grey levels of more than 8 bits are scaled, which Pillow would clip: white is 65,535 for whole
+    numbers, 1 for floats of which none is larger, else 255.
+
+    Raises:
+        ValueError: Such grey levels are negative, above white, or no numbers.
+    """
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip, not scale
-        grey = np.asarray(image).clip(0, 65_535) // 256
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image)
+        most = 65_535 if image.mode.startswith("I") else 1 if grey.max(initial=0) <= 1 else 255
+        if not ((grey >= 0) & (grey <= most)).all():  # false of what is no number, too
+            raise ValueError(
+                f"The image has grey levels that are not all from 0 to {most:,}: it is not known "
+                "what is white."
+            )
+        scaled = grey // 256 if most > 255 else np.rint(grey * (255 / most))
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))

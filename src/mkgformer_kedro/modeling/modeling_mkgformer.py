@@ -26,7 +26,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 from transformers.models.modernbert.modeling_modernbert import ModernBertPredictionHead
@@ -37,6 +36,7 @@ from .towers import (
     TextAttention,
     attend,
     attention_weights,
+    bidirectional_mask,
     eager_config,
     load_text_tower,
     load_vision_tower,
@@ -765,6 +765,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_rows: Tensor | None = None,
         positions: Tensor | None = None,
         output_attentions: bool = False,
     ) -> MKGformerModelOutput:
@@ -791,6 +792,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
                 True where a slot holds an image; slots stand in the order of the three inputs.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none. Left out: row i belongs to example i.
+            image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
+                The examples that have images, in order, for a caller who knows them: on a GPU the
+                host else waits to be told. Every row of images is encoded then.
             positions (`torch.LongTensor` of shape `(B, K)`, *optional*):
                 Tokens whose states are asked for: the last layer does no more than these need.
             output_attentions (`bool`, *optional*, defaults to `False`):
@@ -815,6 +819,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             [pixel_values, grounding_pixel_values, detection_pixel_values],
             image_mask,
             image_index,
+            image_rows,
         )
         attention = self.text_family.attention(self.text_model, text_states, attention_mask)
         recording = None
@@ -913,7 +918,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         batch_size = len(text_states)
         visual_states, visual_mask = self._embed_images(images)
         vision_config = self.vision_model.config
-        layer_mask = create_bidirectional_mask(vision_config, visual_states, visual_mask)
+        layer_mask = bidirectional_mask(vision_config, visual_states, visual_mask)
         for layer in vision_layers[:-depth]:
             if recording is not None:
                 weights = self._visual_weights(layer, visual_states, visual_mask)
@@ -969,7 +974,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
     ) -> Tensor:
         """Attention weights `(G, heads, V, V)` of a visual layer that is not fused."""
         config = eager_config(self.vision_model.config)
-        mask = cast(Tensor | None, create_bidirectional_mask(config, states, visual_mask))
+        mask = cast(Tensor | None, bidirectional_mask(config, states, visual_mask))
         query, key, _ = self.vision_family.query_key_value(layer, states)
         return attention_weights(query, key, mask, self.vision_family.num_heads(layer))
 
@@ -988,7 +993,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         shape = (attention_mask.shape[0], visual_states.shape[1])
         if visual_mask is None:
             visual_mask = attention_mask.new_ones(shape, dtype=torch.bool)
-        return create_bidirectional_mask(
+        return bidirectional_mask(
             vision_config,
             visual_states.new_empty(1).expand(*shape, 1),  # stands for the queries' shape only
             torch.cat([attention_mask.bool(), visual_mask], dim=1),
@@ -1000,6 +1005,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         pixel_values: list[Tensor | None],
         image_mask: Tensor | None,
         image_index: Tensor | None,
+        image_rows: Tensor | None,
     ) -> _Images | None:
         """Check the images and leave out what nobody looks at; None where no image is left."""
         device = self.image_scale.device
@@ -1011,19 +1017,25 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
         if image_index is None:
             image_index = torch.arange(batch_size, device=device)
-        looks = image_index >= 0
         if image_mask is not None:
             image_mask = image_mask.bool()
-            looks = looks & image_mask.any(dim=1)[image_index.clamp(min=0)]
-        rows = looks.nonzero().squeeze(1)
-        if len(rows) == 0:
+        if image_rows is None:
+            looks = image_index >= 0
+            if image_mask is not None:
+                looks = looks & image_mask.any(dim=1)[image_index.clamp(min=0)]
+            image_rows = looks.nonzero().squeeze(1)
+            used, index = image_index[image_rows].unique(return_inverse=True)
+            given = [pixels.index_select(0, used) for pixels in given]
+            image_mask = None if image_mask is None else image_mask.index_select(0, used)
+        else:
+            index = image_index.index_select(0, image_rows)
+        if len(image_rows) == 0:
             return None
-        used, index = image_index[rows].unique(return_inverse=True)
         return _Images(
-            [self.normalize(pixels.index_select(0, used)) for pixels in given],
-            None if image_mask is None else image_mask.index_select(0, used),
+            [self.normalize(pixels) for pixels in given],
+            image_mask,
             index,
-            None if len(rows) == batch_size else rows,
+            None if len(image_rows) == batch_size else image_rows,
         )
 
     def _fill_missing_images(
@@ -1348,6 +1360,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_rows: Tensor | None = None,
         labels: Tensor | None = None,
         candidates: Tensor | None = None,
         log_counts: Tensor | None = None,
@@ -1372,6 +1385,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
                 True where a slot holds an image.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none.
+            image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
+                The examples that have images, see [`MKGformerModel.forward`].
             labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
                 Distinct entities that answer each query, padded with -100. With `candidates` they
                 are given by their places among these.
@@ -1398,6 +1413,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            image_rows=image_rows,
             output_attentions=output_attentions,
         )
         logits = self.score_entities(states, candidates)
@@ -1454,6 +1470,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_rows: Tensor | None = None,
         head_index: Tensor | None = None,
         tail_index: Tensor | None = None,
         labels: Tensor | None = None,
@@ -1478,6 +1495,8 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
                 True where a slot holds an image.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none.
+            image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
+                The examples that have images, see [`MKGformerModel.forward`].
             head_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Position of the token that opens the head mention. The representation `markers`
                 needs it.
@@ -1515,6 +1534,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            image_rows=image_rows,
             positions=positions,
             output_attentions=output_attentions,
             return_dict=True,
@@ -1580,6 +1600,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         detection_pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_rows: Tensor | None = None,
         word_index: Tensor | None = None,
         labels: Tensor | None = None,
         output_attentions: bool = False,
@@ -1603,6 +1624,8 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
                 True where a slot holds an image.
             image_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Row of each example's images, -1 for none.
+            image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
+                The examples that have images, see [`MKGformerModel.forward`].
             word_index (`torch.LongTensor` of shape `(B, W)`, *optional*):
                 Position of each word's first token, padded with -1. Left out: every token is a
                 word, and `attention_mask` tells which are padding.
@@ -1630,6 +1653,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             detection_pixel_values=detection_pixel_values,
             image_mask=image_mask,
             image_index=image_index,
+            image_rows=image_rows,
             output_attentions=output_attentions,
             return_dict=True,
         )

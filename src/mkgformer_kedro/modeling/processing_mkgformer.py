@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from .configuration_mkgformer import IMAGE_ROLES, MKGformerConfig
-from .images import FORMATS, decode_image, fit_square, upright_rgb
+from .images import (
+    BEGINNING,
+    FORMATS,
+    MAX_PIXELS,
+    MIN_SIDE,
+    decode_image,
+    fit_square,
+    known_as,
+    size_of,
+    upright_rgb,
+)
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     OneImage = str | os.PathLike[str] | Image.Image
     ImagesOfOne = OneImage | Sequence[OneImage] | Mapping[str, Any] | None
 
+_SHOWN = 40  # characters of a value in a message
 _INPUT_NAMES = dict(
     zip(
         IMAGE_ROLES,
@@ -106,8 +116,8 @@ class MKGformerProcessor(ProcessorMixin):
             where no example has any.
 
         Raises:
-            ValueError: An image is missing or damaged, a role has no slots, or an example has more
-                images than slots.
+            ValueError: An image is missing, damaged, too small or too large, a role has no slots,
+                or an example has more images than slots.
         """
         rows: dict[tuple[Any, ...], tuple[int, list[Any]]] = {}
         index = []
@@ -157,9 +167,10 @@ class MKGformerProcessor(ProcessorMixin):
 def _several(images: Any) -> list[Any]:
     if images is None:
         return []
-    if isinstance(images, Iterable) and not isinstance(images, (str, os.PathLike)):
-        return [_named(image) for image in images]
-    return [_named(images)]
+    single = isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable)
+    if single or getattr(images, "ndim", 1) > 1:  # an array: the pixels of one image
+        return [_named(images)]
+    return [_named(image) for image in images]
 
 
 def _named(image: Any) -> Any:
@@ -176,18 +187,33 @@ def _padded(images: list[Any], count: int, where: str) -> list[Any]:
 
 def _decode(image: Any, size: int) -> np.ndarray:
     """Pixels `(3, size, size)` of one image."""
-    if not isinstance(image, str):
-        if not hasattr(image, "convert"):
-            raise ValueError(f"{image!r} is no image. Give a path or a PIL image.")
-        return fit_square(upright_rgb(image), size)
-    path = Path(image)
-    if not path.is_file():
+    if not isinstance(image, (str, Image.Image)):
+        told = repr(image) if len(repr(image)) < _SHOWN else f"A {type(image).__name__}"
+        raise ValueError(f"{told} is no image. Give a path or a PIL image.")
+    # os.path knows what is no name, such as one that is too long; Path raises.
+    if isinstance(image, str) and not os.path.isfile(image):  # noqa: PTH113
         raise ValueError(f"{image}: there is no such image file.")
-    pixels = decode_image(path, size)
+    name = image if isinstance(image, str) else "The image"
+    if sides := size_of(image):
+        width, height = sides
+        if min(sides) < MIN_SIDE or width * height > MAX_PIXELS:
+            raise ValueError(
+                f"{name} has {width} x {height} pixels. A side needs {MIN_SIDE} at least, and "
+                f"{MAX_PIXELS:,} in all are the most."
+            )
+    if isinstance(image, Image.Image):
+        try:
+            return fit_square(upright_rgb(image), size)
+        except OSError as error:
+            raise ValueError(f"The image is damaged ({error}).") from error
+    pixels = decode_image(Path(image), size)
     if pixels is None:
+        with Path(image).open("rb") as file:
+            known = known_as(file.read(BEGINNING))
         raise ValueError(
-            f"{image} cannot be read as an image: it is damaged, too large, or none of "
-            f"{', '.join(FORMATS)}."
+            f"{image} cannot be read as an image: "
+            + (known or "it is damaged, too large, or of grey levels in no known range")
+            + f". Formats are {', '.join(FORMATS)}."
         )
     return pixels
 

@@ -132,6 +132,29 @@ def attention_weights(
     return scores.softmax(dim=-1)
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Whether values can be looked at for nothing; for those on a GPU the host would wait."""
+    return tensor.device.type == "cpu"
+
+
+def bidirectional_mask(
+    config: PreTrainedConfig,
+    states: Tensor,
+    attention_mask: Tensor | None,
+    make: Callable[..., Any] = create_bidirectional_mask,
+) -> Any:
+    """Mask as a tower's kernels want it; None where it is known that nothing is masked.
+
+    Args:
+        config: Configuration of the tower.
+        states: `(B, Q, d)` what attends.
+        attention_mask: `(B, K)`, true for what is attended to; None: everything is.
+        make: Function of `transformers` that makes the mask.
+    """
+    looked_at = attention_mask is None or on_host(attention_mask)
+    return make(config, states, attention_mask, allow_is_bidirectional_skip=looked_at)
+
+
 def eager_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """A tower's configuration whose masks are tensors that are added to the scores."""
     eager = copy(config)
@@ -211,7 +234,7 @@ class TextFamily:
             eager: Whether the masks are to be those of the implementation `eager`.
         """
         config = eager_config(tower.config) if eager else tower.config
-        mask = create_bidirectional_mask(config, states, attention_mask)
+        mask = bidirectional_mask(config, states, attention_mask)
         return TextAttention(config._attn_implementation, {_FULL: mask})
 
     def run(self, layer: Any, states: Tensor, attention: TextAttention) -> Tensor:
@@ -385,15 +408,16 @@ class ModernBertFamily(TextFamily):
     ) -> TextAttention:
         """Masks and rotations of layers that see everything and of those that see a window."""
         config = eager_config(tower.config) if eager else tower.config
-        make = {
-            _FULL: create_bidirectional_mask,
-            _SLIDING: create_bidirectional_sliding_window_mask,
-        }
+        windowed = create_bidirectional_sliding_window_mask
+        make = {_FULL: create_bidirectional_mask, _SLIDING: windowed}
         place = torch.arange(states.shape[1], device=states.device)[None]
         kinds = sorted(set(config.layer_types))
         return TextAttention(
             config._attn_implementation,
-            {kind: make[kind](config, states, attention_mask) for kind in kinds},
+            {
+                kind: bidirectional_mask(config, states, attention_mask, make[kind])
+                for kind in kinds
+            },
             {kind: tower.rotary_emb(states, place, kind) for kind in kinds},
         )
 

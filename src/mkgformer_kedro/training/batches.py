@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+_Given, _Made = TypeVar("_Given"), TypeVar("_Made")
 
 
 class Items(Protocol):
@@ -76,8 +79,9 @@ def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.T
         owners: ``(B,)`` owner of every item's images.
 
     Returns:
-        The model's image inputs: one row per distinct owner that has images, and ``image_index``
-        ``(B,)`` with -1 for items without any. Empty where no item has one.
+        The model's image inputs: one row per distinct owner that has images, ``image_index``
+        ``(B,)`` with -1 for items without any, and ``image_rows``, the items with some. Empty where
+        no item has one.
     """
     if images is None:
         return {}
@@ -87,7 +91,8 @@ def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.T
     distinct, row = np.unique(owners[with_images], return_inverse=True)
     index = np.full(len(owners), -1, dtype=np.int64)
     index[with_images] = row
-    arrays = {**images.read(distinct), "image_index": index}
+    rows = np.flatnonzero(with_images)
+    arrays = {**images.read(distinct), "image_index": index, "image_rows": rows}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -125,18 +130,36 @@ def ask(
         ``(b,)`` numbers of a block's items, in :func:`asking_order`, and the model's output.
     """
     order = asking_order(collator.items, rows)
+    blocks = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+    def make(block: np.ndarray) -> dict[str, torch.Tensor]:
+        inputs = collator(block)
+        inputs.pop("labels", None)
+        return on_device(inputs, model.device)
+
+    # On processors the thread would take from the model what it brings.
+    batches = map(make, blocks) if model.device.type == "cpu" else one_ahead(make, blocks)
     was_training = model.training
     model.eval()
     try:
         with Progress(what, len(order), of) as progress:
-            for start in range(0, len(order), batch_size):
-                block = order[start : start + batch_size]
-                inputs = on_device(collator(block), model.device)
-                inputs.pop("labels", None)
+            for block, inputs in zip(blocks, batches, strict=True):
                 yield block, (answer or model)(**inputs)
                 progress.advance(len(block))
     finally:
         model.train(was_training)
+
+
+def one_ahead(make: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:
+    """What is made of each thing that is given, while the next is being made in a thread."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming: Future[_Made] | None = None
+        for each in given:
+            made, coming = coming, thread.submit(make, each)
+            if made is not None:
+                yield made.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

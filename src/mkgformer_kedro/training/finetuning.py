@@ -235,19 +235,19 @@ class FinetuningTrainer(StageTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Dev scores under the prefix ``eval_``."""
-        collator = Collator(self.items, self.data_collator.images)
         mine = self.eval_dataset[self.args.process_index :: self.args.world_size]
-        parts = []
+        decoded = pd.concat(self.gather([self._decode(mine)] if len(mine) else []))
+        return self.log_dev_scores(self.task.dev_scores(self.table, decoded))
+
+    def _decode(self, rows: np.ndarray) -> pd.DataFrame:
+        """What the model says of items."""
         with self.compute_loss_context_manager(), torch.no_grad():
-            for rows, outputs in ask(
+            blocks = ask(
                 self.model,
-                collator,
-                mine,
+                Collator(self.items, self.data_collator.images),
+                rows,
                 batch_size=self.task.asked_at_a_time(self.dev_batch_size),
                 what=f"Asking dev {self.task.items}",
                 of=self.task.items,
-            ):
-                block = self.table.iloc[rows]
-                parts.append(self.task.decode(self.model, outputs, self.items, rows, block))
-        decoded = pd.concat(self.gather(parts))
-        return self.log_dev_scores(self.task.dev_scores(self.table, decoded))
+            )
+            return self.task.decode_all(self.model, blocks, self.items, rows, self.table)

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.parameters import typed
 from mkgformer_kedro.training.finite import fault_of_weights
+from mkgformer_kedro.training.parameters import Attention
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import task_named
 
@@ -64,10 +66,11 @@ def load_model(folder: Path, attention: str = "sdpa") -> tuple[Any, PreTrainedTo
         Model, tokenizer and task.
 
     Raises:
-        DataError: The folder is no model folder, a file is damaged, files do not fit each other, or
-            weights are missing, unexpected or no numbers.
+        DataError: There is no such attention, the folder is no model folder, a file is damaged,
+            files do not fit each other, or weights are missing, unexpected or no numbers.
     """
     folder = Path(folder)
+    typed(Attention, attention, "attention", remedy="Choose one of them.")
     task = load_task(folder)
     _require(folder, _MODEL_FILES)
     model, loading, tokenizer = _read(folder, task.model_class(), attention)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mkgformer_kedro.modeling.towers import on_host
+
 
 class RowwiseAdamW(torch.optim.AdamW):
     """AdamW; in groups with ``rowwise`` each row of a matrix, or number of a vector, is on its own.
@@ -50,25 +52,52 @@ class RowwiseAdamW(torch.optim.AdamW):
             state["step"] = parameter.new_zeros(counts, dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        rows, gradient = nonzero_rows(gradient)
+        rows, gradient, looked_up = _looked_up(gradient)
         beta1, beta2 = group["betas"]
         step = state["step"][rows] + 1
         mean = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
         square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         for name, value in (("step", step), ("exp_avg", mean), ("exp_avg_sq", square)):
-            state[name][rows] = value
+            state[name][rows] = torch.where(looked_up, value, state[name][rows])
         scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
         change = (mean / (1 - beta1**step)).div_(scale)
-        kept = parameter[rows].mul_(1 - group["lr"] * group["weight_decay"])
-        parameter[rows] = kept.sub_(change, alpha=group["lr"])
+        before = parameter[rows]
+        after = before * (1 - group["lr"] * group["weight_decay"])
+        parameter[rows] = torch.where(looked_up, after.sub_(change, alpha=group["lr"]), before)
 
 
-def nonzero_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a matrix or vector, dense or sparse, that are not zero: numbers ``(n,)``, values."""
-    if gradient.is_sparse:
-        gradient = gradient.coalesce()
-        rows, values = gradient.indices()[0], gradient.values()
+def summed_up(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of the gradient of a matrix or vector; of those of one row all but one are zero.
+
+    Unlike ``coalesce`` it keeps all entries, for whose number the host would wait for a GPU.
+
+    Returns:
+        ``(n,)`` rows; values, one row or number each; ``(n,)`` for each entry the number of the one
+        that holds the sum of its row. A dense gradient has an entry for each row.
+    """
+    if not gradient.is_sparse:
+        rows = torch.arange(len(gradient), device=gradient.device)
+        return rows, gradient, rows
+    rows, values = gradient._indices()[0], gradient._values()
+    entries = torch.arange(len(rows), device=rows.device)
+    holders = rows.new_empty(len(gradient)).index_put_((rows,), entries)[rows]
+    return rows, torch.zeros_like(values).index_add_(0, holders, values), holders
+
+
+def _looked_up(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ``(n,)``, the gradient of each, and whether that is not zero.
+
+    On the host these are the rows that are not zero, each once. On a GPU, which would have to be
+    waited for, they are all rows, or those of all entries, each with the gradient of its row.
+    """
+    rows, values, holders = summed_up(gradient)
+    if on_host(values):
+        kept = _not_zero(values).nonzero().squeeze(1)
+        rows, values = rows[kept], values[kept]
     else:
-        rows, values = None, gradient
-    kept = (values.any(dim=1) if values.dim() > 1 else values).nonzero().squeeze(1)
-    return kept if rows is None else rows[kept], values[kept]
+        values = values[holders]
+    return rows, values, _not_zero(values).view(-1, *[1] * (values.dim() - 1))
+
+
+def _not_zero(values: Tensor) -> Tensor:
+    return values.any(dim=1) if values.dim() > 1 else values != 0

@@ -49,6 +49,10 @@ class PresetParameters(Parameters):
         )
 
 
+Attention = Literal["sdpa", "eager", "flex_attention"]
+"""How attention is computed."""
+
+
 class ImagesParameters(Parameters):
     """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
 
@@ -65,7 +69,7 @@ class ModelParameters(Parameters):
     vision_tower: str | None
     vision_config: dict[str, Any]
     images: ImagesParameters
-    attention: Literal["sdpa", "eager", "flex_attention"]
+    attention: Attention
     config: dict[str, Any]
 
     @field_validator("config")

@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
-from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, below_each_other, rank_answers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
@@ -400,22 +400,21 @@ class _Fit:
 
     def _evaluate(self) -> dict[str, float]:
         """Filtered scores of the dev queries over both directions, under PyKEEN's keys."""
-        blocks = np.arange(0, len(self.dev), self.settings.dev_batch_size)
-        tables = []
-        for start in blocks:
-            rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
-            scores = score_queries(self.model, self.dev, rows)
-            answers, known = (
-                Cells(*(torch.from_numpy(array).to(scores.device) for array in ragged.flat(rows)))
-                for ragged in (self.dev.answers, self.dev.known)
-            )
-            ranked = rank_answers(scores, answers, known, top=1)
-            ranks = {
-                name: getattr(ranked, name).cpu().numpy()
-                for name in ("rank_optimistic", "rank_pessimistic", "candidates")
-            }
-            tables.append(pd.DataFrame({"direction": "both", **ranks}))
-        scores = ranking_metrics(pd.concat(tables, ignore_index=True))
+
+        def ranks() -> Iterator[dict[str, np.ndarray]]:
+            for start in range(0, len(self.dev), self.settings.dev_batch_size):
+                rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
+                scores = score_queries(self.model, self.dev, rows)
+                answers, known = (
+                    Cells(*(torch.from_numpy(each).to(scores.device) for each in ragged.flat(rows)))
+                    for ragged in (self.dev.answers, self.dev.known)
+                )
+                ranked = rank_answers(scores, answers, known, top=1)
+                names = ("rank_optimistic", "rank_pessimistic", "candidates")
+                yield {name: getattr(ranked, name).cpu().numpy() for name in names}
+
+        ranked = below_each_other(ranks(), len(self.dev.answers.values))
+        scores = ranking_metrics(pd.DataFrame({"direction": "both", **ranked}))
         return {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
 
     def _save(self, path: Path, job: str) -> None:

@@ -30,9 +30,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, relative, sha256_of, written_atomically
+from mkgformer_kedro.modeling.towers import on_host
 from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.finite import is_finite
-from mkgformer_kedro.training.optimizer import RowwiseAdamW
+from mkgformer_kedro.training.optimizer import RowwiseAdamW, summed_up
 from mkgformer_kedro.training.parameters import FinetuningParameters
 
 logger = logging.getLogger(__name__)
@@ -103,8 +104,10 @@ class StageTrainer(Trainer):
             rowwise = {id(weight) for weight in self.lookup_weights}
             for module in model.modules():
                 if isinstance(module, torch.nn.Embedding) and id(module.weight) in rowwise:
-                    # NCCL cannot sum up sparse gradients.
-                    module.sparse = self.args.world_size == 1
+                    # NCCL cannot sum up sparse gradients. To leave padding out of one, the host
+                    # would have to wait for a GPU.
+                    waits = module.padding_idx is not None and not on_host(module.weight)
+                    module.sparse = self.args.world_size == 1 and not waits
             groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -137,8 +140,11 @@ class StageTrainer(Trainer):
         stand_ins = []
         for parameter in model.parameters():
             if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
-                values = parameter.grad.values()
+                rows, values, _ = summed_up(parameter.grad)
+                parameter.grad = torch.sparse_coo_tensor(
+                    rows[None], values, parameter.shape, check_invariants=False
+                )
+                values = parameter.grad._values()
                 parameter = torch.nn.Parameter(values)
                 parameter.grad = values
             stand_ins.append(parameter)
@@ -360,6 +366,7 @@ def training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_num_workers=loader_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
         remove_unused_columns=False,
         ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
         # The model sees to it that every parameter has a gradient, images or not.

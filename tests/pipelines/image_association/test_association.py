@@ -198,7 +198,10 @@ def test_store_holds_each_owner_at_its_entity_index(images: Path, tmp_path: Path
             pixels = inputs[name][0, row.slot - (row.role == "detection")]
             size = pixels.shape[-1]
             np.testing.assert_array_equal(pixels, association.decode_image(images / row.path, size))
-    assert outcome([row for row in rows if row.owner == "3"])["page.jpg"][2] == "not an image"
+    assert (
+        outcome([row for row in rows if row.owner == "3"])["page.jpg"][2]
+        == "not an image: a page of HTML"
+    )
 
 
 def test_roles_are_fixed_where_a_candidate_names_one(tmp_path: Path):

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from mkgformer_kedro.modeling.images import decode_image
+from mkgformer_kedro.configuration import read_yaml
+from mkgformer_kedro.modeling.images import MAX_PIXELS, MIN_SIDE, decode_image, upright_rgb
 from mkgformer_kedro.pipelines.image_association.decoding import (
     Header,
     Status,
@@ -22,6 +23,7 @@ from mkgformer_kedro.pipelines.image_association.decoding import (
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 SIZE = 32
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def scene(width: int = 60, height: int = 40) -> Image.Image:
@@ -54,11 +56,11 @@ def near(found: list[tuple[int, ...]], *expected: tuple[int, ...], within: int =
     return bool(np.abs(np.subtract(found, expected)).max() <= within)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tiff"])
+@pytest.mark.parametrize("suffix", ["avif", "png", "jpg", "gif", "bmp", "webp", "tiff"])
 def test_formats(tmp_path: Path, suffix: str):
     path = tmp_path / f"scene.{suffix}"
     scene().save(path)
-    assert near(top_and_bottom(path), RED, BLUE)
+    assert near(top_and_bottom(path), RED, BLUE, within=8 if suffix == "avif" else 3)
     header = inspect(path)
     assert (header.width, header.height, len(header.sha256)) == (60, 40, 64)
 
@@ -83,6 +85,28 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((20, 20), 256 * 100, dtype=np.uint16)).save(path)
     assert near(top_and_bottom(path), (100,) * 3, (100,) * 3, within=0)
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_floats_are_shares_of_white_or_grey_levels(tmp_path: Path, white: int):
+    path = tmp_path / "float.tiff"
+    values = np.repeat([[0], [white]], 20, axis=0).repeat(60, axis=1).astype(np.float32)
+    Image.fromarray(values).save(path)
+    assert inspect(path).mode == "F"
+    assert near(top_and_bottom(path), (0, 0, 0), WHITE)
+
+
+@pytest.mark.parametrize(
+    "grey",
+    [np.float32(np.nan), np.float32(-1), np.float32(256), np.int32(-1), np.int32(65_536)],
+)
+def test_grey_levels_in_no_known_range_are_not_guessed(tmp_path: Path, grey: np.number):
+    path = tmp_path / "grey.tiff"
+    Image.fromarray(np.full((20, 20), grey)).save(path)
+    assert inspect(path).undecodable is Status.NO_WHITE
+    assert decode_image(path, SIZE) is None
+    with Image.open(path) as image, pytest.raises(ValueError, match="not known what is white"):
+        upright_rgb(image)
 
 
 def test_cmyk(tmp_path: Path):
@@ -171,20 +195,44 @@ def test_zero_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "status"),
     [
-        b"<!DOCTYPE html><html>404</html>",
-        b"\x89PNG\r\n\x1a\n",
-        b"\xff\xd8\xff",
-        b"GIF89a",
+        (b"<!DOCTYPE html><html>404</html>", Status.HTML),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<html><svg/></html>', Status.HTML),
+        (b"\x89PNG\r\n\x1a\n", Status.NOT_A_IMAGE),
+        (b"\xff\xd8\xff", Status.NOT_A_IMAGE),
+        (b"GIF89a", Status.NOT_A_IMAGE),
         # PostScript is an image to Pillow, which hands it to another program.
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n",
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n",
+            Status.PDF,
+        ),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", Status.HEIC),
+        (b"\xff\x0a\xfa\x7f", Status.JPEG_XL),
+        (b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="x"/>', Status.SVG),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", Status.LFS),
     ],
 )
-def test_no_image(tmp_path: Path, content: bytes):
+def test_no_image(tmp_path: Path, content: bytes, status: Status):
     path = tmp_path / "page.jpg"
     path.write_bytes(content)
-    assert inspect(path).status is Status.NOT_A_IMAGE
+    assert inspect(path).status is status
+
+
+@pytest.mark.parametrize(
+    ("suffix", "status"),
+    [("ico", Status.ICO), ("jp2", Status.JPEG_2000), ("j2k", Status.JPEG_2000)],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, suffix: str, status: Status):
+    path = tmp_path / f"scene.{suffix}"
+    scene().save(path)
+    assert inspect(path).status is status
+
+
+def test_the_limits_are_those_of_the_parameters():
+    base = read_yaml(CONF / "base/parameters_link_prediction.yml")["link_prediction"]
+    association = base["image_association"]
+    assert (association["min_side"], association["max_pixels"]) == (MIN_SIDE, MAX_PIXELS)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 500)])
@@ -249,7 +297,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path, put: Callable[[Path], Non
     assert inspect(tmp_path / "image.png") == Header(Status.UNREADABLE)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("suffix", ["avif", "jpg", "png", "gif", "webp", "tiff", "bmp"])
 def test_truncated(tmp_path: Path, suffix: str):
     path = tmp_path / f"cut.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
@@ -263,7 +311,9 @@ def test_truncated(tmp_path: Path, suffix: str):
 @settings(deadline=None, max_examples=150)
 def test_damage_never_raises(tmp_path_factory, position: float, value: bytes, data):
     buffer = io.BytesIO()
-    scene().save(buffer, format=data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF"])))
+    scene().save(
+        buffer, format=data.draw(st.sampled_from(["AVIF", "PNG", "JPEG", "GIF", "WEBP", "TIFF"]))
+    )
     content = bytearray(buffer.getvalue())
     start = int(position * (len(content) - 1))
     content[start : start + len(value)] = value

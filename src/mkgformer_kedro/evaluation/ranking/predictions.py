@@ -24,14 +24,14 @@ Columns, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mkgformer_kedro.evaluation.ranking.ranks import Cells, RankedAnswers, rank_answers
+from mkgformer_kedro.evaluation.ranking.ranks import Cells, below_each_other, rank_answers
 
 _RANKS = (
     "rank_optimistic",
@@ -72,43 +72,53 @@ def rank_queries(
         ValueError: If the blocks do not cover the queries exactly, an answer makes a triple that
             is not in ``triples``, or a block cannot be ranked (see ``rank_answers``).
     """
-    parts = []
     scored = np.zeros(len(queries), dtype=np.int64)
-    for rows, scores in blocks:
-        if len(rows) != len(scores):
-            raise ValueError(f"{len(scores)} rows of scores for {len(rows)} queries")
-        np.add.at(scored, rows, 1)
-        block = queries.iloc[rows]
-        answers = Cells.from_lists(block["answers"], scores.device)
-        known = Cells.from_lists(block["known"], scores.device)
-        ranked = rank_answers(scores, answers, known, known_offset=known_offset, top=top)
-        parts.append(_block_rows(block, answers, ranked))
-    if (scored != 1).any():
-        at = int((scored != 1).argmax())
-        raise ValueError(f"query {at} of {len(queries)} was scored {scored[at]} times, not once")
-    predictions = pd.concat(parts, ignore_index=True)
+
+    def ranked() -> Iterator[dict[str, np.ndarray]]:
+        for rows, scores in blocks:
+            if len(rows) != len(scores):
+                raise ValueError(f"{len(scores)} rows of scores for {len(rows)} queries")
+            np.add.at(scored, rows, 1)
+            _check_once(scored, rows)
+            yield _block_rows(queries.iloc[rows], scores, known_offset, top)
+
+    columns = below_each_other(ranked(), int(queries["answers"].map(len).sum()))
+    _check_once(scored, np.arange(len(queries)))
+    listed = np.isfinite(columns["top_scores"]).sum(axis=1)
+    lists = {
+        name: [row[:length] for row, length in zip(columns[name], listed, strict=True)]
+        for name in ("top_entities", "top_scores")
+    }
+    predictions = pd.DataFrame({**columns, **lists})
     predictions.insert(0, "triple", _triple_numbers(predictions, triples))
     return predictions.sort_values(["triple", "direction"], ignore_index=True)
 
 
-def _block_rows(block: pd.DataFrame, answers: Cells, ranked: RankedAnswers) -> pd.DataFrame:
+def _check_once(scored: np.ndarray, rows: np.ndarray) -> None:
+    wrong = rows[scored[rows] != 1]
+    if len(wrong):
+        at = wrong[0]
+        raise ValueError(f"query {at} of {len(scored)} was scored {scored[at]} times, not once")
+
+
+def _block_rows(
+    block: pd.DataFrame, scores: Tensor, known_offset: float, top: int
+) -> dict[str, np.ndarray]:
     """Lay out one block: a row per answer, everything but ``triple``."""
+    answers = Cells.from_lists(block["answers"], scores.device)
+    known = Cells.from_lists(block["known"], scores.device)
+    ranked = rank_answers(scores, answers, known, known_offset=known_offset, top=top)
     rows = answers.rows.numpy(force=True)
-    entities = ranked.top_entities.to(torch.int32).numpy(force=True)
-    scores = ranked.top_scores.float().numpy(force=True)
-    listed = np.isfinite(scores)
-    return pd.DataFrame(
-        {
-            "direction": block["direction"].to_numpy()[rows],
-            "entity": block["entity"].to_numpy(np.int32)[rows],
-            "relation": block["relation"].to_numpy(np.int32)[rows],
-            "answer": answers.columns.to(torch.int32).numpy(force=True),
-            "score": ranked.score.float().numpy(force=True),
-            **{name: getattr(ranked, name).to(torch.int32).numpy(force=True) for name in _RANKS},
-            "top_entities": [row[keep] for row, keep in zip(entities, listed, strict=True)],
-            "top_scores": [row[keep] for row, keep in zip(scores, listed, strict=True)],
-        }
-    )
+    return {
+        "direction": block["direction"].to_numpy()[rows],
+        "entity": block["entity"].to_numpy(np.int32)[rows],
+        "relation": block["relation"].to_numpy(np.int32)[rows],
+        "answer": answers.columns.to(torch.int32).numpy(force=True),
+        "score": ranked.score.float().numpy(force=True),
+        **{name: getattr(ranked, name).to(torch.int32).numpy(force=True) for name in _RANKS},
+        "top_entities": ranked.top_entities.to(torch.int32).numpy(force=True),
+        "top_scores": ranked.top_scores.float().numpy(force=True),
+    }
 
 
 def _triple_numbers(predictions: pd.DataFrame, triples: pd.DataFrame) -> np.ndarray:

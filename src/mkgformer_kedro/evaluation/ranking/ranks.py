@@ -9,7 +9,7 @@ candidates of equal score, the *pessimistic* rank behind them, the *realistic* r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,34 @@ from torch import Tensor
 
 # Scores that are made at a time, so that memory does not grow with entities: 128 MiB.
 _SCORES = 1 << 25
+# Scores that ranking copies at a time: 16 MiB.
+_COPIED = 1 << 22
 
 
 def rows_at_a_time(most: int, entities: int) -> int:
     """How many queries are scored at a time, of ``most``: as many as memory is meant for."""
     return min(most, max(1, _SCORES // entities))
+
+
+def below_each_other(parts: Iterable[Mapping[str, np.ndarray]], rows: int) -> dict[str, np.ndarray]:
+    """Put the parts of a table one below the other, in columns that are made once.
+
+    Small arrays that are kept from block to block would come to lie between the large ones of the
+    scores, whose memory could then not be used again.
+
+    Args:
+        parts: Columns by name, ``(n, ...)``, of at least one part.
+        rows: How many rows the parts have together.
+    """
+    columns: dict[str, np.ndarray] = {}
+    at = 0
+    for part in parts:
+        for name, values in part.items():
+            if name not in columns:
+                columns[name] = np.empty((rows, *values.shape[1:]), values.dtype)
+            columns[name][at : at + len(values)] = values
+        at += len(values)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -88,7 +111,7 @@ def rank_answers(
 ) -> RankedAnswers:
     """Rank each answer of a block of queries among all entities.
 
-    Memory grows with the block times the entities, whatever the number of answers.
+    Beside the scores, memory is taken for 16 MiB of them, and for those of the known answers.
 
     Args:
         scores: Finite scores ``(queries, entities)``, higher is better.
@@ -114,31 +137,37 @@ def rank_answers(
             f"the score of entity {column} for query {row} of the block is "
             f"{scores[row, column].item()}; ranks need finite scores"
         )
-    num_entities = scores.shape[1]
-    is_known = torch.zeros_like(scores, dtype=torch.bool)
-    is_known[known.rows, known.columns] = True
-    unknown = ~is_known[answers.rows, answers.columns]
+    num_queries, num_entities = scores.shape
+    cells = (known.rows * num_entities + known.columns).unique()
+    unknown = ~torch.isin(answers.rows * num_entities + answers.columns, cells)
     if unknown.any():
         at = int(unknown.nonzero()[0])
         raise ValueError(
             f"entity {int(answers.columns[at])} is an answer of query {int(answers.rows[at])} of "
             "the block but not among its known answers"
         )
-    filtered = scores.clone()
-    filtered[known.rows, known.columns] += known_offset
+    known = Cells(cells // num_entities, cells % num_entities)
+    num_known = known.rows.bincount(minlength=num_queries)
+    ends = num_known.cumsum(0)
+    place = torch.arange(len(cells), device=cells.device) - (ends - num_known)[known.rows]
+    of_known = scores.new_full((num_queries, int(num_known.max())), -torch.inf)
+    of_known[known.rows, place] = scores[known.rows, known.columns]
     own = scores[answers.rows, answers.columns]
     if math.isinf(known_offset):
-        candidates = (num_entities + 1 - is_known.sum(dim=1))[answers.rows]
+        candidates = num_entities + 1 - num_known[answers.rows]
     else:
         candidates = torch.full_like(answers.rows, num_entities)
-    # Filtering has lowered the answer itself too, so that it never counts against itself; among
-    # the raw scores it ties with itself.
-    before, not_behind = _count_rivals(filtered, answers.rows, own)
+    # Among the raw scores the answer ties with itself; filtering lowers it with the known ones, so
+    # that it never counts against itself.
     raw_before, raw_not_behind = _count_rivals(scores, answers.rows, own)
+    known_before, known_not_behind = _count_rivals(of_known, answers.rows, own)
+    lowered_before, lowered_not_behind = _count_rivals(of_known + known_offset, answers.rows, own)
+    before = raw_before - known_before + lowered_before
+    not_behind = raw_not_behind - known_not_behind + lowered_not_behind
 
     width = min(top, num_entities)
-    best = filtered.topk(width, dim=1)
-    others, other_scores = best.indices[answers.rows], best.values[answers.rows]
+    best_scores, best = _best(scores, known, ends, known_offset, width)
+    others, other_scores = best[answers.rows], best_scores[answers.rows]
     other_scores = other_scores.masked_fill(others == answers.columns[:, None], -torch.inf)
     top_scores, order = torch.sort(
         torch.cat([other_scores, own[:, None]], dim=1), dim=1, descending=True, stable=True
@@ -158,15 +187,32 @@ def rank_answers(
 
 
 def _count_rivals(matrix: Tensor, rows: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the cells above, and those at or above, a threshold in the row given for each.
-
-    Rows are copied out as many at a time as the matrix has, to keep memory within its size.
-    """
+    """Count the cells above, and those at or above, a threshold in the row given for each."""
     above, at_or_above = [], []
-    for part in torch.arange(len(rows), device=rows.device).split(max(len(matrix), 1)):
-        cells = matrix.index_select(0, rows[part])
-        threshold = thresholds[part, None]
+    at_a_time = max(1, _COPIED // max(1, matrix.shape[1]))
+    for row, threshold in zip(rows.split(at_a_time), thresholds.split(at_a_time), strict=True):
+        cells = matrix.index_select(0, row)
         # Summing into 32 bits is ten times as fast as into the default 64.
-        above.append((cells > threshold).sum(dim=1, dtype=torch.int32))
-        at_or_above.append((cells >= threshold).sum(dim=1, dtype=torch.int32))
+        above.append((cells > threshold[:, None]).sum(dim=1, dtype=torch.int32))
+        at_or_above.append((cells >= threshold[:, None]).sum(dim=1, dtype=torch.int32))
     return torch.cat(above), torch.cat(at_or_above)
+
+
+def _best(
+    scores: Tensor, known: Cells, ends: Tensor, known_offset: float, width: int
+) -> tuple[Tensor, Tensor]:
+    """Scores and numbers ``(queries, width)`` of each query's best entities, the known lowered.
+
+    The known cells are sorted; those of query ``i`` end at ``ends[i]``.
+    """
+    values, entities, done = [], [], 0
+    at_a_time = max(1, _COPIED // scores.shape[1])
+    for first, part in zip(range(0, len(scores), at_a_time), scores.split(at_a_time), strict=True):
+        end = int(ends[first + len(part) - 1])
+        filtered = part.clone()
+        filtered[known.rows[done:end] - first, known.columns[done:end]] += known_offset
+        best = filtered.topk(width, dim=1)
+        values.append(best.values)
+        entities.append(best.indices)
+        done = end
+    return torch.cat(values), torch.cat(entities)

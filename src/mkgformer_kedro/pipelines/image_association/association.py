@@ -175,7 +175,7 @@ def associate_owner(
                 image = in_full[path]
                 pixels = None if image is None else fit_square(image, size, box)
             if pixels is None:
-                outcome[number] = (Status.DAMAGED, -1)
+                outcome[number] = (headers[path].undecodable, -1)
             else:
                 outcome[number] = (Status.OK, slot)
                 slots[slot] = (content, pixels)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mkgformer_kedro.files import require_file
-from mkgformer_kedro.modeling.images import FORMATS
+from mkgformer_kedro.modeling.images import BEGINNING, FORMATS, known_as
 
 
 class Status(StrEnum):
@@ -23,6 +23,15 @@ class Status(StrEnum):
     TOO_SMALL = "too small"
     TOO_LARGE = "too large"
     DAMAGED = "truncated or damaged"
+    NO_WHITE = "damaged, or of grey levels in no known range"
+    HEIC = "format not read: HEIC"
+    ICO = "format not read: ICO"
+    JPEG_2000 = "format not read: JPEG 2000"
+    JPEG_XL = "format not read: JPEG XL"
+    PDF = "format not read: PDF or PostScript"
+    SVG = "format not read: SVG"
+    HTML = "not an image: a page of HTML"
+    LFS = "not an image: a pointer of Git LFS, whose file was not fetched"
 
 
 BROKEN = frozenset(Status) - {Status.OK, Status.UNUSED, Status.DUPLICATE}
@@ -52,6 +61,11 @@ class Header:
         """Pixels in all."""
         return self.width * self.height
 
+    @property
+    def undecodable(self) -> Status:
+        """What is wrong where the header is whole, and nothing can be decoded."""
+        return Status.NO_WHITE if (self.mode or "")[:1] in ("F", "I") else Status.DAMAGED
+
 
 def inspect_image(path: Path, min_side: int, max_pixels: int) -> Header:
     """Hash a file and read its header, decoding nothing.
@@ -77,7 +91,9 @@ def inspect_image(path: Path, min_side: int, max_pixels: int) -> Header:
             except Image.DecompressionBombError:
                 return Header(Status.TOO_LARGE, sha256)
             except Exception:  # a hostile header makes Pillow's readers raise almost anything
-                return Header(Status.NOT_A_IMAGE, sha256)
+                file.seek(0)
+                known = known_as(file.read(BEGINNING))
+                return Header(Status(known) if known else Status.NOT_A_IMAGE, sha256)
     except OSError:
         return Header(Status.UNREADABLE)
     status = Status.OK

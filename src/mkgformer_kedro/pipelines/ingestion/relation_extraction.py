@@ -127,18 +127,15 @@ def report_ingestion(
 
 def _labels(raw: RawPosts, parameters: RelationIngestionParameters) -> pd.DataFrame:
     names = list(raw.labels or ())
-    negative = parameters.negative_label
+    negative, where = parameters.negative_label, str(raw.folder / raw.files["relations"])
     if negative not in names:
-        raise DataError(
-            Problem(
-                str(raw.folder / raw.files["relations"]),
-                None,
-                f"no relation '{negative}', which stands for none",
-                "Add it, or set relation_extraction.ingestion.negative_label to its name.",
-            )
-        )
+        what = f"no relation '{negative}', which stands for none"
+        remedy = "Add it, or set relation_extraction.ingestion.negative_label to its name."
+        raise DataError(Problem(where, None, what, remedy))
+    if len(names) == 1:
+        what = f"no relation but '{negative}', which stands for none"
+        raise DataError(Problem(where, None, what, "Add those that the posts are to be told by."))
     if negative != NEGATIVE and NEGATIVE in names:
-        where = str(raw.folder / raw.files["relations"])
         what = f"'{NEGATIVE}' is a relation beside '{negative}', which is to stand for none"
         remedy = f"Rename it, or set negative_label to {NEGATIVE}."
         raise DataError(Problem(where, None, what, remedy))

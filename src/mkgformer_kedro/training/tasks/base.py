@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -179,6 +179,30 @@ class Task(ABC):
             table: The block's rows of the table.
         """
 
+    def decode_all(
+        self,
+        model: Any,
+        blocks: Iterable[tuple[np.ndarray, Any]],
+        items: Any,
+        rows: np.ndarray,
+        table: pd.DataFrame,
+    ) -> pd.DataFrame:
+        """What :meth:`decode` reads of blocks of items, one below the other.
+
+        Args:
+            model: The model.
+            blocks: Numbers of each block's items, and what the model gave for them.
+            items: All items, as :meth:`encode` gave them.
+            rows: ``(n,)`` numbers of the items of all blocks.
+            table: The whole table of items.
+        """
+        return pd.concat(
+            [
+                self.decode(model, outputs, items, block, table.iloc[block])
+                for block, outputs in blocks
+            ]
+        )
+
     def best(self, model: Any, outputs: Any, items: Any, rows: np.ndarray) -> torch.Tensor:
         """The classes that the model answers a block of items with.
 
@@ -212,7 +236,7 @@ class Task(ABC):
 
     @abstractmethod
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
-        """Scores of what :meth:`decode` read of the dev items, blocks one below the other.
+        """Scores of what :meth:`decode_all` read of the dev items.
 
         Args:
             table: The whole table of items.
@@ -259,7 +283,7 @@ class Task(ABC):
         """Check questions as a person has them, and turn them into rows that :meth:`encode` takes.
 
         Args:
-            table: Columns of ``question``; others are ignored.
+            table: Columns of ``question``.
 
         Raises:
             DataError: A question cannot be asked.

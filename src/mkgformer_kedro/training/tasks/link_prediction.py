@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -344,6 +344,24 @@ class LinkPrediction(Task):
         """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
         return rank_answers_of(items, rows, outputs.logits.float())
 
+    def decode_all(
+        self,
+        model: Any,
+        blocks: Iterable[tuple[np.ndarray, Any]],
+        items: EncodedQueries,
+        rows: np.ndarray,
+        table: pd.DataFrame,
+    ) -> pd.DataFrame:
+        """Filtered ranks of all answers, for which memory is taken once."""
+        from mkgformer_kedro.evaluation.ranking.ranks import below_each_other
+
+        ranked = (
+            self.decode(model, outputs, items, block, table.iloc[block])
+            for block, outputs in blocks
+        )
+        parts = ({name: part[name].to_numpy() for name in part} for part in ranked)
+        return pd.DataFrame(below_each_other(parts, items.answers.lengths_of(rows).sum()))
+
     def tokens(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -503,7 +521,7 @@ def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tenso
         )
 
     answers = cells(items.answers)
-    ranked = rank_answers(scores, answers, cells(items.known))
+    ranked = rank_answers(scores, answers, cells(items.known), top=1)
     is_tail = items.is_tail[rows][answers.rows.cpu().numpy()]
     return pd.DataFrame(
         {

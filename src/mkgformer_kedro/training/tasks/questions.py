@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.files import is_utf8
+from mkgformer_kedro.parameters import did_you_mean
 
 # Words as corpora of posts have them: links, names and tags whole, punctuation on its own.
 _WORD = re.compile(r"https?://\S+|[@#]?\w+(?:['’-]\w+)*|[^\w\s]")
@@ -26,12 +28,23 @@ def split_text(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def check_columns(table: pd.DataFrame, needed: Iterable[str]) -> None:
-    """See to it that a table of questions has its columns and at least one row.
+def check_columns(
+    table: pd.DataFrame, needed: Iterable[str], known: Sequence[str] | None = None
+) -> None:
+    """See to it that a table of questions has its columns, no others, and at least one row.
+
+    Args:
+        table: A row for each question.
+        needed: Columns that it must have.
+        known: Columns that it can have; None: any.
 
     Raises:
-        DataError: It has not.
+        DataError: It is otherwise.
     """
+    if known and (unknown := [name for name in table if name not in known]):
+        what = f"no part of a question: {unknown[0]}"
+        remedy = f"{did_you_mean(unknown[0], known)} Leave out what is none."
+        raise DataError(Problem("questions", None, what, remedy))
     if missing := [name for name in needed if name not in table]:
         what = f"missing: {', '.join(missing)}"
         raise DataError(Problem("questions", None, what, "Give each question all of its parts."))
@@ -115,8 +128,9 @@ def _words(question: Any, words: Any) -> list[str]:
     if not words:
         raise wrong(question, "the post has no words", "Leave it out.")
     for word in words:
-        if not isinstance(word, str) or not word:
-            raise wrong(question, f"{word!r} is no word", "Words are texts that are not empty.")
+        if not isinstance(word, str) or not word.strip() or not is_utf8(word):
+            remedy = "Words are texts in UTF-8 that are not blank."
+            raise wrong(question, f"{word!r} is no word", remedy)
     return words
 
 
