@@ -18,7 +18,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import to_jsonable_python
 
 from mkgformer_kedro.errors import DataError, Problem
 
@@ -56,6 +55,7 @@ FileName = Annotated[str, AfterValidator(_nameable)]
 
 _REMEDY = "Correct it where it is set: in conf/, or on the command line."
 _SHOWN = 40  # characters of a value in a message
+_AS_JSON = TypeAdapter(Any)
 
 
 class Parameters(BaseModel):
@@ -148,7 +148,7 @@ def deciding(value: Any, path: str) -> dict[str, Any]:
         Values as JSON has them, by their paths.
     """
     if not isinstance(value, Parameters):
-        return {path: to_jsonable_python(value)}
+        return {path: _AS_JSON.dump_python(value, mode="json")}
     found: dict[str, Any] = {}
     for name in type(value).model_fields:
         if name not in value.no_result_depends_on:
@@ -161,7 +161,7 @@ def value_at(parameters: Any, path: str) -> Any:
     for name in path.split("."):
         found = parameters.get(name) if isinstance(parameters, dict) else None
         parameters = getattr(parameters, name) if isinstance(parameters, Parameters) else found
-    return to_jsonable_python(parameters)
+    return _AS_JSON.dump_python(parameters, mode="json")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
