@@ -38,6 +38,7 @@ class Retrieval:
         oversample: Entities that are scored exactly, for each answer that is wanted.
         least: Entities that are scored exactly at least.
         expansion: Entities that the search holds at a time: more find more, and take longer.
+        building: The same while the index is made.
         connectivity: Neighbours that the index keeps of an entity.
         folder: Where the index lies between two predictors; None builds it anew each time.
 
@@ -49,6 +50,7 @@ class Retrieval:
     oversample: int = 4
     least: int = 256
     expansion: int = 512
+    building: int = 128
     connectivity: int = 32
     folder: Path | None = None
 
@@ -83,9 +85,9 @@ class EntityIndex:
         index = Index(
             ndim=vectors.shape[1],
             metric="ip",
-            dtype="f16",
+            dtype="bf16",
             connectivity=retrieval.connectivity,
-            expansion_add=retrieval.expansion,
+            expansion_add=retrieval.building,
             expansion_search=retrieval.expansion,
         )
         path = None
@@ -168,6 +170,6 @@ def _loaded(index: Any, path: Path, entities: int) -> bool:
 
 
 def _digest(vectors: np.ndarray, retrieval: Retrieval) -> str:
-    settings = [retrieval.expansion, retrieval.connectivity]
+    settings = [retrieval.building, retrieval.connectivity]
     content = hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
     return fingerprint([content, settings])[:16]
