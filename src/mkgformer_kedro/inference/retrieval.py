@@ -4,7 +4,7 @@ An entity's score is the product of its embedding and the question's state, plus
 product, once the state has a 1 below it. It is searched by a graph of neighbours (HNSW, Malkov and
 Yashunin, arXiv:1603.09320) that are near by that product (Morozov and Babenko, NeurIPS 2018), and
 what is found is scored exactly. (To make all vectors equally long by one more coordinate, and to
-compare angles, finds less: .97 of the best hundred in place of .999, of MKG-W's entities.)
+compare angles, finds less: .97 of the best hundred in place of .997, of MKG-W's entities.)
 """
 
 from __future__ import annotations
