@@ -128,6 +128,14 @@ def test_crops_from_files_fill_their_roles(listing, tmp_path):
     stage.draw_contact_sheet(images, store.folder, POSTS)
 
 
+def test_images_that_no_post_names_are_said(listing, tmp_path, caplog):
+    posts = POSTS.assign(image=["x.png", None, None, None])
+    crops, images, store = run(listing, tmp_path / "work", parameters("none"), posts)
+    stage.report_coverage(listing, posts, crops, images, store.folder)
+    assert "No post names any of the" in caplog.text
+    assert "the first that names one names x.png." in caplog.text
+
+
 def test_crops_that_are_not_there_are_counted(listing, tmp_path):
     posts = POSTS.assign(image=["a.png", "c.png", None, None])
     crops, images, store = run(listing, tmp_path / "work", parameters("files"), posts)

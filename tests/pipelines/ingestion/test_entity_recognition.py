@@ -97,11 +97,17 @@ def test_unknown_tag(problems_of, raw_tagged, tagged_parameters, tag):
 INVALID = "IMGID:1\nAnn\tI-PER\nRome\tI-LOC\nhm\tO\nOscars\tI-OTHER\ngala\tI-MISC\n"
 
 
+def test_types_that_train_lacks_are_said(raw_tagged, tagged_parameters, caplog):
+    index_posts(raw_tagged({"train.txt": "IMGID:1\nAnn\tB-PER\n"}), tagged_parameters())
+    assert "Train has no example of 2 types, which no model can learn: LOC, MISC" in caplog.text
+
+
 def test_invalid_tags_are_repaired_and_counted(raw_tagged, tagged_parameters, caplog):
     raw = raw_tagged({"train.txt": INVALID})
     tables = index_posts(raw, tagged_parameters())
     assert tables[0]["tags"][0] == ["B-PER", "B-LOC", "O", "B-MISC", "I-MISC"]
     assert "3 I- tags that continue no entity were made B- tags" in caplog.text
+    assert "Train has no example" not in caplog.text
     report = report_ingestion(raw, *tables, tagged_parameters())
     assert report["repaired_tags"] == {"train": 3, "dev": 0, "test": 0}
     assert report["counts"]["entities"]["train"] == {"PER": 1, "LOC": 1, "MISC": 1}

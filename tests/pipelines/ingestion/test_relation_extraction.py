@@ -25,8 +25,9 @@ def problems_of(raw_pairs, relation_parameters):
     return problems_of
 
 
-def test_posts_are_numbered_in_the_order_of_their_files(raw_pairs, relation_parameters):
+def test_posts_are_numbered_in_the_order_of_their_files(raw_pairs, relation_parameters, caplog):
     posts, labels, quarantine = index_posts(raw_pairs(), relation_parameters())
+    assert "Train has no example" not in caplog.text
     assert posts["post"].tolist() == ["train-0", "train-1", "dev-0", "test-0"]
     assert posts["split"].tolist() == ["train", "train", "dev", "test"]
     assert posts["words"][0] == ["Ann", "Lee", "in", "Rome"]

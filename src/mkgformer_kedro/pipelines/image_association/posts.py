@@ -111,6 +111,15 @@ def report_coverage(
     report["missing_folders"] = list(raw_images.missing_folders)
     counts = report["owners"]
     logger.info("%d of %d posts have images.", counts["with_images"], counts["all"])
+    named = posts["image"].dropna()
+    if len(raw_images.images) and not found.any():
+        logger.warning(
+            "No post names any of the %d files below %s, such as %s; %s.",
+            len(raw_images.images),
+            raw_images.root,
+            raw_images.images["path"].iloc[0],
+            f"the first that names one names {named.iloc[0]}" if len(named) else "none names one",
+        )
     for role, count in report["crops"].items():
         if count["not_found"]:
             values = (count["not_found"], count["listed"], role)

@@ -32,6 +32,7 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     log_posts,
     posts_nodes,
     raw_of,
+    warn_of_unseen,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def index_posts(
         f"{_TASK}.ingestion",
     )
     check_overlap(raw, posts, parameters, _TASK)
+    tags = posts.loc[posts["split"] == "train", "tags"].explode().dropna()
+    warn_of_unseen("types", types, {split_tag(tag)[1] for tag in tags if tag != OUTSIDE})
     return posts, labels, quarantine_table(raw.folder, problems)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 TYPE_NAMES = {"PER": "person", "LOC": "place", "ORG": "organisation", "MISC": "other"}
 """What types of entity are called in texts for people."""
 
+_NAMED = 5  # in a message
 _PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))
 
 
@@ -93,6 +94,17 @@ def common_columns(
             "subset": ids.map(subsets).astype("str"),
         }
     )
+
+
+def warn_of_unseen(kind: str, names: Iterable[str], in_train: Collection[str]) -> None:
+    """Say which relations or types train has no example of, so that none can be learned."""
+    if unseen := [name for name in names if name not in in_train]:
+        logger.warning(
+            "Train has no example of %d %s, which no model can learn: %s",
+            len(unseen),
+            kind,
+            ", ".join(unseen[:_NAMED]) + (" ..." if len(unseen) > _NAMED else ""),
+        )
 
 
 def check_overlap(

@@ -23,6 +23,7 @@ from mkgformer_kedro.pipelines.ingestion.posts import (
     describe_posts,
     log_posts,
     posts_nodes,
+    warn_of_unseen,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def index_posts(
         f"{_TASK}.ingestion",
     )
     check_overlap(raw, posts, parameters, _TASK)
+    names = labels["label"]
+    in_train = names[posts.loc[posts["split"] == "train", "relation"].unique()]
+    warn_of_unseen("relations", names, set(in_train))
     return posts, labels, quarantine_table(raw.folder, problems)
 
 
