@@ -309,6 +309,7 @@ COMPLETION = {
         "directions": ["tail", "head"],
         "implied": None,
         "functional": None,
+        "unseen_neighbours": None,
         "least_entities": 1,
         "at_most": None,
     },
