@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.io import CatalogConfigResolver, DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
+from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.ingestion import create_pipeline
 from mkgformer_kedro.pipelines.ingestion.parameters import (
@@ -53,7 +53,7 @@ def catalog(tmp_path):
 
 
 def _configuration(env, raw_folder):
-    return OmegaConfigLoader(
+    return ExtendingConfigLoader(
         str(_CONF), env=env, runtime_params={"raw_folder": str(raw_folder)}, **CONFIG_LOADER_ARGS
     )
 
