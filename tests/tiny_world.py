@@ -26,6 +26,29 @@ _WORDS = [f"word{i}" for i in range(_ENTITIES)] + [
     "of",
 ]
 
+COMPLETION = {
+    "questions": {
+        "relations": None,
+        "directions": ["tail", "head"],
+        "implied": None,
+        "functional": None,
+        "unseen_neighbours": None,
+        "least_entities": 1,
+        "at_most": None,
+    },
+    "per_question": 4,
+    "least_odds": 0.0,
+    "block": 5,
+    "batch_size": 3,
+    "keep": {"probability": 0.2, "best": None, "both_directions": False},
+    "publication": {
+        "entity_namespace": "http://example.org/entity/",
+        "relation_namespace": "http://example.org/relation/",
+        "page_completions": 10,
+        "page_images": 2,
+        "nearest": 3,
+    },
+}
 LAUNCH = LaunchParameters(
     engine="local",
     address=None,

@@ -37,6 +37,7 @@ from mkgformer_kedro.inference.parameters import (
     PublicationParameters,
     QuestionParameters,
 )
+from tiny_world import COMPLETION
 
 GLOBALS = Path(__file__).parents[2] / "conf/base/globals.yml"
 ENTITIES, RELATIONS = 24, 3
@@ -44,35 +45,11 @@ NAMES = ["born in", "lives in", "knows"]
 
 
 def questions(**changes):
-    given = {
-        "relations": None,
-        "directions": ["tail", "head"],
-        "implied": None,
-        "functional": None,
-        "least_entities": 1,
-        "unseen_neighbours": None,
-        "at_most": None,
-    }
-    return QuestionParameters(**{**given, **changes})
+    return QuestionParameters(**{**COMPLETION["questions"], **changes})
 
 
 def completion(**changes):
-    given = {
-        "questions": questions().model_dump(),
-        "per_question": 4,
-        "least_odds": 0.0,
-        "block": 5,
-        "batch_size": 3,
-        "keep": {"probability": 0.2, "best": None, "both_directions": False},
-        "publication": {
-            "entity_namespace": "http://example.org/entity/",
-            "relation_namespace": "http://example.org/relation/",
-            "page_completions": 10,
-            "page_images": 2,
-            "nearest": 3,
-        },
-    }
-    return CompletionParameters(**{**given, **changes})
+    return CompletionParameters(**{**COMPLETION, **changes})
 
 
 def frame(rows, split="train"):

@@ -34,6 +34,7 @@ from mkgformer_kedro.training import finetuning
 from mkgformer_kedro.training.finetuning import finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.registry import task_named
+from tiny_world import COMPLETION
 
 pytestmark = pytest.mark.ray
 MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
@@ -302,29 +303,6 @@ MIXTURE = {
     "proposals": 3,
     "answer_sets": {"level": 0.9, "least_answers": 50, "abstain_above": 10},
     "batch_size": 3,
-}
-COMPLETION = {
-    "questions": {
-        "relations": None,
-        "directions": ["tail", "head"],
-        "implied": None,
-        "functional": None,
-        "unseen_neighbours": None,
-        "least_entities": 1,
-        "at_most": None,
-    },
-    "per_question": 4,
-    "least_odds": 0.0,
-    "block": 5,
-    "batch_size": 3,
-    "keep": {"probability": 0.2, "best": None, "both_directions": False},
-    "publication": {
-        "entity_namespace": "http://example.org/entity/",
-        "relation_namespace": "http://example.org/relation/",
-        "page_completions": 10,
-        "page_images": 2,
-        "nearest": 3,
-    },
 }
 
 
