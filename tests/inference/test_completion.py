@@ -15,9 +15,9 @@ from rdflib import RDF, URIRef
 from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.inference.completion import (
     FOUND_BY,
-    TRIPLE,
     Roles,
     calibrate_proposals,
     completions_as_rdf,
@@ -102,7 +102,7 @@ def make_mixture(triples, table_expert):
         own=np.zeros((RELATIONS, 2), dtype=bool),
         level=0.9,
     )
-    return Mixture(experts, weights, calibration, {})
+    return Mixture(experts, weights, calibration, {}, ENTITIES)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
     for question in asked.itertuples(index=False):
         number = int(question.direction == "head")
         query = pd.DataFrame([question._asdict()])
-        part = next(mixture.parts(query, batch_size=1))
-        total = part.mixed[0].numpy().astype(float)
+        block = next(mixture.blocks(query, batch_size=1))
+        total = block.scores[0].numpy().astype(float)
         for entity in range(ENTITIES):
             triple = (question.entity, question.relation, entity)
             if (triple if number == 0 else triple[::-1]) in train:
@@ -275,8 +275,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
                     entity,
                     odds,
                     -logs[entity] <= 2,
-                    part.logs[0][0, entity].item(),
-                    part.logs[1][0, entity].item() if speaks else np.nan,
+                    block.logs[0][0, entity].item(),
+                    block.logs[1][0, entity].item() if speaks else np.nan,
                 )
             )
     columns = [
@@ -330,7 +330,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
                 raise KeyboardInterrupt
             return mixture.experts[0].scores(queries, batch_size=batch_size)
 
-    dying = Mixture([Dying(), mixture.experts[1]], mixture.weights, mixture.calibration, {})
+    dying = Mixture(
+        [Dying(), mixture.experts[1]], mixture.weights, mixture.calibration, {}, ENTITIES
+    )
     with pytest.raises(KeyboardInterrupt):
         ask(dying, triples, tmp_path / "work")
     before = sum(mixture.experts[0].asked)

@@ -30,8 +30,10 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary
+from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary, log_odds
+from mkgformer_kedro.evaluation.ranking.tables import DIRECTIONS, TRIPLE, direction_numbers
 from mkgformer_kedro.files import has_block, read_block, write_block
+from mkgformer_kedro.inference.experts import job_folder
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
@@ -49,9 +51,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIRECTIONS = ("tail", "head")
 FOUND_BY = ("tail", "head", "both")
-TRIPLE = ["head", "relation", "tail"]
 
 _THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CELLS = 1 << 24
@@ -307,8 +307,6 @@ def propose(
         calibrated probability), ``in_set``, and ``score_<expert>`` (log-softmax; NaN where the
         expert does not answer), in the order of the questions, best first.
     """
-    from mkgformer_kedro.inference.mixture import job_folder
-
     train = triples.loc[triples["split"] == "train", TRIPLE].reset_index(drop=True)
     folder = job_folder(
         work_folder,
@@ -361,59 +359,51 @@ class Asking:
 
     def answer(self, block: pd.DataFrame) -> pd.DataFrame:
         """The best answers to a block of questions."""
-        return _answer(self.mixture, block, self.known, self.roles, self.parameters)
+        import torch
 
-
-def _answer(
-    mixture: Mixture,
-    block: pd.DataFrame,
-    known: _Known,
-    roles: Roles,
-    parameters: CompletionParameters,
-) -> pd.DataFrame:
-    import torch
-
-    from mkgformer_kedro.inference.mixture import log_odds
-
-    names = [f"score_{expert.name}" for expert in mixture.experts]
-    speaks = np.stack([expert.answers(block) for expert in mixture.experts], axis=1)
-    direction = (block["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int8)
-    entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
-    tables = []
-    for part in mixture.parts(block, batch_size=parameters.batch_size):
-        rows = part.rows
-        cells = known.cells(direction[rows], entity[rows], relation[rows])
-        logs = mixture.calibration.log_softmax(part.mixed, cells)
-        fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
-        logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
-        best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
-        width = best.indices.shape[1]
-        row = np.repeat(rows, width)
-        answer = best.indices.reshape(-1).cpu().numpy()
-        log_softmax = best.values.reshape(-1).double().cpu().numpy()
-        possible = np.isfinite(log_softmax)
-        row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
-        which = log_softmax, direction[row], relation[row]
-        probability = mixture.calibration.probabilities(*which)
-        table = pd.DataFrame(
-            {
-                "question": row,
-                "direction": direction[row],
-                "entity": entity[row],
-                "relation": relation[row],
-                "answer": answer.astype(np.int32),
-                "log_odds": log_odds(np.log(probability)).astype(np.float32),
-                "in_set": mixture.calibration.in_set(*which),
-            }
-        )
-        for number, name in enumerate(names):
-            values = part.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
-            table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
-        tables.append(table[probability >= parameters.least_odds])
-    columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
-    found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
-    found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
-    return found.drop(columns="question").reset_index(drop=True)
+        names = [f"score_{expert.name}" for expert in self.mixture.experts]
+        speaks = np.stack([expert.answers(block) for expert in self.mixture.experts], axis=1)
+        direction = direction_numbers(block).astype(np.int8)
+        entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
+        tables = []
+        for mixed in self.mixture.blocks(block, batch_size=self.parameters.batch_size):
+            rows = mixed.rows
+            cells = self.known.cells(direction[rows], entity[rows], relation[rows])
+            logs = self.mixture.calibration.log_softmax(mixed.scores, cells)
+            fits = torch.from_numpy(
+                self.roles.candidates(direction[rows], entity[rows], relation[rows])
+            )
+            logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
+            best = logs.topk(min(self.parameters.per_question, logs.shape[1]), dim=1)
+            width = best.indices.shape[1]
+            row = np.repeat(rows, width)
+            answer = best.indices.reshape(-1).cpu().numpy()
+            log_softmax = best.values.reshape(-1).double().cpu().numpy()
+            possible = np.isfinite(log_softmax)
+            row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
+            which = log_softmax, direction[row], relation[row]
+            probability = self.mixture.calibration.probabilities(*which)
+            table = pd.DataFrame(
+                {
+                    "question": row,
+                    "direction": direction[row],
+                    "entity": entity[row],
+                    "relation": relation[row],
+                    "answer": answer.astype(np.int32),
+                    "log_odds": log_odds(np.log(probability)).astype(np.float32),
+                    "in_set": self.mixture.calibration.in_set(*which),
+                }
+            )
+            for number, name in enumerate(names):
+                values = (
+                    mixed.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
+                )
+                table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
+            tables.append(table[probability >= self.parameters.least_odds])
+        columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
+        found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
+        found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
+        return found.drop(columns="question").reset_index(drop=True)
 
 
 class _Known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.baselines import Popularity
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.files import fingerprint, sha256_of
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
 
@@ -256,6 +258,37 @@ def finite_scores(
             remedy = "Train it again, with a smaller learning rate."
             raise DataError(Problem(f"expert {expert.name}", None, what, remedy))
         yield rows, scores
+
+
+def expert_digest(expert: Expert) -> str | None:
+    """SHA-256 of the names and contents of an expert's files; None where it has none."""
+    if expert.folder is None:
+        return None
+    paths = (path for path in sorted(expert.folder.rglob("*")) if path.is_file())
+    return fingerprint(
+        [[path.relative_to(expert.folder).as_posix(), sha256_of(path)] for path in paths]
+    )
+
+
+def job_folder(
+    work_folder: Path, experts: Sequence[Expert], asked: pd.DataFrame, *settings: Any
+) -> Path:
+    """The place in a work folder for what experts answer; what other jobs left there is removed.
+
+    Args:
+        work_folder: A stage's work folder.
+        experts: Who is asked.
+        asked: What is asked, plain columns.
+        *settings: What else the answers depend on, plain values.
+    """
+    who = [[expert.name, expert.seed, expert_digest(expert)] for expert in experts]
+    content = pd.util.hash_pandas_object(asked).to_numpy().tolist()
+    folder = work_folder / fingerprint(who, settings, content)[:16]
+    for other in work_folder.iterdir() if work_folder.is_dir() else ():
+        if other != folder and other.is_dir():
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def load_experts(

@@ -115,9 +115,9 @@ class Ranking:
                 yield [self._table(first, asked, self._rank(asked, blocks))]
                 continue
             ranked: list[list[pd.DataFrame]] = [[] for _ in who]
-            for part in first.parts(asked, batch_size=self.batch_size):
-                block, rows = asked.iloc[part.rows], np.arange(len(part.rows))
-                for found, scores in zip(ranked, [part.mixed, *part.scores], strict=True):
+            for mixed in first.blocks(asked, batch_size=self.batch_size):
+                block, rows = asked.iloc[mixed.rows], np.arange(len(mixed.rows))
+                for found, scores in zip(ranked, [mixed.scores, *mixed.each], strict=True):
                     found.append(self._rank(block, [(rows, scores)]))
             yield [
                 self._table(self.experts[number], asked, pd.concat(found))

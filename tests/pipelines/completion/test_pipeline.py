@@ -94,7 +94,14 @@ def catalog(graph, tmp_path, monkeypatch):
     experts = [Expert("text", graph.table, 1.0), Expert("structure", graph.table, 2.0)]
 
     def load_experts(models, structure_models, mixture=None, *, store_folder, attention, images):
-        return experts if mixture is None else [*experts, Mixture.load(mixture, experts, RELATIONS)]
+        return (
+            experts
+            if mixture is None
+            else [
+                *experts,
+                Mixture.load(mixture, experts, entities=len(graph.entities), relations=RELATIONS),
+            ]
+        )
 
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
     monkeypatch.setattr(
