@@ -296,7 +296,7 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
 
 def test_improbable_answers_are_left_out(mixture, triples, tmp_path):
     everything = ask(mixture, triples, tmp_path / "a")[2]
-    probable = ask(mixture, triples, tmp_path / "b", completion(least_odds=0.2))[2]
+    probable = ask(mixture, triples, tmp_path / "b", completion(least_probability=0.2))[2]
     odds = everything["log_odds"].to_numpy(float)
     kept = everything[1 / (1 + np.exp(-odds)) >= 0.2]
     assert 0 < len(probable) < len(everything)

@@ -315,7 +315,7 @@ def propose(
         mixture.digest,
         pd.util.hash_pandas_object(train).sum().item(),
         hashlib.sha256(np.packbits(roles.plausible)).hexdigest(),
-        parameters.model_dump(include={"per_question", "least_odds", "block"}),
+        parameters.model_dump(include={"per_question", "least_probability", "block"}),
     )
     ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
     starts = range(0, len(questions), parameters.block)
@@ -399,7 +399,7 @@ class Asking:
                     mixed.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
                 )
                 table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
-            tables.append(table[probability >= self.parameters.least_odds])
+            tables.append(table[probability >= self.parameters.least_probability])
         columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
         found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
         found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")

@@ -201,7 +201,7 @@ def test_parameters_are_checked(parameters):
 
 def test_a_query_without_a_candidate_does_not_undo_the_fit(world, experts, parameters, tmp_path):
     parameters = parameters.model_copy(
-        update={"standardization": "standard", "top": 30, "shrinkage": 10.0}
+        update={"standardization": "by_query", "top": 30, "shrinkage": 10.0}
     )
     dev = split(world.queries, "dev").head(4)
     expected = fit(experts, replace(world, queries=dev), tmp_path / "a", parameters).facts

@@ -154,7 +154,7 @@ def fit_mixture(
         "weights": dict(zip(names, weights.whole.tolist(), strict=True)),
         "queries": {one.name.lower(): int((share == one).sum()) for one in Share},
         "standardization": {
-            name: "standard" if rule else "log_softmax"
+            name: "by_query" if rule else "by_expert"
             for name, rule in zip(names, fit.standard, strict=True)
         },
         "shrinkage": None if np.isinf(strength) else strength,
@@ -343,7 +343,7 @@ def _standardize(
     mine = np.arange(len(spread)) == expert
     fitting, judging = (_where_it_speaks(each.only(mine)) for each in (fitting, judging))
     found = []
-    for standard in (False, True) if rule is None else (rule == "standard",):
+    for standard in (False, True) if rule is None else (rule == "by_query",):
         by = np.array([standard]), spread[mine]
         fitted, judged = (each.standardised(*by) for each in (fitting, judging))
         scale = fit_scale(fitted, torch.ones(len(fitted.scores), 1))
