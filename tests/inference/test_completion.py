@@ -392,12 +392,6 @@ def with_probability(joined, probability=None, seed=0):
     return joined.assign(probability=values)
 
 
-def no_function():
-    sides = (2, RELATIONS)
-    nothing = np.zeros((*sides, ENTITIES), dtype=bool)
-    return Roles(nothing, nothing, np.zeros(sides, dtype=bool), np.zeros(RELATIONS, dtype=bool))
-
-
 def keep(**changes):
     given = {"probability": None, "best": None, "both_directions": False}
     return KeepParameters(**{**given, **changes})
@@ -419,10 +413,10 @@ def test_nothing_is_proposed_that_is_held_out_or_has_its_only_answer_there():
     triples = pd.concat([frame([(0, 0, 5)]), frame([(1, 0, 5)], "dev"), frame([(2, 0, 5)], "test")])
     rows = [(1, 0, 6, ""), (2, 0, 5, "test"), (2, 0, 6, ""), (3, 0, 6, "")]
     ranked = pd.DataFrame(rows, columns=[*TRIPLE, "split"])
-    assert open_proposals(ranked, no_function(), triples).index.tolist() == [0, 1, 2]
-    roles = no_function()
-    roles.functional[0, 0] = True
-    assert open_proposals(ranked, roles, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
+    functional = np.zeros((2, 1), dtype=bool)
+    assert open_proposals(ranked, functional, triples).index.tolist() == [0, 1, 2]
+    functional[0, 0] = True
+    assert open_proposals(ranked, functional, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
 
 
 def test_precision_on_a_functional_relation_is_what_probabilities_say():
@@ -443,9 +437,7 @@ def test_precision_on_a_functional_relation_is_what_probabilities_say():
     kept = judge_completions(rows, ranked, triples, calibrator)["kept"]
     noise = 2 * np.sqrt(0.25 / kept["triples"])
     assert kept["precision"] == pytest.approx(kept["mean_probability"], abs=noise)
-    roles = no_function()
-    roles.functional[0, 0] = True
-    published = open_proposals(ranked, roles, triples)
+    published = open_proposals(ranked, np.array([[True], [False]]), triples)
     assert 0 < len(published) < kept["triples"] - kept["hidden"]
     assert not published["head"].isin(triples["head"]).any()
 

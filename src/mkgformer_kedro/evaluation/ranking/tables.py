@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 TRIPLE = ["head", "relation", "tail"]
 QUERY = ["direction", "entity", "relation"]
 DIRECTIONS = ("tail", "head")
 """The directions in the order of every array that has one entry for each."""
+
+
+def members(indices: ArrayLike, size: int) -> np.ndarray:
+    """Which of the numbers below ``size`` are among some, bool ``(size,)``."""
+    found = np.zeros(size, dtype=bool)
+    found[np.asarray(indices, dtype=np.int64)] = True
+    return found
 
 
 def direction_numbers(queries: pd.DataFrame) -> np.ndarray:

@@ -19,7 +19,8 @@ from mkgformer_kedro.evaluation.calibration import Calibrator, log_odds
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 from mkgformer_kedro.evaluation.ranking.tables import direction_numbers
 from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.inference.experts import EXPERT_FILE, expert_digest, finite_scores
+from mkgformer_kedro.inference.experts import expert_digest, finite_scores
+from mkgformer_kedro.training.structural_model import EXPERT_FILE
 
 if TYPE_CHECKING:
     from mkgformer_kedro.inference.experts import Expert
