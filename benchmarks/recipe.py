@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -34,8 +36,8 @@ MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
 ONE = {"default": 2e-4}
 TABLES = {**ONE, "graph_embeddings": 2e-3, "entity_bias": 2e-2}
 
-# Each recipe: what it changes of `link_prediction.finetuning`, and what entities start as (stage 1
-# where nothing is said).
+# Each recipe: what it changes of `link_prediction.finetuning`, what entities start as (stage 1
+# where nothing is said), and how they are scored (see `scored`).
 RECIPES: dict[str, dict[str, Any]] = {
     "one rate for all, 2e-4": {"learning_rates": ONE},
     "one rate for all, 5e-4": {"learning_rates": {"default": 5e-4}},
@@ -59,6 +61,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "label smoothing .1": {"label_smoothing": 0.1},
     "binary cross-entropy": {"loss": "binary_cross_entropy"},
     "128 queries a step, 5e-4": {"learning_rates": {"default": 5e-4}, "batch_size": 128},
+    "4,096 sampled negatives": {"sampled_softmax": {"negatives": 4096, "uniform": 0.25}},
+    "answers of the batch, almost alone": {"sampled_softmax": {"negatives": 1, "uniform": 1.0}},
+    "temperature 2": {"scores": (False, 2.0)},
+    "temperature .5": {"scores": (False, 0.5)},
+    "cosines, temperature .05": {"scores": (True, 0.05)},
+    "cosines, temperature .02": {"scores": (True, 0.02)},
 }
 
 
@@ -86,24 +94,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.recipes:
         changes = dict(RECIPES[name])
         start = starting_model(changes.pop("start", "stage 1"), paths, options.work)
+        scores = changes.pop("scores", (False, 1.0))
         values = parameters[TASK]["finetuning"] | changes
         values |= {"max_steps": options.steps, "evaluations_per_epoch": 1, "seeds": None}
         began = time.perf_counter()
-        _, curve = finetune(
-            TASK,
-            {"entity_model": start, "queries": pd.read_parquet(paths["queries"])},
-            paths["visual_store"],
-            options.work / "finetuning",
-            model_parameters,
-            LinkPredictionParameters.model_validate(
-                values | {"dev_queries": options.dev_queries, "patience": None}
-            ),
-            parameters["preset"],
-            parameters["seed"],
-        )
+        with scored(*scores):
+            _, curve = finetune(
+                TASK,
+                {"entity_model": start, "queries": pd.read_parquet(paths["queries"])},
+                paths["visual_store"],
+                options.work / "finetuning",
+                model_parameters,
+                LinkPredictionParameters.model_validate(
+                    values | {"dev_queries": options.dev_queries, "patience": None}
+                ),
+                parameters["preset"],
+                parameters["seed"],
+            )
         loss, mrr = (curve[column].dropna().iloc[-1] for column in ("loss", MRR))
         seconds = time.perf_counter() - began
         print(f"| {name} | {loss:.3f} | {mrr:.4f} | {seconds:.0f} |", flush=True)
+
+
+@contextmanager
+def scored(cosine: bool, temperature: float) -> Iterator[None]:
+    """Score all entities by products, or cosines, of states and embeddings over a temperature."""
+    plain = MKGformerForLinkPrediction.score_entities
+
+    def score_entities(
+        model: MKGformerForLinkPrediction,
+        states: torch.Tensor,
+        entities: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if not cosine:
+            return plain(model, states, entities) / temperature
+        table = model.mkgformer.graph_embeddings.entities.weight
+        with torch.autocast(states.device.type, enabled=False):
+            unit = [torch.nn.functional.normalize(each.float(), dim=1) for each in (states, table)]
+            return unit[0] @ unit[1].T / temperature + model.entity_bias
+
+    with mock.patch.object(MKGformerForLinkPrediction, "score_entities", score_entities):
+        yield
 
 
 def starting_model(kind: str, paths: dict[str, Path], work: Path) -> Path:
