@@ -6,6 +6,7 @@ import difflib
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
+from mkgformer_kedro.datasets.lineage import RawData
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import require_file, sha256_of
+from mkgformer_kedro.files import fingerprint, require_file, sha256_of
 from mkgformer_kedro.parameters import Folder, Parameters, typed
 
 SPLITS = ("train", "dev", "test")
@@ -25,10 +27,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _MOST_UNPACKED = 200  # bytes of a text for each byte of its archive, beyond which it is none
 
-Raw = TypeVar("Raw")
+Content = TypeVar("Content")
 
 
-class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
+class TextFolderDataset(RawData, AbstractDataset[NoReturn, Content], Generic[Content]):
     """Read-only folder of text files; a subclass says which, and loads them.
 
     Args:
@@ -56,6 +58,25 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
     def save(self, data: NoReturn) -> None:
         """Refuse: raw data is put there by people."""
         raise DatasetError(f"{self._folder} holds raw data, which is read and never written.")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Which files are read."""
+        return {"files": self._files}
+
+    def identity(self, *, hashed_up_to: float = math.inf) -> str | None:
+        """Hash of the files' digests, which are not parsed; None where one cannot be read."""
+        try:
+            names = list(self._present_files().values())
+        except DataError:
+            return None
+        paths = [self._folder / name for name in names]
+        if (
+            any(map(self._unreadable, names))
+            or max(path.stat().st_size for path in paths) > hashed_up_to
+        ):
+            return None
+        return fingerprint({n: sha256_of(p) for n, p in zip(names, paths, strict=True)})
 
     def _exists(self) -> bool:
         return self._folder.is_dir()
