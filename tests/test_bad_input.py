@@ -306,6 +306,7 @@ for name, folder, says in [
     ("a folder with a NUL character in its name", "a\0b", "without NUL characters"),
     ("a folder whose name has 5,000 characters", "a" * 5000, "not one of 5,000 bytes"),
     ("a folder with half a character in its name", "a\ud800", "a name in UTF-8"),
+    ("a folder that begins with a tilde", "~/graph", "a folder whose ~ is written out"),
 ]:
 
     @case("Configuration", name, says)
@@ -626,6 +627,14 @@ for name, (files, says) in {
     "texts of another graph": ({"entity2text.txt": "Q1\ta\nQ2\tb\n"}, "0 of 2 ids are known"),
     "texts of other relations": ({"relation2text.txt": "r1\ta\n"}, "0 of 1 ids are known"),
     "a NUL character in an id": ({"dev.tsv": "007\tkn\0ws\t03\n"}, "dev.tsv:1: a NUL character"),
+    "UTF-16, as spreadsheets write it": (
+        {"train.tsv": TRAIN.encode("utf-16")},
+        "train.tsv: not UTF-8 but UTF-16",
+    ),
+    "texts in quotation marks, as spreadsheets write them": (
+        {"entity2text.txt": '007\t"Bond"\n02\t"M"\n'},
+        "every text stands in quotation marks",
+    ),
     "latin-1 in a text": ({"entity2text.txt": b"007\tcaf\xe9\n"}, "not UTF-8 (byte 0xe9"),
     "an id of 10 MB": ({"test.tsv": f"007\tlikes\t{'x' * 10**7}\n"}, "unknown entity 'xxx"),
     "an entity that no list has": ({"dev.tsv": "08\tlikes\t02\n"}, "unknown entity '08'"),
@@ -640,6 +649,20 @@ for name, (files, says) in {
     @case("Graphs", name, says)
     def _(world, files=files):
         ingest(world, files)
+
+
+@case("Graphs", "a file with a capital in its name", "no such file, only Train.tsv")
+def _(world):
+    train = world.fixture("write_graph")() / "train.tsv"
+    train.rename(train.with_name("Train.tsv"))
+    ingest(world, {"train.tsv": None})
+
+
+@case("Graphs", "columns in another order", "25 relations, 1 tails are those of columns in another")
+def _(world):
+    splits = ("train", "dev", "test")
+    swapped = {f"{split}.tsv": "".join(f"a\t{n}\tlikes\n" for n in range(25)) for split in splits}
+    ingest(world, swapped, files={split: f"{split}.tsv" for split in splits})
 
 
 for name, (put, says) in {

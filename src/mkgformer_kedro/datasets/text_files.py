@@ -24,6 +24,7 @@ SPLITS = ("train", "dev", "test")
 HELP = "docs/data.md says where the files come from and where to put them."
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 _MOST_UNPACKED = 200  # bytes of a text for each byte of its archive, beyond which it is none
 
@@ -155,6 +156,9 @@ class TextFolderDataset(RawData, AbstractDataset[NoReturn, Content], Generic[Con
     def _unusable(self, name: str, content: bytes) -> list[Problem]:
         if not content.strip():
             return [Problem(str(self._folder / name), None, "the file is empty", HELP)]
+        if content.startswith(_UTF_16):
+            what = "not UTF-8 but UTF-16, as spreadsheets write a Unicode text"
+            return [Problem(str(self._folder / name), None, what, "Save the file as UTF-8.")]
         return self._differs(name, sha256(content))
 
     def _differs(self, name: str, found: str) -> list[Problem]:
@@ -166,7 +170,12 @@ class TextFolderDataset(RawData, AbstractDataset[NoReturn, Content], Generic[Con
         return [Problem(path, None, what, remedy)]
 
     def _missing(self, name: str) -> Problem:
-        return Problem(str(self._folder / name), None, "no such file", HELP)
+        stem = Path(name).stem.lower()
+        beside = (self._folder / name).parent
+        found = sorted(beside.iterdir()) if beside.is_dir() else []
+        like = [path.name for path in found if path.stem.lower() == stem]
+        what = f"no such file, only {', '.join(like)}" if like else "no such file"
+        return Problem(str(self._folder / name), None, what, HELP)
 
     def _verified(self, names: Iterable[str]) -> tuple[str, ...]:
         """Names of the files that are the known ones, of those that could be read."""
@@ -278,5 +287,10 @@ def read_table(
         else:
             rows.append(fields)
             numbers.append(number)
+    for column, fields in zip(columns, zip(*rows, strict=True), strict=False):
+        if len(fields) > 1 and all(len(f) > 1 and f[0] == f[-1] == '"' for f in fields):
+            what = f"every {column} stands in quotation marks, as spreadsheets write them"
+            remedy = "Save the file without: they would be read as part of it."
+            problems.append(Problem(where, numbers[0], what, remedy))
     table = pd.DataFrame(rows, columns=list(columns), dtype="str")
     return table.assign(file=name, line=pd.Series(numbers, dtype="int64"))
