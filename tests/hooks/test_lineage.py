@@ -229,13 +229,15 @@ def test_a_table_edited_by_hand_is_noticed(world) -> None:
         world.run(["a", "b"], "answer")
 
 
-def test_artefacts_without_lineage_are_taken_as_they_are(world) -> None:
+def test_artefacts_without_lineage_are_taken_as_they_are_and_told(world, caplog) -> None:
     world.run(["a", "b"], "read", "store", "answer")
     for name in ("names", "turned"):
         path = world.folder / f"{name}.parquet"
         pd.read_parquet(path).to_parquet(path)
     (world.folder / "store" / "lineage.json").unlink()
     world.run(["a", "b"], "answer")
+    told = [m for m in caplog.messages if m.endswith("not made by a stage, and is taken as it is")]
+    assert [message.split()[0] for message in told] == ["names", "turned"]
 
 
 def test_a_damaged_input_is_named_before_the_node_works(world) -> None:

@@ -82,7 +82,7 @@ class LineageHooks:
             self._whole.add(name)
         if problems := claims.differing():
             raise DataError([problems[name] for name in sorted(problems)])
-        self._tell_of_other_versions(claims)
+        self._tell_of_other_makers(claims, catalog)
         settings: dict[str, Any] = {}
         for name, data in inputs.items():
             if name.startswith(_PARAMETERS):
@@ -105,8 +105,12 @@ class LineageHooks:
             self._whole.discard(dataset_name)
             dataset.origin = self._origins[node.name]
 
-    def _tell_of_other_versions(self, claims: Claims) -> None:
+    def _tell_of_other_makers(self, claims: Claims, catalog: CatalogProtocol) -> None:
         for name, lineage in claims.present.items():
+            by_hand = lineage.origin is None and artefact(catalog, name) is not None
+            if by_hand and name not in self._told:
+                self._told.add(name)
+                logger.warning("%s was not made by a stage, and is taken as it is", name)
             made = __version__ if lineage.origin is None else lineage.origin.version
             if made != __version__ and name not in self._told:
                 self._told.add(name)
