@@ -245,6 +245,8 @@ class StructureModelingParameters(StructureModelSettings):
                 f"epochs ({settings.epochs}) is no multiple of epochs_per_evaluation "
                 f"({settings.epochs_per_evaluation}), so the last ones would not be judged"
             )
+        if name == "tucker" and settings.batch_size < 2:
+            raise ValueError("tucker norms over a batch, which takes a batch_size of at least 2")
         if name in ("transe", "rotate"):
             for key, only in (("regularization", 0), ("precision", "fp32")):
                 if getattr(settings, key) != only:
