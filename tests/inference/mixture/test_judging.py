@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from mixing import fit, split
-from mkgformer_kedro.inference.mixture import (
-    judge,
-    judge_calibration,
-)
+from mkgformer_kedro.inference.mixture import judge_calibration
+from mkgformer_kedro.inference.mixture.judging import judge
 
 
 def test_probabilities_and_answer_sets_hold_on_test(world, mixture, parameters):

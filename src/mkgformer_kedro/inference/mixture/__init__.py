@@ -31,22 +31,19 @@ A mixture of one expert gives that expert's scores as they are.
 
 from mkgformer_kedro.inference.mixture.expert import (
     Calibration,
-    MixedBlock,
     Mixture,
     Weights,
     load_mixture,
 )
 from mkgformer_kedro.inference.mixture.fitting import choose_experts, fit_mixture
-from mkgformer_kedro.inference.mixture.judging import judge, judge_calibration
+from mkgformer_kedro.inference.mixture.judging import judge_calibration
 
 __all__ = [
     "Calibration",
-    "MixedBlock",
     "Mixture",
     "Weights",
     "choose_experts",
     "fit_mixture",
-    "judge",
     "judge_calibration",
     "load_mixture",
 ]

@@ -177,8 +177,8 @@ def _on_test(
 def _answer_sets(
     calibration: Calibration, answers: pd.DataFrame, abstain_above: int
 ) -> dict[str, Any]:
-    covered = calibration.in_set(*_columns(answers))
-    _, direction, relation = _columns(answers)
+    logs, direction, relation = _columns(answers)
+    covered = calibration.in_set(logs, direction, relation)
     own = calibration.own[relation, direction]
     size = answers.groupby("query")["size"].first()
     return {
