@@ -170,7 +170,7 @@ def test_the_slurm_script_runs_on_all_nodes_of_its_allocation(allocation):
 
 
 @pytest.mark.ray
-def test_ray_has_the_commands_that_are_used(allocation):
+def test_ray_has_the_commands_that_are_used(ray_variables, allocation):
     from ray.scripts.scripts import cli
 
     begun = (allocation[0] / "nodes").read_text().splitlines()
