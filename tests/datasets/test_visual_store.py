@@ -265,6 +265,11 @@ def test_shuffled_images_are_those_of_another_owner(tmp_path: Path, seed: int):
     assert shown(pickle.loads(pickle.dumps(store))) == shown(store)  # noqa: S301 (our own)
 
 
+def test_images_of_one_owner_cannot_be_shuffled(tmp_path: Path):
+    with pytest.raises(DataError, match="1 of 6 owners have images"):
+        VisualStore(build(tmp_path, {2: CONTROLLED[2]}), "shuffled")
+
+
 def test_random_images_are_noise_in_the_place_of_each(tmp_path: Path):
     folder = build(tmp_path, CONTROLLED)
     own, store = VisualStore(folder), VisualStore(folder, "random", 1)

@@ -34,8 +34,11 @@ def test_images(value, interval, outcome, opening):
     ("value", "interval", "outcome", "opening"),
     [
         (0.1, (0.05, 0.15), "good", "The model beats the baseline on F1"),
-        (0.1, (-0.05, 0.15), "open", "The model is ahead of the baseline on F1, but not clearly"),
-        (0.0, (0.0, 0.0), "bad", "The model does not beat the baseline on F1"),
+        (-0.1, (-0.15, -0.05), "bad", "The model is behind the baseline on F1"),
+        (0.1, (-0.05, 0.15), "open", "The model is not clearly better or worse than the baseline"),
+        (-0.1, (-0.15, 0.05), "open", "The model is not clearly better or worse than the baseline"),
+        (0.0, (0.0, 0.0), "open", "The model is not clearly better or worse than the baseline"),
+        (0.0004, (0.0001, 0.0006), "open", "The model is hardly better or worse than the baseline"),
     ],
 )
 def test_baseline(value, interval, outcome, opening):
@@ -82,6 +85,7 @@ def test_one_seed_is_said_to_be_one():
         ((0.01, 0.2), "good", "The right image matters: F1 is 0.500"),
         ((-0.01, 0.2), "open", "It is not shown that the right image matters"),
         ((-0.2, -0.01), "bad", "The right image does worse than a wrong one"),
+        ((0.0001, 0.0006), "open", "The right image makes hardly any difference"),
     ],
 )
 def test_whether_the_right_image_matters(ends, outcome, says):

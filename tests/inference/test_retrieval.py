@@ -87,7 +87,8 @@ def test_a_predictor_gives_the_same_answers(entity_model, tables):
         entity=ids[:3], relation=tables["relations"]["relation"].to_list()[:1] * 3
     )
     new = pd.DataFrame({"entity": ["new"], "name": ["new"], "text": ["word1 word2"]})
-    for predictor in (exact, few, searched):
+    rough = Predictor.from_folder(entity_model, retrieval=Retrieval(above=1), precision="bf16")
+    for predictor in (exact, few, searched, rough):
         predictor.add_entities(new)
     expected = exact.predict(questions, top=4)
     for predictor in (few, searched):
@@ -96,6 +97,8 @@ def test_a_predictor_gives_the_same_answers(entity_model, tables):
     assert few._entities is None
     everything = searched.predict(questions, top=len(ids) + 1)
     assert set(everything["entity"]) == {*ids, "new"}
+    in_bf16 = rough.predict(questions, top=4)
+    assert 0 < (in_bf16["score"] - expected["score"]).abs().max() < 0.05 * expected["score"].std()
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None])

@@ -48,6 +48,16 @@ def test_the_encoder_is_the_closed_form(trained):
     assert spread(made) == pytest.approx(entity_encoder._SPREAD * spread(rows), rel=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 1000])
+def test_descriptions_that_are_all_the_same_tell_nothing_apart(trained, count):
+    model, _, _ = trained
+    state = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
+    states = state * (1 + 1e-7 * torch.randn(count, 16))
+    fit_entity_encoder(model, states, np.arange(12) < 9)
+    mean = rows_of(model)[:9].mean(dim=0)
+    torch.testing.assert_close(model.embed_entities(state + 1)[0].detach(), mean)
+
+
 def test_entities_that_train_lacks_get_embeddings_and_the_others_stay(trained):
     model, prompts, store = trained
     model.entity_bias.data.fill_(0.5)

@@ -1,5 +1,7 @@
 """Stage 1 fits entity embeddings and nothing else."""
 
+import math
+
 import pytest
 import torch
 
@@ -108,6 +110,19 @@ def test_stage_1_is_solved(made_up, ridge):
     assert reached == pytest.approx(closure().item(), rel=1e-3)
     assert curve["objective"].iloc[-1] == pytest.approx(reached, rel=1e-4)
     assert torch.equal(embeddings, solve(start, states, ridge)[0])
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4])
+def test_entities_of_which_hardly_anything_is_said(spread):
+    torch.manual_seed(0)
+    start = torch.randn(1, 6).expand(40, 6)
+    states = torch.randn(1, 6) + spread * torch.randn(40, 6)
+    embeddings, curve = solve(start, states, 1.0)
+    assert curve["step"].iloc[0] == 0
+    assert curve["loss"].iloc[0] == pytest.approx(math.log(40), rel=1e-5)
+    # What little there is, is taken: the closed form is all but right here.
+    expected = closed_form(start, states, 1.0)[0]
+    torch.testing.assert_close(embeddings, expected, atol=0.02 * spread + 1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [7, 1024])

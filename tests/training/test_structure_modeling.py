@@ -15,6 +15,7 @@ from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 from mkgformer_kedro.training.parameters import StructureModelingParameters
 from mkgformer_kedro.training.structural_model import StructuralModel, read_structure_folder
 from mkgformer_kedro.training.structure_modeling import (
+    _batches,
     batch_loss,
     fit_structure,
     model_structure,
@@ -142,6 +143,15 @@ def test_every_model_learns(tmp_path, graph, values, name):
     assert description["dev"][MRR] == evaluated[f"dev_{MRR}"].max()
     assert (curve["model"] == name).all()
     assert (curve["seed"] == 7).all()
+
+
+def test_no_batch_is_too_small_for_a_norm(tmp_path, graph, values):
+    count = int((graph[0]["split"] == "train").sum())
+    fit("tucker", graph, tmp_path, values | {"batch_size": count - 1})
+    assert _batches(9, 4) == [slice(0, 4), slice(4, 9)]
+    assert _batches(10, 4)[-1] == slice(8, 10)
+    assert _batches(3, 1)[-1] == slice(2, 3)
+    assert _batches(1, 4) == [slice(0, 1)]
 
 
 def test_the_folder_holds_the_weights_of_the_best_epoch(tmp_path, graph, values):
@@ -312,6 +322,7 @@ def test_no_models_make_an_empty_folder(tmp_path, graph, values):
         ({"models": ["transe"], "regularization": 0.1}, "by_model.transe.regularization"),
         ({"epochs": 5, "epochs_per_evaluation": 2}, "would not be judged"),
         ({"models": ["rotate"], "precision": "bf16"}, "by_model.rotate.precision"),
+        ({"models": ["tucker"], "batch_size": 1}, "a batch_size of at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, changes, message):

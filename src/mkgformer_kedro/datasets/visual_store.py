@@ -106,6 +106,10 @@ class VisualStore:
             self.slots = np.full(self.slots.shape, -1, dtype=np.int32)
         elif source == "shuffled":
             owners = np.random.default_rng(seed).permutation(np.flatnonzero(self.has_images))
+            if len(owners) < 2:
+                what = f"{len(owners)} of {len(self)} owners have images: there are no others'"
+                remedy = "Set model.images.source to random, or give more of them images."
+                raise DataError(Problem(str(self.folder), None, what, remedy))
             self.slots = np.array(self.slots)
             self.slots[owners] = self.slots[np.roll(owners, 1)]
 

@@ -26,6 +26,15 @@ class Verdict:
     outcome: Literal["good", "bad", "open"]
 
 
+def _verdict(difference: Difference, *, good: str, bad: str, unclear: str, small: str) -> Verdict:
+    """News only where the interval leaves out zero, and the difference can be seen."""
+    if not difference.is_clear:
+        return Verdict(unclear, "open")
+    if abs(difference.value) < _SHOWN:
+        return Verdict(small, "open")
+    return Verdict(good, "good") if difference.value > 0 else Verdict(bad, "bad")
+
+
 def baseline_verdict(
     metric: str, expert: str, baseline: str, scores: tuple[float, float], difference: Difference
 ) -> Verdict:
@@ -45,14 +54,13 @@ def baseline_verdict(
         f"{scores[0]:.3f} against {scores[1]:.3f}, a difference of "
         f"{described_difference(difference)}"
     )
-    if difference.value <= 0:
-        return Verdict(f"The {expert} does not beat {baseline} on {metric}: {figures}.", "bad")
-    if difference.is_clear:
-        return Verdict(f"The {expert} beats {baseline} on {metric}: {figures}.", "good")
-    return Verdict(
-        f"The {expert} is ahead of {baseline} on {metric}, but not clearly: "
-        f"{figures}, which leaves room for zero.",
-        "open",
+    return _verdict(
+        difference,
+        good=f"The {expert} beats {baseline} on {metric}: {figures}.",
+        bad=f"The {expert} is behind {baseline} on {metric}: {figures}.",
+        unclear=f"The {expert} is not clearly better or worse than {baseline} on {metric}: "
+        f"{figures}.",
+        small=f"The {expert} is hardly better or worse than {baseline} on {metric}: {figures}.",
     )
 
 
@@ -71,13 +79,13 @@ def mixture_verdict(
         f"{metric} is {scores[0]:.3f} against {scores[1]:.3f} of {best}, "
         f"a difference of {described_difference(difference)}"
     )
-    if not difference.is_clear:
-        return Verdict(f"The mixture adds nothing that is clear: {figures}.", "open")
-    if abs(difference.value) < _SHOWN:
-        return Verdict(f"The mixture makes hardly any difference: {figures}.", "open")
-    if difference.value > 0:
-        return Verdict(f"The mixture is better than its best expert alone: {figures}.", "good")
-    return Verdict(f"The mixture is worse than its best expert alone: {figures}.", "bad")
+    return _verdict(
+        difference,
+        good=f"The mixture is better than its best expert alone: {figures}.",
+        bad=f"The mixture is worse than its best expert alone: {figures}.",
+        unclear=f"The mixture adds nothing that is clear: {figures}.",
+        small=f"The mixture makes hardly any difference: {figures}.",
+    )
 
 
 def images_verdict(
@@ -92,13 +100,13 @@ def images_verdict(
         difference: The first minus the second.
     """
     figures = images_figures(metric, scores, difference)
-    if not difference.is_clear:
-        return Verdict(f"These {units} do not show that images help: {figures}.", "open")
-    if abs(difference.value) < _SHOWN:
-        return Verdict(f"Images make hardly any difference: {figures}.", "open")
-    if difference.value > 0:
-        return Verdict(f"Images help: {figures}.", "good")
-    return Verdict(f"Images hurt: {figures}.", "bad")
+    return _verdict(
+        difference,
+        good=f"Images help: {figures}.",
+        bad=f"Images hurt: {figures}.",
+        unclear=f"These {units} do not show that images help: {figures}.",
+        small=f"Images make hardly any difference: {figures}.",
+    )
 
 
 def images_figures(metric: str, scores: tuple[float, float], difference: Difference) -> str:
@@ -124,11 +132,13 @@ def control_verdict(
         f"{metric} is {scores[0]:.3f} with each one's own and {scores[1]:.3f} with {control} "
         f"images, a difference of {described_difference(difference)}"
     )
-    if not difference.is_clear:
-        return Verdict(f"It is not shown that the right image matters: {figures}.", "open")
-    if difference.value > 0:
-        return Verdict(f"The right image matters: {figures}.", "good")
-    return Verdict(f"The right image does worse than a wrong one: {figures}.", "bad")
+    return _verdict(
+        difference,
+        good=f"The right image matters: {figures}.",
+        bad=f"The right image does worse than a wrong one: {figures}.",
+        unclear=f"It is not shown that the right image matters: {figures}.",
+        small=f"The right image makes hardly any difference: {figures}.",
+    )
 
 
 def seeds_verdict(metric: str, units: str, by_seed: pd.Series) -> Verdict:

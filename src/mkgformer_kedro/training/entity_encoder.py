@@ -29,6 +29,8 @@ _RIDGE = 5.0
 # Spread of a new entity's scores, as a share of that of the others. All of these were picked on dev
 # triples with an unseen entity (docs/results.md).
 _SPREAD = 0.65
+# Variance of states, as a share of their squared mean, up to which it is the rounding of float32.
+_LEAST_VARIANCE = 1e-10
 
 
 @torch.no_grad()
@@ -67,6 +69,9 @@ def encode_descriptions(
 def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> None:
     """Give the model its encoder of entities.
 
+    Where the descriptions are all the same to the model it tells nothing apart: every entity gets
+    the mean embedding.
+
     Args:
         model: The model.
         states: ``(m, d)`` states at the masks of some descriptions.
@@ -77,7 +82,12 @@ def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> N
     # Whole tables in double precision would be large: some rows at a time.
     mean = states.mean(dim=0)
     covariance = second_moments(states, mean) / len(states)
-    ridge = _RIDGE * covariance.diagonal().mean()
+    middle = sum(embeddings[part].sum(dim=0) for part in rows.split(_BLOCK)) / len(rows)
+    variance = covariance.diagonal().mean()
+    if variance <= _LEAST_VARIANCE * mean.double().square().mean():
+        model.set_entity_encoder(torch.zeros_like(covariance).to(mean), middle)
+        return
+    ridge = _RIDGE * variance
     weight = torch.linalg.inv(covariance + ridge * torch.eye(len(mean)).to(covariance))
 
     def spread(parts: Iterator[torch.Tensor]) -> torch.Tensor:
@@ -85,7 +95,6 @@ def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> N
         each = [((part @ covariance) * part).sum(dim=1).sqrt() for part in parts]
         return torch.cat(each).mean()
 
-    middle = sum(embeddings[part].sum(dim=0) for part in rows.split(_BLOCK)) / len(rows)
     learned = ((embeddings[part] - middle).double() for part in rows.split(_BLOCK))
     mapped = ((part - mean).double() @ weight for part in states.split(_BLOCK))
     weight = weight * (_SPREAD * spread(learned) / spread(mapped))

@@ -168,7 +168,8 @@ def solve(
         ridge: Weight of the distance from the start.
 
     Returns:
-        The embeddings ``(n, d)`` and the curve: ``step``, ``loss`` (cross-entropy), ``objective``.
+        The embeddings ``(n, d)`` and the curve: ``step`` (from 0, the start), ``loss``
+        (cross-entropy), ``objective``.
     """
     from scipy.optimize import minimize
 
@@ -176,7 +177,6 @@ def solve(
     curvatures, axes = torch.linalg.eigh((states.T @ states).double() / count)
     flatten = (axes * (curvatures.clamp(min=0) + ridge).rsqrt() @ axes.T).to(start)
     losses = dict.fromkeys(("loss", "objective"), 0.0)
-    curve: list[dict[str, float]] = []
 
     def gradient_at(moved: torch.Tensor) -> torch.Tensor:
         loss, gradient = _cross_entropy(start + moved, states)
@@ -186,6 +186,7 @@ def solve(
 
     # The first step of this L-BFGS has length one: the unit is the length of the closed form.
     unit = float(gradient_at(torch.zeros_like(start)).norm())
+    curve = [{"step": 0, **losses}]
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         moved = torch.from_numpy(point).to(start).view_as(start) @ (unit * flatten)
@@ -195,7 +196,7 @@ def solve(
     with Progress("Fitting embeddings", _MOST_STEPS, "steps") as progress:
 
         def note(_: np.ndarray) -> None:
-            curve.append({"step": len(curve) + 1, **losses})
+            curve.append({"step": len(curve), **losses})
             progress.advance(1)
 
         found = minimize(
@@ -204,7 +205,12 @@ def solve(
             jac=True,
             method="L-BFGS-B",
             callback=note,
-            options={"maxiter": _MOST_STEPS, "maxcor": _REMEMBERED_STEPS, "ftol": _TOLERANCE},
+            # Of states that hardly differ the gradient is small from the start: it is no sign of an
+            # end.
+            options={
+                **{"maxiter": _MOST_STEPS, "maxcor": _REMEMBERED_STEPS},
+                **{"ftol": _TOLERANCE, "gtol": 0.0},
+            },
         )
     moved = torch.from_numpy(found.x).to(start).view_as(start) @ (unit * flatten)
     return start + moved, pd.DataFrame(curve)

@@ -92,6 +92,10 @@ class ModelParameters(Parameters):
         return 16 * layers * width * (4 * width + 2 * inner)
 
 
+Precision = Literal["fp32", "bf16"]
+"""In which matrix products are computed; parameters and scores are in fp32 all the same."""
+
+
 class AdamParameters(Parameters):
     """How the authors fit the embeddings of entities."""
 
@@ -190,7 +194,7 @@ class StructureModelSettings(Parameters):
     learning_rate: float = Field(gt=0, lt=math.inf)
     regularization: float = Field(ge=0, lt=math.inf)
     label_smoothing: float = Field(ge=0, lt=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     epochs_per_evaluation: int = Field(ge=1)
     patience: int | None = Field(ge=1)
     dev_queries: int | None = Field(ge=1)
@@ -245,6 +249,8 @@ class StructureModelingParameters(StructureModelSettings):
                 f"epochs ({settings.epochs}) is no multiple of epochs_per_evaluation "
                 f"({settings.epochs_per_evaluation}), so the last ones would not be judged"
             )
+        if name == "tucker" and settings.batch_size < 2:
+            raise ValueError("tucker norms over a batch, which takes a batch_size of at least 2")
         if name in ("transe", "rotate"):
             for key, only in (("regularization", 0), ("precision", "fp32")):
                 if getattr(settings, key) != only:

@@ -9,6 +9,7 @@ a of a question q, n · logsumexp(s(q, ·)) − Σ s(q, a), and the N3 regulariz
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -307,7 +308,7 @@ class _Fit:
         settings, state = self.settings, self.state
         if self._restore(checkpoint, job):
             logger.info("Going on from epoch %d, batch %d.", state.epoch + 1, state.batch)
-        starts = np.arange(0, len(self.train), settings.batch_size)
+        batches = _batches(len(self.train), settings.batch_size)
         saved_at = time.monotonic()
         what = f"Fitting {self.model.name}"
         left = settings.epochs * len(self.train) - (
@@ -317,8 +318,8 @@ class _Fit:
             while state.epoch < settings.epochs and not self._is_spent():
                 order = np.random.default_rng([self.seed, state.epoch]).permutation(len(self.train))
                 self.model.train()
-                for start in starts[state.batch :]:
-                    rows = order[start : start + settings.batch_size]
+                for part in batches[state.batch :]:
+                    rows = order[part]
                     self._step(rows)
                     state.batch += 1
                     progress.advance(len(rows))
@@ -498,6 +499,14 @@ def _seen(indices: np.ndarray, size: int) -> Tensor:
     seen = torch.zeros(size, dtype=torch.bool)
     seen[torch.from_numpy(indices)] = True
     return seen
+
+
+def _batches(count: int, size: int) -> list[slice]:
+    """Places of each batch. A last one alone joins the batch before: batch norm takes two."""
+    starts = list(range(0, count, size))
+    if count > size > 1 and count % size == 1:
+        starts.pop()
+    return [slice(*pair) for pair in itertools.pairwise([*starts, count])]
 
 
 def _name_job(
