@@ -50,7 +50,7 @@ _SIZES = {Share.FIT: 0.5, Share.JUDGE: 0.25, Share.CONFORM: 0.25}
 _LEAST_TO_SPLIT = 2 * len(Share)
 _SHRINKAGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, np.inf)
 _RIDGE = 0.1
-_LEAST_SHARE = 0.01
+_HARDLY_ANY = 0.01
 # Of a standard deviation: what half precision leaves of a score.
 _SAME = 0.01
 _HOLDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
@@ -374,7 +374,7 @@ def _repeats(candidates: Candidates) -> np.ndarray:
 def _needed(weights: Weights, speaks: np.ndarray) -> np.ndarray:
     """Which experts have a weight somewhere, or alone answer a query, ``(m,)`` bool."""
     table = np.concatenate([weights.direction, weights.relation.reshape(-1, speaks.shape[1])])
-    needed = (table > _LEAST_SHARE * table.max(axis=1, keepdims=True)).any(axis=0)
+    needed = (table > _HARDLY_ANY * table.max(axis=1, keepdims=True)).any(axis=0)
     if not needed.any():
         needed[:] = True
     return needed | (speaks & ~(speaks & needed).any(axis=1, keepdims=True)).any(axis=0)
