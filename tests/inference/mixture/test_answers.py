@@ -29,6 +29,7 @@ def test_blocks_that_are_damaged_or_of_another_expert_are_asked_again(
 
 
 def test_a_killed_fit_goes_on_where_it_was(world, experts, parameters, tmp_path):
+    parameters = parameters.model_copy(update={"fit_queries": 600, "shrinkage": 10.0})
     whole = fit(experts, world, tmp_path / "whole", parameters).save(tmp_path / "expected")
 
     class Dying:
