@@ -81,6 +81,7 @@ def test_a_table_is_as_its_questions_one_by_one(link, image_file):
         {
             "entity": ["e3", "e0", "e0"],
             "relation": ["next", "mirror", "next"],
+            "direction": [None, "head", float("nan")],
             "images": [None, image_file, None],
         },
         index=["a", "b", "a"],
@@ -88,7 +89,8 @@ def test_a_table_is_as_its_questions_one_by_one(link, image_file):
     answers = link.predict(table, top=4, batch_size=2)
     assert answers["question"].tolist() == ["a"] * 4 + ["b"] * 4 + ["a"] * 4
     for number, row in enumerate(table.itertuples(index=False)):
-        alone = link.predict(row.entity, row.relation, images=row.images, top=4)
+        direction = row.direction if number == 1 else "tail"
+        alone = link.predict(row.entity, row.relation, direction, images=row.images, top=4)
         of_table = answers.iloc[4 * number : 4 * number + 4].reset_index(drop=True)
         assert of_table["entity"].tolist() == alone["entity"].tolist()
         np.testing.assert_allclose(of_table["score"], alone["score"], atol=1e-5)
@@ -180,9 +182,9 @@ def test_relations_are_told_in_words(on_posts, image_file):
     predictor = on_posts("relation_extraction")
     answer = predictor.predict(words=WORDS, head=(0, 1), tail=(3, 4))
     assert list(answer.columns) == [
-        "relation", "text", "score", "tokens_truncated", "mentions_truncated"
+        "relation", "relation_text", "score", "tokens_truncated", "mentions_truncated"
     ]  # fmt: skip
-    assert answer["relation"][0] in {"None", "/a/a/likes", "/a/b/of"}
+    assert answer["relation"][0] in {"none", "/a/a/likes", "/a/b/of"}
     assert 0 < answer["score"][0] <= 1
     for same in (
         predictor.predict(WORDS, "word0", "word5"),
@@ -217,7 +219,7 @@ def test_entities_are_listed_with_their_spans_and_look_at_images(on_posts, image
     assert found.to_dict("list") == {
         "entity": ["word1 word2", "word5"],
         "type": ["LOC", "PER"],
-        "text": ["LOC", "PER"],
+        "type_text": ["LOC", "PER"],
         "start": [1, 5],
         "end": [3, 6],
     }
@@ -278,7 +280,6 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         (("nobody", "next"), {}, "question 0: the model knows no entity 'nobody'"),
         (("e0", "nexxt"), {}, "no relation 'nexxt'. Did you mean 'next'"),
         (("e0", "next", "left"), {}, "the direction is 'left'"),
-        (("e0", "next", None), {}, "the direction is None"),
         ((float("nan"), "next"), {}, "no entity 'nan'"),
         (("e0",), {}, "questions: missing: relation"),
         ((), {}, "questions: missing: entity, relation"),

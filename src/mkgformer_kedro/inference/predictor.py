@@ -118,10 +118,12 @@ class Predictor:
 
         Returns:
             * link prediction: ``entity``, ``name`` and ``score``, best first;
-            * relation extraction: ``relation``, ``text`` (in words), ``score`` (its probability),
-              ``tokens_truncated`` and ``mentions_truncated`` (what the model's window left out);
-            * entity recognition: a row per entity: ``entity``, ``type``, ``text``, ``start``,
-              ``end``.
+            * relation extraction: ``relation`` (as the data call it), ``relation_text`` (in words),
+              ``score`` (its probability), ``tokens_truncated`` and ``mentions_truncated`` (what the
+              model's window left out);
+            * entity recognition: a row per entity: ``entity`` (its words), ``type`` (as the data
+              call it), ``type_text`` (the type in words, where the project has any), ``start`` and
+              ``end`` (its first word, and the one behind its last).
 
             Of a table, the first column ``question`` holds the index of the question's row.
 

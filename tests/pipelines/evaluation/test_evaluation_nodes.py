@@ -139,7 +139,8 @@ def posts_tables(task: str) -> dict[str, pd.DataFrame]:
     else:
         names = ["PER", "LOC"]
         posts = posts.assign(tags=[["B-PER", "O", "B-LOC" if i % 2 else "O"] for i in range(12)])
-    return {"posts": posts, "labels": pd.DataFrame({"label": names, "text": names})}
+    labels = pd.DataFrame({"label": names, "text": names})
+    return {"posts": posts, "labels": labels.assign(negative=labels["label"] == "None")}
 
 
 def tables_of(task: str) -> list[pd.DataFrame]:
