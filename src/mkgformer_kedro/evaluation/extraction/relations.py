@@ -106,9 +106,7 @@ def count_each_relation(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.D
     )
     rows = rows[~labels["negative"].to_numpy()[rows["relation"]]]
     names = labels["label"].tolist()
-    return rows.assign(
-        relation=pd.Categorical.from_codes(rows["relation"], names, ordered=True)
-    )
+    return rows.assign(relation=pd.Categorical.from_codes(rows["relation"], names, ordered=True))
 
 
 def confuse_relations(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
