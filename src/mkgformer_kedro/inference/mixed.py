@@ -62,7 +62,7 @@ class AskedModel:
             of="questions",
         )
         for rows, outputs in blocks:
-            yield place[rows].to_numpy(), outputs.logits.float()
+            yield place[rows].to_numpy(copy=True), outputs.logits.float()
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """All of them."""
@@ -103,7 +103,10 @@ class Enlarged:
 
 
 class MixedAnswers:
-    """Answers questions by a mixture; what train says already is no answer.
+    """Answers questions by a mixture, as completion does.
+
+    What train says already is no answer, nor is the entity that the question is about, unless train
+    has such loops of the relation.
 
     Args:
         model: The model that is asked with the images of the questions.
@@ -129,6 +132,7 @@ class MixedAnswers:
         train = queries[queries["split"] == "train"]
         keys = zip(*(train[name] for name in _QUERY), strict=True)
         self._train = dict(zip(keys, train["answers"], strict=True))
+        self._loops = {key[2] for key, answers in self._train.items() if key[1] in answers}
 
     @property
     def reads_texts(self) -> bool:
@@ -160,6 +164,8 @@ class MixedAnswers:
         for rows, mixed in mixture.scores(queries, batch_size=batch_size):
             block = queries.iloc[rows]
             logs = calibration.log_softmax(mixed, self._known(block)).cpu()
+            alone = ~block["relation"].isin(self._loops).to_numpy()
+            logs[np.flatnonzero(alone), block["entity"].to_numpy()[alone]] = -torch.inf
             best = logs.topk(min(top, entities), dim=1)
             width = best.indices.shape[1]
             values = best.values.reshape(-1).double().numpy()

@@ -307,9 +307,7 @@ class Predictor:
             entities = len(self.task.entities)
             found = self._mixture.best(asked, items, images, entities, top, batch_size)
             named = self.task.entities.iloc[found["answer"]][["entity", "name"]]
-            answers = pd.concat(
-                [named.set_index(found.index), found.drop(columns="answer")], axis=1
-            )
+            answers = named.set_index(found.index).assign(**found.drop(columns="answer"))
             return answers.set_index(index[answers.index])
         index_of_entities = self._entities
         blocks = ask(

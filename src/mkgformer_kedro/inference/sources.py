@@ -50,7 +50,9 @@ def source_of(folder: Path, name: str) -> tuple[Path, Mapping[str, Any]]:
     layer, inside = _PLACES[name]
     place = layers[0].parent / layer / whole.parent.relative_to(layers[0]) / inside
     if not place.exists():
-        raise refuse(f"the {called} that it was made from does not lie at {place}")
+        raise refuse(
+            f"there is nothing at {place}, where the {called} that it was made from would lie"
+        )
     is_folder = place.is_dir()
     lineage = folder_lineage(place, hashed_up_to=math.inf) if is_folder else parquet_lineage(place)
     if lineage is None or lineage.identity != identity:
