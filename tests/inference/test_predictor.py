@@ -61,13 +61,25 @@ def link(entity_model, store_folder):
     return wake(Predictor.from_folder(entity_model, store=store_folder))
 
 
-@pytest.fixture
-def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, posts_values):
-    """Train a predictor for a task on posts for a moment."""
+@pytest.fixture(scope="module")
+def trained():
+    """Folders of models on posts, by task."""
+    return {}
 
-    def make(task, **changes):
-        values = posts_values[task] | {"epochs": 1} | changes
-        models, _ = finetune(
+
+@pytest.fixture
+def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, posts_values, trained):
+    """A predictor for a task on posts, trained for a moment: until it finds entities."""
+    learning = {
+        "relation_extraction": {"epochs": 1},
+        "entity_recognition": {"epochs": 30, "learning_rates": {"default": 0.01}},
+    }
+
+    def make(task):
+        if task in trained:
+            return wake(Predictor.from_folder(trained[task]))
+        values = posts_values[task] | learning[task]
+        trained[task], _ = finetune(
             task,
             {"posts": posts[task], "labels": labels[task]},
             posts_store,
@@ -77,7 +89,7 @@ def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, pos
             "corrected",
             seed=0,
         )
-        return wake(Predictor.from_folder(models))
+        return make(task)
 
     return make
 
@@ -398,7 +410,7 @@ def test_mentions_look_at_the_images_of_a_post(on_posts, image_file):
 
 
 def test_entities_are_listed_with_their_spans_and_look_at_images(on_posts, image_file):
-    predictor = on_posts("entity_recognition", epochs=30, learning_rates={"default": 0.01})
+    predictor = on_posts("entity_recognition")
     words = ["the", "word1", "word2", "is", "next", "word5"]
     found = predictor.predict(words)
     assert found.to_dict("list") == {
