@@ -44,6 +44,7 @@ class AskedModel:
         number = model.folder.name.removeprefix("seed_")
         self.seed = int(number) if number.isdecimal() else 0
         self._network, _, self._task = model.parts
+        self._precision = model.precision
         self.items: Any = None
         self.images: Any = None
 
@@ -60,6 +61,7 @@ class AskedModel:
             batch_size=self._task.asked_at_a_time(batch_size),
             what="Asking the model" if self.name == "model" else "Asking without images",
             of="questions",
+            precision=self._precision,
         )
         for rows, outputs in blocks:
             yield place[rows].to_numpy(copy=True), outputs.logits.float()

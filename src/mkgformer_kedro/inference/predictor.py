@@ -26,6 +26,7 @@ from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
+from mkgformer_kedro.training.parameters import Precision
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Predictor:
 
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
+        self._precision = model.precision
         if retrieval is not None and mixture is not None:
             what = "a retrieval finds answers of the model alone, and a mixture is given"
             raise DataError(Problem("retrieval", None, what, "Leave out one of them."))
@@ -77,6 +79,7 @@ class Predictor:
         store: str | Path | Literal[False] | None = None,
         mixture: str | Path | None = None,
         attention: str = "sdpa",
+        precision: Precision = "fp32",
         retrieval: Retrieval | None = None,
     ) -> Self:
         """Read a model.
@@ -93,12 +96,15 @@ class Predictor:
                 structure, text and images together, and says how probable answers are. None: the
                 model alone answers.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+            precision: In which questions are asked: ``fp32``, or ``bf16``, which takes about .6 of
+                the time where the processor or GPU has it. What the model explains, and what it
+                makes of new entities, is in fp32.
             retrieval: How answers are found in a large graph, for link prediction; None: every
                 entity is scored.
 
         Raises:
             DataError: There is no model, a file is damaged, or not the one that the stage wrote,
-                the mixture is of another model, or there is no such attention.
+                the mixture is of another model, or there is no such attention or precision.
         """
         folder = _model_folder(typed(Folder, path, "path", remedy=_PATH))
         mixed_in = typed(Folder | None, mixture, "mixture", remedy=_PATH)
@@ -106,7 +112,8 @@ class Predictor:
         for made in (folder, shown, mixed_in):
             if made is not None:
                 check_folder(made)
-        model = LoadedModel(folder, attention)
+        asked_in = typed(Precision, precision, "precision", remedy="Choose one of them.")
+        model = LoadedModel(folder, attention, asked_in)
         images = None
         if store is not False:
             images = _own_store(model) if shown is None else VisualStore(shown)
@@ -318,6 +325,7 @@ class Predictor:
             what="Asking the model",
             of="questions",
             answer=None if index_of_entities is None else self._model.encode_mask,
+            precision=self._precision,
         )
         parts = []
         for rows, found in blocks:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import Engine, LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
@@ -41,6 +42,7 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         models: Path,
         visual_store: Path,
         model: ModelParameters,
+        asking: AskingParameters,
         parameters: EvaluationParameters,
         launch: LaunchParameters,
         preset: str,
@@ -48,7 +50,9 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     ) -> pd.DataFrame:
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
         engine = engine_of(launch)
-        return ask_test(task, given, models, visual_store, model, parameters, preset, engine)
+        return ask_test(
+            task, given, models, visual_store, model, asking, parameters, preset, engine
+        )
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -66,6 +70,7 @@ def ask_test(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -78,6 +83,7 @@ def ask_test(
         models: Folder with a model folder per seed.
         visual_store: Visual store of the owners of images.
         model: Which images the models see, and how they attend.
+        asking: How they answer.
         parameters: Parameters of the evaluation.
         preset: What filters known answers where the parameters do not say.
         engine: Where they are asked.
@@ -86,7 +92,7 @@ def ask_test(
         A predictions table.
     """
     ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-    return ask(task, given, models, visual_store, model, parameters, preset, engine)
+    return ask(task, given, models, visual_store, model, asking, parameters, preset, engine)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -261,6 +267,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "models",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:evaluation",
                 "params:launch",
                 "params:preset",
@@ -321,6 +328,7 @@ def _ask_queries(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: RankingEvaluationParameters,
     preset: str,
     engine: Engine,
@@ -334,6 +342,7 @@ def _ask_queries(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
             **{name: given[name] for name in task.experts if name in given},
         ),
         _of_test(given["queries"]),
@@ -350,6 +359,7 @@ def _ask_posts(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -364,6 +374,7 @@ def _ask_posts(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
         ),
         posts[posts["split"] == "test"],
         task.gold,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from kedro.pipeline import Node
 
-from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.inference.parameters import AskingParameters, MixtureParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
@@ -26,6 +26,7 @@ def mix_experts(
     visual_store: Path,
     work_folder: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     launch: LaunchParameters,
     seed: int,
@@ -44,6 +45,7 @@ def mix_experts(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     mixture = fit_mixture(
         choose_experts(experts, parameters.experts),
@@ -66,6 +68,7 @@ def report_calibration(
     relations: pd.DataFrame,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     seed: int,
 ) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def report_calibration(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     report = report_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:
@@ -110,6 +114,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "visual_store",
                 "mixture_work",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:launch",
                 "params:seed",
@@ -127,6 +132,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "relations",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:seed",
             ],
