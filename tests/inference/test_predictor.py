@@ -110,6 +110,8 @@ def test_more_answers_than_entities_are_all_entities(link):
 def test_both_directions_are_two_questions(link):
     tail, head = link.predict("e0", "next"), link.predict("e0", "next", "head")
     assert not np.allclose(tail["score"], head["score"])
+    empty = pd.DataFrame({"entity": ["e0"], "relation": ["next"], "direction": [np.nan]})
+    pd.testing.assert_frame_equal(link.predict(empty).drop(columns="question"), tail)
 
 
 def test_a_table_is_as_its_questions_one_by_one(link, image_file):

@@ -409,11 +409,10 @@ class LinkPrediction(Task):
             DataError: An id is not known, or a direction is neither ``tail`` nor ``head``.
         """
         check_columns(table, ("entity", "relation"))
+        direction = table.get("direction", pd.Series("tail", index=table.index))
         read = pd.DataFrame(
             {
-                "direction": (
-                    table["direction"].fillna("tail") if "direction" in table else "tail"
-                ),
+                "direction": direction.astype(object).fillna("tail"),
                 "entity": read_rows(table, "entity", self.entities["entity"].tolist()),
                 "relation": read_rows(table, "relation", self.relations["relation"].tolist()),
             },
