@@ -39,7 +39,7 @@ COMPLETION = {
         "at_most": None,
     },
     "per_question": 4,
-    "least_odds": 0.0,
+    "least_probability": 0.0,
     "block": 5,
     "batch_size": 3,
     "keep": {"probability": 0.2, "best": None, "both_directions": False},

@@ -16,7 +16,6 @@ from mkgformer_kedro.inference.experts import (
     EXPERT_KINDS,
     LoadedModel,
     ModelExpert,
-    PopularityExpert,
     load_experts,
 )
 from mkgformer_kedro.inference.predictions import predict_queries
@@ -66,10 +65,9 @@ def test_blocks_do_not_change_the_ranks(expert, tables, batch_size, scores, monk
     queries, triples = split(tables["queries"], "train"), split(tables["triples"], "train")
     whole = predict_queries([expert()], queries, triples, batch_size=7)
     monkeypatch.setattr(ranks, "_SCORES", scores)
-    popular = PopularityExpert(triples, 12)
-    for asked in (expert(), popular):  # 30 scores at a time are those of two queries
-        sizes = {len(rows) for rows, _ in asked.scores(queries, batch_size=batch_size)}
-        assert max(sizes) == min(batch_size, len(queries), scores // 12)
+    # 30 scores at a time are those of two queries.
+    sizes = {len(rows) for rows, _ in expert().scores(queries, batch_size=batch_size)}
+    assert max(sizes) == min(batch_size, len(queries), scores // 12)
     blocks = predict_queries([expert()], queries, triples, batch_size=batch_size)
     columns = ["triple", "direction", "rank_optimistic", "rank_pessimistic"]
     pd.testing.assert_frame_equal(whole[columns], blocks[columns])
@@ -128,14 +126,19 @@ def test_what_has_no_images_is_asked_once(expert, tables):
     assert (asked[0]["entity"] % 2 == 0).all()
 
 
-def test_popularity_answers_queries_of_relations_that_train_has(tables):
-    triples, queries = split(tables["triples"], "train"), split(tables["queries"], "test")
-    popular = PopularityExpert(triples[triples["relation"] == 0], 12)
-    assert popular.answers(queries).tolist() == (queries["relation"] == 0).tolist()
-    table = predict_queries([popular], queries, split(tables["triples"], "test"), batch_size=3)
-    assert table["expert"].unique().tolist() == ["baseline"]
-    assert (table["answered"] == (table["relation"] == 0)).all()
-    assert len(table) == 4
+@pytest.fixture
+def lookup(table_expert):
+    """An expert that is silent about one entity, and scores all entities alike."""
+    return table_expert("lookup", np.zeros((2, 12, 2, 12)), silent=frozenset([0]))
+
+
+def test_what_an_expert_answers_is_told(lookup, tables):
+    triples, queries = split(tables["triples"], "train"), split(tables["queries"], "train")
+    table = predict_queries([lookup], queries, triples, batch_size=3)
+    assert table["expert"].unique().tolist() == ["lookup"]
+    assert (table["answered"] == (table["entity"] != 0)).all()
+    assert table["answered"].nunique() == 2
+    assert len(table) == 2 * len(triples)
 
 
 def test_all_seeds_are_loaded_in_order(models, store_folder):
@@ -150,13 +153,13 @@ def test_all_seeds_are_loaded_in_order(models, store_folder):
 
 
 def test_other_kinds_of_expert_are_found_by_their_file(
-    models, store_folder, tmp_path, monkeypatch, tables
+    models, store_folder, tmp_path, monkeypatch, lookup
 ):
     seen = []
 
     def load(folder, task, experts):
         seen.append((folder.name, len(task.entities), [each.name for each in experts]))
-        return PopularityExpert(tables["triples"], 12)
+        return lookup
 
     monkeypatch.setattr(module, "load_for_test", load, raising=False)
     monkeypatch.setitem(EXPERT_KINDS, "test", f"{module.__name__}:load_for_test")
@@ -167,9 +170,9 @@ def test_other_kinds_of_expert_are_found_by_their_file(
     found = load_experts(
         models, tmp_path / "structures", tmp_path / "mixture", store_folder=store_folder
     )
-    assert [expert.name for expert in found[4:]] == ["baseline", "baseline"]
+    assert [expert.name for expert in found[4:]] == ["lookup", "lookup"]
     assert [each[:2] for each in seen] == [("seed_1", 12), ("mixture", 12)]
-    assert seen[1][2][-1] == "baseline", "a mixture is given the experts before it"
+    assert seen[1][2][-1] == "lookup", "a mixture is given the experts before it"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "strange"}', '{"kind": []}', "[]"])

@@ -338,7 +338,7 @@ MIXTURE = {
     "experts": None,
     "fit_queries": None,
     "test_queries": None,
-    "standardization": "standard",
+    "standardization": "by_query",
     "shrinkage": 1.0,
     "least_answers": 1,
     "top": 4,

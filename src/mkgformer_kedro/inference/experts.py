@@ -1,4 +1,4 @@
-"""Whatever answers: a trained model with and without images, popularity, and what others add.
+"""Whatever answers: a trained model with and without images, and what other kinds add.
 
 For link prediction an :class:`Expert` scores all entities for queries; for the tasks on posts a
 :class:`PostsExpert` predicts posts. Evaluation, mixture and completion ask any of them alike.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +19,18 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
-from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
+from mkgformer_kedro.files import fingerprint, sha256_of
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
 from mkgformer_kedro.training.parameters import Precision
+from mkgformer_kedro.training.structural_model import EXPERT_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from mkgformer_kedro.training.tasks.base import Task
-
-EXPERT_FILE = "expert.json"
 
 EXPERT_KINDS: dict[str, str] = {
     "structure": "mkgformer_kedro.inference.structure:load_structure_expert",
@@ -49,7 +49,7 @@ class Expert(Protocol):
     """Scores candidates for queries of link prediction.
 
     Attributes:
-        name: Name in tables and reports, such as ``model`` or ``baseline``.
+        name: Name in tables and reports, such as ``model`` or ``complex``.
         seed: Seed of its training; 0 where nothing is random. Several seeds are several experts.
         folder: What it was read from; None where that is no folder.
     """
@@ -191,7 +191,7 @@ class ModelExpert(ModelWithStore):
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Blocks in which queries about one entity stand together, see :class:`Expert`."""
-        asked = queries[["direction", "entity", "relation"]]
+        asked = queries[QUERY]
         for rows, outputs, _ in self._ask(asked, batch_size):
             yield rows, outputs.logits.float()
 
@@ -217,38 +217,6 @@ class ModelPostsExpert(ModelWithStore):
         return decoded(self.model, posts, self._ask(posts, batch_size))
 
 
-class PopularityExpert:
-    """Answers by how often train has an entity as the answer of that relation and direction.
-
-    Args:
-        train: Training triples: integer columns ``head``, ``relation``, ``tail``.
-        num_entities: Number of entities of the graph.
-    """
-
-    name = "baseline"
-    seed = 0
-    folder = None
-    learned = None
-
-    def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
-        self._popularity = Popularity(train, num_entities)
-        self._relations = train["relation"].unique()
-
-    def scores(
-        self, queries: pd.DataFrame, *, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """See :class:`Expert`."""
-        rows = np.arange(len(queries))
-        size = rows_at_a_time(batch_size, self._popularity.num_entities)
-        for start in range(0, len(queries), size):
-            block = rows[start : start + size]
-            yield block, self._popularity.score(queries.iloc[block])
-
-    def answers(self, queries: pd.DataFrame) -> np.ndarray:
-        """The queries whose relation train has."""
-        return queries["relation"].isin(self._relations).to_numpy()
-
-
 def finite_scores(
     expert: Expert, queries: pd.DataFrame, *, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -263,6 +231,40 @@ def finite_scores(
             remedy = "Train it again, with a smaller learning rate."
             raise DataError(Problem(f"expert {expert.name}", None, what, remedy))
         yield rows, scores
+
+
+def expert_digest(expert: Expert) -> str | None:
+    """SHA-256 of the names and contents of an expert's files; None where it has none."""
+    if expert.folder is None:
+        return None
+    paths = (path for path in sorted(expert.folder.rglob("*")) if path.is_file())
+    return fingerprint(
+        [[path.relative_to(expert.folder).as_posix(), sha256_of(path)] for path in paths]
+    )
+
+
+def job_folder(
+    work_folder: Path, experts: Sequence[Expert], asked: pd.DataFrame, *settings: Any
+) -> Path:
+    """The place in a work folder for what experts answer; what other jobs left there is removed.
+
+    Args:
+        work_folder: A stage's work folder.
+        experts: Who is asked.
+        asked: What is asked, plain columns.
+        *settings: What else the answers depend on, plain values.
+    """
+    who = [
+        [each.name, each.seed, expert_digest(each), getattr(each, "precision", None)]
+        for each in experts
+    ]
+    content = pd.util.hash_pandas_object(asked).to_numpy().tolist()
+    folder = work_folder / fingerprint(who, settings, content)[:16]
+    for other in work_folder.iterdir() if work_folder.is_dir() else ():
+        if other != folder and other.is_dir():
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def load_experts(

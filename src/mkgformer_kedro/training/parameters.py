@@ -11,11 +11,21 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters, typed
 
 Preset = Literal["corrected", "faithful"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
 
 # Fields of MKGformerConfig that have a place of their own.
 _SET_ELSEWHERE = {
@@ -57,7 +67,7 @@ class ImagesParameters(Parameters):
     """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
 
     source: Literal["own", "none", "shuffled", "random"]
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
 
 
 class ModelParameters(Parameters):
@@ -153,7 +163,7 @@ class FinetuningParameters(PresetParameters):
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    seeds: Seeds | None
     train_subset: TrainSubset | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
@@ -170,13 +180,6 @@ class FinetuningParameters(PresetParameters):
         if not all(0 <= value < math.inf for value in values.values()):
             raise ValueError(f"{info.field_name} must be numbers that are not negative")
         return values
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
-        return seeds
 
 
 StructureModelName = Literal["complex", "distmult", "transe", "rotate", "rescal", "tucker"]
@@ -211,7 +214,7 @@ class StructureModelingParameters(StructureModelSettings):
     """Structural experts: which models, and how they learn."""
 
     models: list[StructureModelName]
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    seeds: Seeds | None
     by_model: dict[StructureModelName, dict[str, Any]]
 
     @field_validator("models")
@@ -220,13 +223,6 @@ class StructureModelingParameters(StructureModelSettings):
         if len(set(models)) < len(models):
             raise ValueError("models names a model twice")
         return models
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
-        return seeds
 
     @model_validator(mode="after")
     def _valid_for_each_model(self) -> Self:

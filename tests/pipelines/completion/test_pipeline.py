@@ -98,7 +98,8 @@ def catalog(graph, tmp_path, monkeypatch):
     experts = [Expert("text", graph.table, 1.0), Expert("structure", graph.table, 2.0)]
 
     def load_experts(models, structure_models, mixture=None, **options):
-        return experts if mixture is None else [*experts, Mixture.load(mixture, experts, RELATIONS)]
+        size = {"entities": len(graph.entities), "relations": RELATIONS}
+        return experts if mixture is None else [*experts, Mixture.load(mixture, experts, **size)]
 
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
     monkeypatch.setattr(

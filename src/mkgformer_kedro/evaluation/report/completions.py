@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.evaluation.report.page import render_template, thumbnail
 
 _TEXT = 320
@@ -119,7 +120,7 @@ class _Neighbours:
         self._by: list[dict[tuple[int, int], list[tuple[int, int, int]]]] = [
             defaultdict(list) for _ in range(3)
         ]
-        columns = (triples[name].tolist() for name in ("head", "relation", "tail"))
+        columns = (triples[name].tolist() for name in TRIPLE)
         for h, r, t in zip(*columns, strict=True):
             for index, key in zip(self._by, ((h, r), (r, t), (h, t)), strict=True):
                 index[key].append((h, r, t))

@@ -132,8 +132,8 @@ def keep_completions(
         The completions, twice (for two formats), and the report.
     """
     from mkgformer_kedro.inference.completion import (
-        Roles,
         calibrate_proposals,
+        functional_relations,
         join_directions,
         judge_completions,
         name_completions,
@@ -147,14 +147,14 @@ def keep_completions(
         *(joined[name].to_numpy() for name in ("log_odds", "found_by", "relation"))
     )
     train = triples[triples["split"] == "train"]
-    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
+    functional = functional_relations(train, len(relations), parameters.questions)
     ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
     report = {
         "questions": plan,
         **judge_completions(joined, ranked.head(best), triples, calibrator),
     }
     completions = name_completions(
-        open_proposals(ranked, roles, triples).head(best),
+        open_proposals(ranked, functional, triples).head(best),
         entities["entity"].tolist(),
         relations["relation"].tolist(),
     )

@@ -78,7 +78,7 @@ def report_calibration(
         The calibration report.
     """
     from mkgformer_kedro.inference.experts import load_experts
-    from mkgformer_kedro.inference.mixture import report_calibration
+    from mkgformer_kedro.inference.mixture import judge_calibration
 
     *_, mixed = load_experts(
         models,
@@ -89,7 +89,7 @@ def report_calibration(
         images=model.images.model_dump(),
         precision=asking.precision,
     )
-    report = report_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
+    report = judge_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:
         logger.info(
             "Calibration error on test: %.3f; %.0f %% answer sets hold %.1f %% of the answers",
