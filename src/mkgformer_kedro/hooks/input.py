@@ -88,6 +88,7 @@ class BadInputHooks:
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Refuse at once what a stage would refuse, or die of, after hours."""
         self._refuse_what_this_machine_lacks(pipeline, catalog)
+        self._refuse_towers(pipeline, catalog)
         for task in TASKS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
@@ -98,6 +99,20 @@ class BadInputHooks:
                     remedy = "Set the count to 0, and say in `crops` where crops come from."
                     where = f"{task}.image_association.slots.full.count"
                     raise DataError(Problem(where, None, what, remedy))
+
+    def _refuse_towers(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse towers, and sizes of images that do not fit them, before images are decoded."""
+        if "params:model" not in pipeline.inputs():
+            return
+        from mkgformer_kedro.training.towers import check_towers
+
+        sizes = {
+            f"{name.removeprefix('params:')}.slots.{role}.size": layout.size
+            for name in sorted(pipeline.inputs())
+            if name.endswith(".image_association")
+            for role, layout in catalog.load(name).layouts.items()
+        }
+        check_towers(catalog.load("params:model"), sizes)
 
     def _refuse_what_this_machine_lacks(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         most = int(self._memory_share * memory())
