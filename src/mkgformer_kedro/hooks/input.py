@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 import re
@@ -37,6 +38,8 @@ class BadInputHooks:
     def __init__(self) -> None:
         # Here, since the configuration is read, and may be refused, before any hook is called.
         sys.excepthook = show_plainly
+        # Which also shows what went wrong in a node: once is enough.
+        logging.getLogger("kedro.pipeline.node").addFilter(_below_error)
         self._memory_share: float = 1
 
     @hook_impl
@@ -132,6 +135,10 @@ class BadInputHooks:
                 )
                 remedy = "Make them smaller, or raise `memory_share` in globals.yml."
                 raise DataError(Problem(name.removeprefix("params:"), None, what, remedy))
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def memory() -> int:
