@@ -36,7 +36,7 @@ class ScoreSummaryHooks:
                 found = (catalog.load(f"{name}.{each}") for each in _OF_COMPLETIONS)
                 print("\n" + completions_table(*found))
                 page = relative(Path(catalog[f"{name}.completion_page"]._filepath))
-                print(f"All of them, to review: {page}")
+                print(f"The page to review them: {page}")
 
 
 def completions_table(
