@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -120,17 +121,20 @@ def benchmarks() -> Path:
 
 
 @pytest.fixture(scope="session")
-def draw_images() -> ModuleType:
-    """The script that draws with a browser; there is one, or in CI the test fails."""
+def lacks() -> Callable[[str], NoReturn]:
+    """What a test does that lacks a package of the system: it fails in CI, and else is skipped."""
+    return pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+
+
+@pytest.fixture(scope="session")
+def draw_images(lacks: Callable[[str], NoReturn]) -> ModuleType:
+    """The script that draws with a browser."""
     path = ROOT / "scripts/draw_images.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
     if script.find_chromium() is None:
-        message = "there is no Chromium to open pages with"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        lacks("there is no Chromium to open pages with")
     return script
 
 

@@ -1,7 +1,8 @@
 """Bad input ends with one clear message: each case here is a row of ``docs/errors.md``.
 
 A case is a function that does what somebody might do. Its message is what the command line would
-print. ``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) writes the page anew.
+print, or what the function gives: the line of the log where a run goes on without what is damaged.
+``WRITE_ERRORS=1 pytest tests/test_bad_input.py`` (``make errors``) writes the page anew.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from PIL import Image
 from mkgformer_kedro.configuration import ExtendingConfigLoader, read_yaml
 from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.files import sha256_of, written_atomically
 from mkgformer_kedro.hooks import input as door
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
@@ -155,18 +156,17 @@ def message_of(function, world, capsys):
     signal.alarm(LONGEST)
     logging.disable(logging.CRITICAL)
     capsys.readouterr()
+    line = None
     try:
-        function(world)
+        line = function(world)
     except BaseException as end:
         if not isinstance(end, SystemExit):
             door.show_plainly(*sys.exc_info())
-    else:
-        pytest.fail("accepted")
     finally:
         signal.alarm(0)
         logging.disable(logging.NOTSET)
         signal.signal(signal.SIGALRM, previous)
-    message = capsys.readouterr().err
+    message = line if isinstance(line, str) else capsys.readouterr().err
     assert message, "accepted"
     assert "Traceback" not in message, message
     lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -306,6 +306,7 @@ for name, folder, says in [
     ("a folder with a NUL character in its name", "a\0b", "without NUL characters"),
     ("a folder whose name has 5,000 characters", "a" * 5000, "not one of 5,000 bytes"),
     ("a folder with half a character in its name", "a\ud800", "a name in UTF-8"),
+    ("a folder that begins with a tilde", "~/graph", "a folder whose ~ is written out"),
 ]:
 
     @case("Configuration", name, says)
@@ -626,6 +627,14 @@ for name, (files, says) in {
     "texts of another graph": ({"entity2text.txt": "Q1\ta\nQ2\tb\n"}, "0 of 2 ids are known"),
     "texts of other relations": ({"relation2text.txt": "r1\ta\n"}, "0 of 1 ids are known"),
     "a NUL character in an id": ({"dev.tsv": "007\tkn\0ws\t03\n"}, "dev.tsv:1: a NUL character"),
+    "UTF-16, as spreadsheets write it": (
+        {"train.tsv": TRAIN.encode("utf-16")},
+        "train.tsv: not UTF-8 but UTF-16",
+    ),
+    "texts in quotation marks, as spreadsheets write them": (
+        {"entity2text.txt": '007\t"Bond"\n02\t"M"\n'},
+        "every text stands in quotation marks",
+    ),
     "latin-1 in a text": ({"entity2text.txt": b"007\tcaf\xe9\n"}, "not UTF-8 (byte 0xe9"),
     "an id of 10 MB": ({"test.tsv": f"007\tlikes\t{'x' * 10**7}\n"}, "unknown entity 'xxx"),
     "an entity that no list has": ({"dev.tsv": "08\tlikes\t02\n"}, "unknown entity '08'"),
@@ -640,6 +649,20 @@ for name, (files, says) in {
     @case("Graphs", name, says)
     def _(world, files=files):
         ingest(world, files)
+
+
+@case("Graphs", "a file with a capital in its name", "no such file, only Train.tsv")
+def _(world):
+    train = world.fixture("write_graph")() / "train.tsv"
+    train.rename(train.with_name("Train.tsv"))
+    ingest(world, {"train.tsv": None})
+
+
+@case("Graphs", "columns in another order", "25 relations, 1 tails are those of columns in another")
+def _(world):
+    splits = ("train", "dev", "test")
+    swapped = {f"{split}.tsv": "".join(f"a\t{n}\tlikes\n" for n in range(25)) for split in splits}
+    ingest(world, swapped, files={split: f"{split}.tsv" for split in splits})
 
 
 for name, (put, says) in {
@@ -1265,6 +1288,7 @@ def _(world):
 for name, (options, says) in {
     "a path that is nothing": ({"path": None}, "path: Input should be the name of a folder"),
     "an attention that there is not": ({"attention": "magic"}, "not 'magic'"),
+    "a precision of asking that there is not": ({"precision": "fp16"}, "not 'fp16'"),
     "a store that is a number": ({"store": 5}, "store: Input should be the name of a folder"),
 }.items():
 
@@ -1333,6 +1357,89 @@ def _(world):
     list(finite_scores(Broken(), pd.DataFrame(), batch_size=1))
 
 
+# Checkpoints of fine-tuning: of a damaged one the log says so, and the one before is taken
+
+
+def logged(act):
+    """The one line that the project's log says meanwhile."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("mkgformer_kedro")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.disable(logging.NOTSET)
+    try:
+        act()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    (line,) = lines
+    return line
+
+
+def going_on(world, change, left="checkpoint-2", job="job"):
+    """Go on after the newest of the checkpoints 2 and 3 has changed."""
+    from mkgformer_kedro.training import trainer
+
+    folder = world.fixture("checkpoints").folder
+    change(folder / "checkpoint-3")
+    line = logged(lambda: trainer._discard_unusable(folder, job))
+    newest = trainer._newest_checkpoint(folder)
+    assert (newest and newest.name) == left
+    return line
+
+
+def flipped(file):
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+OF_CHECKPOINTS = {
+    "that is missing": (Path.unlink, "is missing"),
+    "that is truncated": (lambda file: file.write_bytes(file.read_bytes()[:5]), "is damaged"),
+    "with one bit flipped": (flipped, "is damaged"),
+}
+for file in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+             "trainer_state.json", "complete"):  # fmt: skip
+    for name, (damage, says) in OF_CHECKPOINTS.items():
+        if file in ("trainer_state.json", "complete") and says == "is damaged":
+            says = "checkpoint-3 is not complete ("
+
+        @case("Checkpoints", f"{file} {name}", says)
+        def _(world, file=file, damage=damage):
+            return going_on(world, lambda newest: damage(newest / file))
+
+
+for name, mark in {
+    "a mark that names nothing": "{}",
+    "a mark that is a list": "[]",
+    "a mark of another version": '{"version": 2, "files": []}',
+    "a mark that names one file": '{"trainer_state.json": ""}',
+}.items():
+
+    @case("Checkpoints", name, "checkpoint-3 is not complete (its mark")
+    def _(world, mark=mark):
+        return going_on(world, lambda newest: (newest / "complete").write_text(mark))
+
+
+@case("Checkpoints", "without the best until then", "checkpoint-1, the best until then, is missing")
+def _(world):
+    def change(newest):
+        state, mark = newest / "trainer_state.json", newest / "complete"
+        values = json.loads(state.read_text()) | {"best_model_checkpoint": "x/checkpoint-1"}
+        state.write_text(json.dumps(values))
+        mark.write_text(json.dumps(json.loads(mark.read_text()) | {state.name: sha256_of(state)}))
+
+    return going_on(world, change)
+
+
+@case("Checkpoints", "of other data or settings", "differ from the interrupted run: starting over")
+def _(world):
+    return going_on(world, lambda newest: None, left=None, job="another")
+
+
 # Between the stages: what is whole, and not what belongs there
 
 
@@ -1394,6 +1501,85 @@ def asked_with(world, made_with, now):
 )
 def _(world):
     asked_with(world, {"preset": "corrected"}, {"preset": "faithful"})
+
+
+def added(world, name):
+    """A file that no stage wrote, in the folder of a model."""
+    from mkgformer_kedro.inference import Predictor
+
+    made = world.folder / "made"
+    shutil.copytree(world.fixture("entity_model"), made / "seed_1")
+    models = written_by_stage(world, made)
+    (models / "seed_1" / name).write_text("{}")
+    Predictor.from_folder(models)
+
+
+@case("Between the stages", "tokens added to a model", "the stage wrote no such file")
+def _(world):
+    added(world, "added_tokens.json")
+
+
+def read_otherwise(world, then, now):
+    """A node takes tables of a graph; since they were made, how it is read has changed."""
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Node
+
+    from mkgformer_kedro.datasets.graph_folder import GraphFolderDataset
+    from mkgformer_kedro.hooks.lineage import LineageHooks
+
+    table = ParquetDataset(filepath=str(world.folder / "02_intermediate/entities.parquet"))
+    folder, table_name = str(world.fixture("write_graph")()), "link_prediction.entities"
+    splits = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+    for reading in (then, now):
+        raw = GraphFolderDataset(**{"filepath": folder, "files": splits} | reading)
+        name = "link_prediction.raw_graph"
+        catalog = DataCatalog({name: raw, table_name: table})
+        hooks = LineageHooks()
+        known = {"globals": {"hashed_gigabytes": 1}}
+        hooks.after_context_created(types.SimpleNamespace(config_loader=known))
+        hooks.before_pipeline_run({}, catalog)
+        if reading is then:
+            node = Node(len, name, table_name, name="read", namespace="link_prediction.ingestion")
+            hooks.before_node_run(node, catalog, {name: raw.load()})
+            hooks.before_dataset_saved(table_name, node)
+            table.save(pd.DataFrame({"entity": ["a"]}))
+    hooks.before_node_run(Node(len, table_name, "count"), catalog, {table_name: table.load()})
+
+
+WHOLE_GRAPH = {"graph": "train.tsv"}
+for name, (then, now, says) in {
+    "a graph that was split in another way": (
+        {"files": WHOLE_GRAPH, "split": {"dev": 0.1, "test": 0.1, "seed": 0}},
+        {"files": WHOLE_GRAPH, "split": {"dev": 0.1, "test": 0.1, "seed": 1}},
+        "globals:link_prediction.split.seed was 0 and is 1",
+    ),
+    "a graph of another layout": (
+        {"files": {**WHOLE_GRAPH, "entities": "entities.txt", "relations": "relations.txt"},
+         "split": {"dev": 0.1, "test": 0.1, "seed": 0}},
+        {"files": {**WHOLE_GRAPH, "entities": "entities.txt", "relations": "relations.txt"},
+         "split": {"dev": 0.1, "test": 0.1, "seed": 0}, "layout": "pykeen"},
+        'globals:link_prediction.layout was "tsv" and is "pykeen"',
+    ),
+    "test triples of another file": (
+        {},
+        {"files": {"train": "train.tsv", "dev": "dev.tsv", "test": "dev.tsv"}},
+        'globals:link_prediction.files.test was "test.tsv" and is "dev.tsv"',
+    ),
+}.items():  # fmt: skip
+
+    @case("Between the stages", name, says)
+    def _(world, then=then, now=now):
+        read_otherwise(world, then, now)
+
+
+@case(
+    "Between the stages", "a raw file that was edited since", "it was made from other raw data than"
+)
+def _(world):
+    other = world.folder / "graph_edited"
+    shutil.copytree(world.fixture("write_graph")(), other)
+    (other / "dev.tsv").write_text("007\tknows\t02\n")
+    read_otherwise(world, {}, {"filepath": str(other)})
 
 
 @case("Between the stages", "a model that learned less", "epochs was 1.0 and is 10")

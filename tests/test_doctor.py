@@ -78,6 +78,8 @@ def test_what_was_made_with_other_settings_is_stale(catalog: DataCatalog) -> Non
         ("entities.parquet", lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
         ("store", lambda path: (path / "pixels").write_text("ba"), "damaged"),
         ("store", lambda path: (path / "pixels").unlink(), "damaged"),
+        ("store", lambda path: (path / "adapter_config.json").touch(), "damaged"),
+        ("store", lambda path: (path / ".DS_Store").touch(), "fine"),
         ("store", lambda path: (path / "lineage.json").unlink(), "unknown origin"),
         ("report.json", lambda path: path.write_text("{"), "damaged"),
     ],

@@ -4,8 +4,9 @@
 made, and how it is read. Each of its files is damaged in each way by ``test_bad_input.py``, whose
 page shows the messages. A new reader is covered by a line here. ``OTHERS`` are whole, but of
 another version or of somebody else; they are refused there, too. Checkpoints are not refused but
-passed over (``training/test_trainer.py``, ``training/test_structure_modeling.py``), and so is what
-a search reads of them (``pipelines/search/test_search.py``).
+passed over: those of fine-tuning are cases there too, those of structural experts in
+``training/test_structure_modeling.py``, what a search reads of them in
+``pipelines/search/test_search.py``.
 """
 
 import json

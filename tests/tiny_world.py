@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -304,3 +306,28 @@ def posts_values(finetuning_values: dict) -> dict[str, dict]:
         "relation_extraction": shared | {"representation": "markers"},
         "entity_recognition": shared | {"units": None},
     }
+
+
+@pytest.fixture
+def checkpoints(tmp_path, finetuning_values):
+    """A Trainer of two weights that has made checkpoints at the steps 1, 2 and 3."""
+    from mkgformer_kedro.training import trainer
+    from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
+
+    parameters = LinkPredictionParameters.model_validate(finetuning_values)
+    arguments = trainer.training_arguments(
+        tmp_path, parameters, batches_per_epoch=1, seed=0, metric="eval_score"
+    )
+    made = trainer.StageTrainer(
+        model=torch.nn.Linear(2, 2),
+        args=arguments,
+        batch_sampler=[],
+        eval_dataset=[0],
+        learning_rates={"default": 0.1},
+        weight_decay={"default": 0.0},
+    )
+    made.create_optimizer_and_scheduler(3)
+    for made.state.global_step in (1, 2, 3):
+        made._save_checkpoint(made.model, None)
+    (tmp_path / "job.json").write_text(json.dumps({"fingerprint": "job"}))
+    return SimpleNamespace(trainer=made, folder=tmp_path)

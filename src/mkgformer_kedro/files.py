@@ -212,6 +212,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_LEFT_BY_FILE_MANAGERS = {"thumbs.db", "desktop.ini"}
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file is hidden, or one that file managers leave."""
+    return name.startswith(".") or name.lower() in _LEFT_BY_FILE_MANAGERS
+
+
 def fingerprint(*values: Any) -> str:
     """SHA-256 that names a combination of plain values: settings, names, digests.
 

@@ -43,7 +43,9 @@ def _nameable(name: str) -> str:
 
 def _path(value: Any) -> Any:
     if isinstance(value, str | Path):
-        return Path(_nameable(str(value)))
+        if "~" in (path := Path(_nameable(str(value)))).parts:
+            raise ValueError("Input should be a folder whose ~ is written out")
+        return path
     raise ValueError("Input should be the name of a folder")
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from kedro.framework.hooks.manager import _create_hook_manager, _register_hooks
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
 from mkgformer_kedro.datasets import lineage
 from mkgformer_kedro.datasets.folder import FolderDataset
+from mkgformer_kedro.datasets.lineage import RawData
 from mkgformer_kedro.datasets.tables import ParquetDataset
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import sha256_of
@@ -36,6 +37,33 @@ class Images(Parameters):
     no_result_depends_on = frozenset({"workers"})
     size: int
     workers: int
+
+
+def rows_of(rows):
+    return SimpleNamespace(rows=rows, digests={"file": " ".join(rows)})
+
+
+class Rows(RawData, AbstractDataset):
+    """Rows that somebody put there, None where they are gone; and how they are read."""
+
+    def __init__(self, rows: list[str] | None, **reading: Any) -> None:
+        self.rows, self._reading = rows, reading
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return self._reading
+
+    def identity(self, *, hashed_up_to: float = 0) -> str | None:
+        return None if self.rows is None else lineage.raw_identity(rows_of(self.rows))
+
+    def load(self) -> SimpleNamespace:
+        return rows_of(self.rows)
+
+    def save(self, data: None) -> None:
+        raise NotImplementedError
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
 
 
 def read(raw):
@@ -84,13 +112,18 @@ def world(tmp_path: Path):
 
     known = SimpleNamespace(config_loader={"globals": {"hashed_gigabytes": 4e-9}})
 
-    def run(rows: list[str], *nodes: str, seed: int = 1, **images: Any) -> None:
+    def run(
+        rows: list[str],
+        *nodes: str,
+        seed: int = 1,
+        raw: AbstractDataset | None = None,
+        **images: Any,
+    ) -> None:
         values = {"seed": seed, "association": Images(**{"size": 8, "workers": 1} | images)}
         catalog["parameters"] = MemoryDataset(values)
         for name, value in values.items():
             catalog[f"params:{name}"] = MemoryDataset(value)
-        raw = SimpleNamespace(rows=rows, digests={"file": " ".join(rows)})
-        catalog["raw"] = MemoryDataset(raw, copy_mode="assign")
+        catalog["raw"] = MemoryDataset(rows_of(rows), copy_mode="assign") if raw is None else raw
         hooks = _create_hook_manager()
         _register_hooks(hooks, (LineageHooks(),))
         hooks.hook.after_context_created(context=known)
@@ -143,6 +176,31 @@ def test_settings_further_down_and_those_that_decide_nothing_are_free(world) -> 
     world.run(["a", "b"], "answer", seed=2, workers=4)
 
 
+def test_raw_data_that_are_read_in_another_way_make_stale_what_is_made_of_them(world) -> None:
+    rows = ["a", "b"]
+    world.run(rows, "read", "store", raw=Rows(rows, split=Images(size=1, workers=1), layout="tsv"))
+    world.run(rows, "answer", raw=Rows(rows, split=Images(size=1, workers=2), layout="tsv"))
+    with pytest.raises(DataError) as raised:
+        world.run(rows, "answer", raw=Rows(rows, split=Images(size=2, workers=1), layout="tsv"))
+    assert {problem.where.rpartition("/")[2] for problem in raised.value.problems} == {
+        *("names.parquet", "turned.parquet"),
+    }
+    for problem in raised.value.problems:
+        assert "globals:raw.split.size was 1 and is 2" in problem.what
+        assert "or run ingestion again" in problem.remedy
+    with pytest.raises(DataError, match=r"globals:raw\.split\.size was 1 and is null"):
+        world.run(rows, "answer", raw=Rows(rows, split=None, layout="tsv"))
+
+
+def test_other_raw_data_than_were_read_make_stale_what_is_made_of_them(world) -> None:
+    world.run(["a", "b"], "read", "store", raw=Rows(["a", "b"]))
+    with pytest.raises(
+        DataError, match=r"names\.parquet: it was made from other raw data than raw"
+    ):
+        world.run(["a", "b"], "answer", raw=Rows(["a", "c"]))
+    world.run(["a", "b"], "answer", raw=Rows(None))  # nothing is known of what is gone
+
+
 def test_another_version_is_only_said(world, monkeypatch, caplog) -> None:
     caplog.set_level("INFO", "mkgformer_kedro")
     world.run(["a", "b"], "read", "store")
@@ -171,13 +229,15 @@ def test_a_table_edited_by_hand_is_noticed(world) -> None:
         world.run(["a", "b"], "answer")
 
 
-def test_artefacts_without_lineage_are_taken_as_they_are(world) -> None:
+def test_artefacts_without_lineage_are_taken_as_they_are_and_told(world, caplog) -> None:
     world.run(["a", "b"], "read", "store", "answer")
     for name in ("names", "turned"):
         path = world.folder / f"{name}.parquet"
         pd.read_parquet(path).to_parquet(path)
     (world.folder / "store" / "lineage.json").unlink()
     world.run(["a", "b"], "answer")
+    told = [m for m in caplog.messages if m.endswith("not made by a stage, and is taken as it is")]
+    assert [message.split()[0] for message in told] == ["names", "turned"]
 
 
 def test_a_damaged_input_is_named_before_the_node_works(world) -> None:

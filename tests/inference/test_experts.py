@@ -1,10 +1,12 @@
 """Experts answer in blocks, in their own order, each query once."""
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
 from mkgformer_kedro.errors import DataError
@@ -18,6 +20,7 @@ from mkgformer_kedro.inference.experts import (
     load_experts,
 )
 from mkgformer_kedro.inference.predictions import predict_queries
+from mkgformer_kedro.training.batches import Collator
 
 
 def split(table, name):
@@ -28,8 +31,8 @@ def split(table, name):
 def expert(entity_model, store_folder):
     """The model of stage 1, whose fusion was moved away from zero: a fresh one ignores images."""
 
-    def make(with_images=True):
-        model = LoadedModel(entity_model)
+    def make(with_images=True, precision="fp32"):
+        model = LoadedModel(entity_model, precision=precision)
         for number, layer in enumerate(model.parts[0].mkgformer.fusion_layers):
             rng = np.random.default_rng(number)
             weight = layer.fusion_dense.weight.data
@@ -74,6 +77,32 @@ def test_blocks_do_not_change_the_ranks(expert, tables, batch_size, scores, monk
     assert len(whole) == 2 * len(triples)
 
 
+def test_in_bf16_products_are_rounded_and_scores_are_compared_in_fp32(expert, tables):
+    queries = split(tables["queries"], "train")
+    rough = expert(precision="bf16")
+    products = []
+    for layer in rough.model.parts[0].modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda layer, given, made: products.append(made.dtype))
+    exact = list(expert().scores(queries, batch_size=5))
+    for (rows, scores), (same, wanted) in zip(
+        rough.scores(queries, batch_size=5), exact, strict=True
+    ):
+        # Nobody else computes in bf16 meanwhile.
+        assert not torch.is_autocast_enabled("cpu")
+        np.testing.assert_array_equal(rows, same)
+        assert scores.dtype == torch.float32
+        assert not torch.equal(scores, scores.bfloat16().float())
+        assert 0 < (scores - wanted).abs().max() < 0.1 * wanted.std()
+    assert set(products) == {torch.bfloat16}
+    model, tokenizer, task = expert().model.parts
+    items = task.encode(queries, tokenizer, model.config)
+    for rows, scores in exact:
+        with torch.no_grad():
+            inputs = Collator(items, VisualStore(expert().store.folder))(rows)
+            assert torch.equal(model(**inputs).logits, scores)
+
+
 def test_leaving_images_out_changes_only_queries_about_entities_with_images(expert, tables):
     queries, triples = split(tables["queries"], "train"), split(tables["triples"], "train")
     seen = predict_queries([expert()], queries, triples, batch_size=64)
@@ -110,7 +139,11 @@ def test_popularity_answers_queries_of_relations_that_train_has(tables):
 
 
 def test_all_seeds_are_loaded_in_order(models, store_folder):
-    found = load_experts(models, store_folder=store_folder)
+    found = load_experts(models, store_folder=store_folder, precision="bf16")
+    there = pickle.loads(pickle.dumps(found))  # noqa: S301 (as Ray sends experts)
+    assert (
+        {each.model.precision for each in there} == {each.precision for each in found} == {"bf16"}
+    )
     assert [(expert.name, expert.seed) for expert in found] == [
         ("model", 9), ("without_images", 9), ("model", 10), ("without_images", 10),
     ]  # fmt: skip

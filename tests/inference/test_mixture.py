@@ -418,8 +418,14 @@ def test_a_killed_fit_goes_on_where_it_was(world, experts, parameters, tmp_path)
     for name in ("expert.json", "mixture.safetensors"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
     # Answers of other experts are removed.
-    fit([world.expert("other")], world, tmp_path / "work", parameters)
-    assert len(list((tmp_path / "work").iterdir())) == 1
+    other = world.expert("other")
+    fit([other], world, tmp_path / "work", parameters)
+    (answers,) = (tmp_path / "work").iterdir()
+    # So are those in another precision.
+    other.precision = "bf16"
+    fit([other], world, tmp_path / "work", parameters)
+    assert [*(tmp_path / "work").iterdir()] != [answers]
+    assert not answers.exists()
 
 
 @pytest.fixture

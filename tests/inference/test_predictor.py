@@ -247,6 +247,8 @@ def test_entities_and_their_store_are_of_no_use_to_posts(on_posts, task, posts_s
 
 
 class _Again:
+    precision = "fp32"
+
     def __init__(self, predictor):
         self.parts = predictor._model, predictor._tokenizer, predictor.task
 

@@ -202,10 +202,12 @@ class TestTower:
         count = sum(values.numel() for values in tower.parameters())
         assert 1_000_000 <= count <= 2_000_000
 
-    def test_it_sees_no_character_of_the_sample_nor_one_that_looks_the_same(self, monkeypatch):
+    def test_it_sees_no_character_of_the_sample_nor_one_that_looks_the_same(
+        self, monkeypatch, lacks
+    ):
         """U+6CB3 and U+51B7 are in the sample, U+F92E is another code point for the latter."""
         if not all((FONTS / name).is_file() for name in script.FONTS.values()):
-            pytest.skip("Debian's fonts-noto-cjk is not installed")
+            lacks("Debian's fonts-noto-cjk is not installed")
         points = ["U+4E02", "U+4E04", "U+51B7", "U+5F0D", "U+6CB3", "U+F92E"]
         fields = {
             "kUnihanCore2020": dict.fromkeys(points, "G"),

@@ -181,6 +181,13 @@ class GraphFolderDataset(TextFolderDataset[RawGraph]):
             what = f"the layout {layout} needs files.entities and files.relations"
             raise self._contradiction(what)
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Which files are read, and how, of what bears on these files."""
+        split = self._split if self._files.graph is not None else None
+        rdf = self._rdf if self._layout == "rdf" else None
+        return {**super().reading, "layout": self._layout, "split": split, "rdf": rdf}
+
     def _contradiction(self, what: str) -> DataError:
         remedy = "Correct link_prediction in globals.yml."
         return DataError(Problem(str(self._folder), None, what, remedy))

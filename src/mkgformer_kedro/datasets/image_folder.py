@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,15 +12,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
+from mkgformer_kedro.datasets.lineage import RawData, raw_identity
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import is_utf8
+from mkgformer_kedro.files import is_litter, is_utf8
 from mkgformer_kedro.parameters import Folder, typed
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
 
 REMEDY = "See docs/data.md for where the images belong, or set `images` to null to run without any."
-_NOT_IMAGES = {"thumbs.db", "desktop.ini"}
+
+
+class ListedImages(RawData):
+    """Raw images: they are known by their listing."""
+
+    def identity(self, *, hashed_up_to: float = math.inf) -> str | None:
+        """Hash of the listing; None where it cannot be made."""
+        try:
+            return raw_identity(self.load())
+        except (DataError, DatasetError):
+            return None
+
+    @abstractmethod
+    def load(self) -> Any:
+        """List the images."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class ImageFolder:
     deeper: int = 0
 
 
-class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
+class ImageFolderDataset(ListedImages, AbstractDataset[None, ImageFolder]):
     """Read-only listing of an image folder that has one sub-folder per owner.
 
     Files beside the sub-folders, hidden files and the litter of file managers are left out; no
@@ -53,6 +70,11 @@ class ImageFolderDataset(AbstractDataset[None, ImageFolder]):
     def __init__(self, *, filepath: str | None, metadata: dict[str, Any] | None = None) -> None:
         self._folder = typed(Folder | None, filepath, "images")
         self.metadata = metadata
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Nothing: all that lies there is listed."""
+        return {}
 
     def load(self) -> ImageFolder:
         """List the folder.
@@ -109,7 +131,7 @@ def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
 
 
 def _is_listed(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith(".") or entry.name.lower() in _NOT_IMAGES:
+    if is_litter(entry.name):
         return False
     try:
         # Pipes, devices and links to nowhere are listed, so that they are reported as unreadable.

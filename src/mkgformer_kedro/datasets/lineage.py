@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint, sha256_of, written_atomically
+from mkgformer_kedro.files import fingerprint, is_litter, sha256_of, written_atomically
 
 LINEAGE_FILE = "lineage.json"
 _PARQUET_KEY = b"mkgformer_kedro"
@@ -89,6 +89,35 @@ class Artefact(ABC):
         Raises:
             DataError: What lies there is damaged.
         """
+
+
+class RawData(ABC):
+    """Mixin of datasets that read what people put there."""
+
+    @property
+    @abstractmethod
+    def reading(self) -> dict[str, Any]:
+        """What decides how it is read, by its name in the task's block of ``globals.yml``."""
+
+    @abstractmethod
+    def identity(self, *, hashed_up_to: float = math.inf) -> str | None:
+        """:func:`raw_identity` of what lies there now, wherever that is.
+
+        Args:
+            hashed_up_to: Files of up to so many bytes are read.
+
+        Returns:
+            None where it cannot be told: something is missing, unreadable or too large.
+        """
+
+
+def raw_identity(data: Any) -> str | None:
+    """Hash of what was read of raw files: their digests, or the listing of an image folder."""
+    if (digests := getattr(data, "digests", None)) is not None:
+        return fingerprint(digests)
+    if (listing := getattr(data, "images", None)) is not None and hasattr(data, "root"):
+        return fingerprint(listing[["path", "bytes"]].to_numpy().tolist())
+    return None
 
 
 def parquet_lineage(path: Path) -> Lineage:
@@ -167,7 +196,7 @@ def folder_lineage(folder: Path, *, hashed_up_to: float = 0) -> Lineage | None:
         None where the folder has no ``lineage.json``: it was not made by a stage.
 
     Raises:
-        DataError: A file is missing, or is not what was written.
+        DataError: A file is missing, is not what was written, or was put there since.
     """
     if (written := _read(folder)) is None:
         return None
@@ -182,13 +211,13 @@ def check_folder(folder: Path) -> None:
     Nothing is known of a folder that no stage made.
 
     Raises:
-        DataError: A file is missing, or is not what was written.
+        DataError: A file is missing, is not what was written, or was put there since.
     """
     for whole in (folder, folder.parent):
         if (written := _read(whole)) is not None:
             inside = f"{folder.name}/" if whole != folder else ""
             files = {name: each for name, each in written[0].items() if name.startswith(inside)}
-            _hold(whole, files, math.inf)
+            _hold(whole, files, math.inf, inside)
 
 
 def _read(folder: Path) -> tuple[dict[str, tuple[int, str]], Origin] | None:
@@ -207,9 +236,20 @@ def _read(folder: Path) -> tuple[dict[str, tuple[int, str]], Origin] | None:
         raise DataError(Problem(str(path), None, what, _REMEDY)) from error
 
 
-def _hold(folder: Path, files: Mapping[str, tuple[int, str]], hashed_up_to: float) -> None:
-    """Hold a folder's files to their sizes and, those that are not too large, to their hashes."""
+def _hold(
+    folder: Path, files: Mapping[str, tuple[int, str]], hashed_up_to: float, inside: str = ""
+) -> None:
+    """Hold a folder's files to their sizes and, those that are not too large, to their hashes.
+
+    A library may read a file that nobody wrote, such as further tokens: there must be none.
+    """
     problems = []
+    for path in sorted((folder / inside).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        known = name in files or name == LINEAGE_FILE or is_litter(path.name)
+        if not known and (path.is_symlink() or not path.is_dir()):
+            what, remedy = "the stage wrote no such file", "Delete it, or move it elsewhere."
+            problems.append(Problem(str(path), None, what, remedy))
     for name, (size, sha256) in files.items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
-from mkgformer_kedro.datasets.image_folder import REMEDY, files_of
+from mkgformer_kedro.datasets.image_folder import REMEDY, ListedImages, files_of
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
@@ -108,7 +108,7 @@ class PostImages:
             return None
 
 
-class PostImagesDataset(AbstractDataset[None, PostImages]):
+class PostImagesDataset(ListedImages, AbstractDataset[None, PostImages]):
     """Read-only listing of the images of a corpus of posts. No file is opened.
 
     Args:
@@ -137,6 +137,11 @@ class PostImagesDataset(AbstractDataset[None, PostImages]):
                 crops = typed(SplitCrops, files, role)
                 self._crops[role] = {split: getattr(crops, split) for split in SPLITS}
         self.metadata = metadata
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Where whole images and crops are looked for, below the image folder."""
+        return {"full": self._full, **dict.fromkeys(("grounding", "detection")), **self._crops}
 
     def load(self) -> PostImages:
         """List the folders of whole images.

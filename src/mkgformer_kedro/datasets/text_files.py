@@ -6,6 +6,7 @@ import difflib
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,21 +15,23 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
+from mkgformer_kedro.datasets.lineage import RawData
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import require_file, sha256_of
+from mkgformer_kedro.files import fingerprint, require_file, sha256_of
 from mkgformer_kedro.parameters import Folder, Parameters, typed
 
 SPLITS = ("train", "dev", "test")
 HELP = "docs/data.md says where the files come from and where to put them."
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 _MOST_UNPACKED = 200  # bytes of a text for each byte of its archive, beyond which it is none
 
-Raw = TypeVar("Raw")
+Content = TypeVar("Content")
 
 
-class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
+class TextFolderDataset(RawData, AbstractDataset[NoReturn, Content], Generic[Content]):
     """Read-only folder of text files; a subclass says which, and loads them.
 
     Args:
@@ -56,6 +59,25 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
     def save(self, data: NoReturn) -> None:
         """Refuse: raw data is put there by people."""
         raise DatasetError(f"{self._folder} holds raw data, which is read and never written.")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Which files are read."""
+        return {"files": self._files}
+
+    def identity(self, *, hashed_up_to: float = math.inf) -> str | None:
+        """Hash of the files' digests, which are not parsed; None where one cannot be read."""
+        try:
+            names = list(self._present_files().values())
+        except DataError:
+            return None
+        paths = [self._folder / name for name in names]
+        if (
+            any(map(self._unreadable, names))
+            or max(path.stat().st_size for path in paths) > hashed_up_to
+        ):
+            return None
+        return fingerprint({n: sha256_of(p) for n, p in zip(names, paths, strict=True)})
 
     def _exists(self) -> bool:
         return self._folder.is_dir()
@@ -134,6 +156,9 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
     def _unusable(self, name: str, content: bytes) -> list[Problem]:
         if not content.strip():
             return [Problem(str(self._folder / name), None, "the file is empty", HELP)]
+        if content.startswith(_UTF_16):
+            what = "not UTF-8 but UTF-16, as spreadsheets write a Unicode text"
+            return [Problem(str(self._folder / name), None, what, "Save the file as UTF-8.")]
         return self._differs(name, sha256(content))
 
     def _differs(self, name: str, found: str) -> list[Problem]:
@@ -145,7 +170,12 @@ class TextFolderDataset(AbstractDataset[NoReturn, Raw], Generic[Raw]):
         return [Problem(path, None, what, remedy)]
 
     def _missing(self, name: str) -> Problem:
-        return Problem(str(self._folder / name), None, "no such file", HELP)
+        stem = Path(name).stem.lower()
+        beside = (self._folder / name).parent
+        found = sorted(beside.iterdir()) if beside.is_dir() else []
+        like = [path.name for path in found if path.stem.lower() == stem]
+        what = f"no such file, only {', '.join(like)}" if like else "no such file"
+        return Problem(str(self._folder / name), None, what, HELP)
 
     def _verified(self, names: Iterable[str]) -> tuple[str, ...]:
         """Names of the files that are the known ones, of those that could be read."""
@@ -257,5 +287,10 @@ def read_table(
         else:
             rows.append(fields)
             numbers.append(number)
+    for column, fields in zip(columns, zip(*rows, strict=True), strict=False):
+        if len(fields) > 1 and all(len(f) > 1 and f[0] == f[-1] == '"' for f in fields):
+            what = f"every {column} stands in quotation marks, as spreadsheets write them"
+            remedy = "Save the file without: they would be read as part of it."
+            problems.append(Problem(where, numbers[0], what, remedy))
     table = pd.DataFrame(rows, columns=list(columns), dtype="str")
     return table.assign(file=name, line=pd.Series(numbers, dtype="int64"))

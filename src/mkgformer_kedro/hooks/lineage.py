@@ -4,15 +4,17 @@ Each input says what it was made from (:mod:`mkgformer_kedro.datasets.lineage`).
 raw files, these are claims about identities: the visual store says of which entities it is, the
 model with which visual store it was trained. All claims about one artefact must agree, with each
 other and with what lies in its place today, and it must have been made with the settings of this
-run. Where that is not so, something was changed and not all that hangs on it was made again, and
-the run is refused before it can give wrong results. That another version of the project made
-something is only said.
+run, those by which raw data are read among them. Where that is not so, something was changed and
+not all that hangs on it was made again, and the run is refused before it can give wrong results.
+That another version of the project made something is only said. Where raw data lie does not
+matter, and of what is gone nothing is known.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +26,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
 from mkgformer_kedro import __version__
-from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin
+from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin, RawData, raw_identity
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint, relative
+from mkgformer_kedro.files import relative
 from mkgformer_kedro.parameters import deciding, value_at
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class LineageHooks:
         self._environment = ""
         self._hashed_gigabytes: float = 0
         self._whole: set[str] = set()
+        self._raw: dict[str, str | None] = {}
         self._told: set[str] = set()
 
     @hook_impl
@@ -58,6 +61,7 @@ class LineageHooks:
         self._catalog = catalog
         self._origins = {}
         self._whole = set()
+        self._raw = {}
         self._environment = run_params.get("env") or ""
 
     @hook_impl
@@ -67,22 +71,25 @@ class LineageHooks:
         Raises:
             DataError: They do not, or one is damaged.
         """
-        claims = Claims(catalog, self._environment)
+        largest = self._hashed_gigabytes * 1e9
+        claims = Claims(catalog, self._environment, largest, self._raw)
         for name, data in inputs.items():
             if (identity := raw_identity(data)) is not None:
                 claims.add(name, Lineage(identity, None))
-            else:
-                # What a node takes is read whole, once in a run.
-                claims.follow(name, 0 if name in self._whole else self._hashed_gigabytes * 1e9)
-                self._whole.add(name)
+        for name in [each for each in inputs if each not in claims.present]:
+            # What a node takes is read whole, once in a run.
+            claims.follow(name, 0 if name in self._whole else largest)
+            self._whole.add(name)
         if problems := claims.differing():
             raise DataError([problems[name] for name in sorted(problems)])
-        self._tell_of_other_versions(claims)
+        self._tell_of_other_makers(claims, catalog)
         settings: dict[str, Any] = {}
         for name, data in inputs.items():
             if name.startswith(_PARAMETERS):
                 path = name.removeprefix(_PARAMETERS)
                 settings |= deciding(data, path)
+            else:
+                settings |= reading_of(name, catalog.get(name))
         self._origins[node.name] = Origin(
             made_by=node.namespace or node.name,
             made_from={n: claims.present[n].identity for n in inputs if n in claims.present},
@@ -98,8 +105,12 @@ class LineageHooks:
             self._whole.discard(dataset_name)
             dataset.origin = self._origins[node.name]
 
-    def _tell_of_other_versions(self, claims: Claims) -> None:
+    def _tell_of_other_makers(self, claims: Claims, catalog: CatalogProtocol) -> None:
         for name, lineage in claims.present.items():
+            by_hand = lineage.origin is None and artefact(catalog, name) is not None
+            if by_hand and name not in self._told:
+                self._told.add(name)
+                logger.warning("%s was not made by a stage, and is taken as it is", name)
             made = __version__ if lineage.origin is None else lineage.origin.version
             if made != __version__ and name not in self._told:
                 self._told.add(name)
@@ -107,13 +118,17 @@ class LineageHooks:
                 logger.info("%s was made by %s of this project (%s now)", name, where, __version__)
 
 
-def raw_identity(data: Any) -> str | None:
-    """Hash of what was read of raw files: their digests, or the listing of an image folder."""
-    if (digests := getattr(data, "digests", None)) is not None:
-        return fingerprint(digests)
-    if (listing := getattr(data, "images", None)) is not None and hasattr(data, "root"):
-        return fingerprint(listing[["path", "bytes"]].to_numpy().tolist())
-    return None
+def reading_of(name: str, dataset: Any) -> dict[str, Any]:
+    """How a raw dataset is read, by the paths of these settings in globals.yml; else nothing."""
+    found: dict[str, Any] = {}
+    for key, value in dataset.reading.items() if isinstance(dataset, RawData) else ():
+        found |= deciding(value, f"{_block(name)}.{key}")
+    return found
+
+
+def _block(name: str) -> str:
+    """The block of globals.yml that says how a raw dataset is read."""
+    return f"globals:{name.partition('.')[0]}"
 
 
 def artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
@@ -131,12 +146,16 @@ class Claims:
     Attributes:
         catalog: Where they lie.
         environment: The run's environment, for the remedy.
+        largest: How large raw files may be that are read to be compared, in bytes.
+        raw: Identity of each raw dataset that was looked at in this run.
         present: Each artefact that was looked at.
         made: For each artefact, who says that it was made from which identity.
     """
 
     catalog: CatalogProtocol
     environment: str
+    largest: float = math.inf
+    raw: dict[str, str | None] = field(default_factory=dict)
     present: dict[str, Lineage] = field(default_factory=dict)
     made: dict[str, list[tuple[str, str, Origin]]] = field(default_factory=dict)
 
@@ -150,6 +169,11 @@ class Claims:
         Raises:
             DataError: One of them is damaged.
         """
+        if name not in self.present and isinstance(raw := self.catalog.get(name), RawData):
+            if name not in self.raw:
+                self.raw[name] = raw.identity(hashed_up_to=self.largest)
+            if (identity := self.raw[name]) is not None:
+                self.add(name, Lineage(identity, None))
         dataset = artefact(self.catalog, name)
         if dataset is None or (name in self.present and not hashed_up_to):
             return
@@ -179,29 +203,34 @@ class Claims:
             if source in self.present:
                 stale = [claim for claim in claims if claim[0] != self.present[source].identity]
                 why = f"it was made from another {self._named(source)} than the one that lies there"
+                if isinstance(self.catalog.get(source), RawData):
+                    why = f"it was made from other raw data than {self._named(source)} holds now"
             else:
                 stale = claims if len({claimed for claimed, _, _ in claims}) > 1 else []
                 others = " and ".join(sorted(self._named(name) for _, name, _ in claims))
                 why = f"{others} were not made from the same {source}"
             for _, name, origin in stale:
-                problems[name] = Problem(self._named(name), None, why, self._remedy(origin))
+                problem = Problem(self._named(name), None, why, self._remedy(origin))
+                problems.setdefault(name, problem)
         return problems
 
     @cached_property
     def _configured(self) -> dict[str, Any]:
-        """The parameters of this run."""
+        """The parameters of this run, and how it reads raw data."""
         parameters = self.catalog.get("parameters")
-        return {} if parameters is None else parameters.load()
+        found = {} if parameters is None else dict(parameters.load())
+        for name in self.made:
+            if isinstance(dataset := self.catalog.get(name), RawData):
+                found[_block(name)] = found.get(_block(name), {}) | dataset.reading
+        return found
 
     def _changed(self, origin: Origin) -> list[str]:
         """What is said of each setting that is another one now."""
-        if not self._configured:
-            return []
-        now = {path: value_at(self._configured, path) for path in origin.settings}
         return [
-            f"{path} was {_shown(was)} and is {_shown(now[path])}"
+            f"{path} was {_shown(was)} and is {_shown(now)}"
             for path, was in origin.settings.items()
-            if was != now[path]
+            if path.partition(".")[0] in self._configured
+            and was != (now := value_at(self._configured, path))
         ]
 
     def _named(self, name: str) -> str:

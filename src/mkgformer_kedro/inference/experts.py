@@ -22,6 +22,7 @@ from mkgformer_kedro.evaluation.ranking.baselines import Popularity
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
+from mkgformer_kedro.training.parameters import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +97,19 @@ class LoadedModel:
     Args:
         folder: Model folder of one seed.
         attention: Attention implementation.
+        precision: In which it is asked.
     """
 
-    def __init__(self, folder: Path, attention: str = "sdpa") -> None:
+    def __init__(
+        self, folder: Path, attention: str = "sdpa", precision: Precision = "fp32"
+    ) -> None:
         self.folder = Path(folder)
         self.attention = attention
+        self.precision = precision
 
     def __reduce__(self) -> tuple:
         # Another process reads the folder itself.
-        return type(self), (self.folder, self.attention)
+        return type(self), (self.folder, self.attention, self.precision)
 
     @cached_property
     def parts(self) -> tuple[Any, PreTrainedTokenizerBase, Task]:
@@ -139,6 +144,7 @@ class LoadedModel:
             batch_size=task.asked_at_a_time(batch_size),
             what=what,
             of=task.items,
+            precision=self.precision,
         )
         for rows, outputs in blocks:
             yield rows, outputs, items
@@ -159,6 +165,7 @@ class ModelWithStore:
     ) -> None:
         self.model = model
         self.folder = model.folder
+        self.precision = model.precision
         self.store = store
         self.seed = seed
         self.with_images = with_images
@@ -266,6 +273,7 @@ def load_experts(
     store_folder: Path,
     attention: str = "sdpa",
     images: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> list[Expert]:
     """All experts of link prediction that were made: seeds of the model first, a mixture last.
 
@@ -276,6 +284,7 @@ def load_experts(
         store_folder: Visual store of the entities.
         attention: Attention implementation of the models.
         images: Which images the models see, as ``VisualStore`` takes it; None: each entity's own.
+        precision: In which the models are asked.
 
     Returns:
         Of each seed ``model`` and ``without_images``, which share their weights, then the others.
@@ -285,7 +294,7 @@ def load_experts(
         DataError: A folder holds no model or expert, or the store is of another graph.
     """
     store = VisualStore(store_folder, **(images or {}))
-    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention))
+    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention, precision))
     task: Any = load_task(seed_folders(models)[0][1])
     if len(store) != len(task.entities):
         what = f"the store has {len(store)} owners, the model {len(task.entities)} entities"
@@ -305,6 +314,7 @@ def load_posts_experts(
     store_folder: Path,
     attention: str = "sdpa",
     images: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> list[PostsExpert]:
     """All experts of a task on posts: of each seed ``model`` and ``without_images``.
 
@@ -313,12 +323,13 @@ def load_posts_experts(
         store_folder: Visual store of the posts.
         attention: Attention implementation.
         images: Which images the models see, as ``VisualStore`` takes it; None: each post's own.
+        precision: In which the models are asked.
 
     Raises:
         DataError: The folder holds no model, or no visual store.
     """
     store = VisualStore(store_folder, **(images or {}))
-    return list(_of_seeds(ModelPostsExpert, models, store, attention))
+    return list(_of_seeds(ModelPostsExpert, models, store, attention, precision))
 
 
 def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
@@ -371,8 +382,10 @@ def decoded(
     return pd.concat(parts).loc[table.index]
 
 
-def _of_seeds(kind: type[Any], models: Path, store: VisualStore, attention: str) -> Iterator[Any]:
+def _of_seeds(
+    kind: type[Any], models: Path, store: VisualStore, attention: str, precision: Precision
+) -> Iterator[Any]:
     for seed, folder in seed_folders(models):
-        model = LoadedModel(folder, attention)
+        model = LoadedModel(folder, attention, precision)
         for with_images in (True, False):
             yield kind(model, store, seed, with_images=with_images)

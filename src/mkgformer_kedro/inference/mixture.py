@@ -517,7 +517,9 @@ def job_folder(
         asked: What is asked, plain columns.
         *settings: What else the answers depend on, plain values.
     """
-    who = [[expert.name, expert.seed, _digest(expert)] for expert in experts]
+    who = [
+        [each.name, each.seed, _digest(each), getattr(each, "precision", None)] for each in experts
+    ]
     content = pd.util.hash_pandas_object(asked).to_numpy().tolist()
     folder = work_folder / fingerprint(who, settings, content)[:16]
     for other in work_folder.iterdir() if work_folder.is_dir() else ():

@@ -7,6 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.training.parameters import Precision
+
+
+class AskingParameters(Parameters):
+    """How trained models answer, wherever they are asked."""
+
+    precision: Precision
 
 
 class AnswerSetParameters(Parameters):

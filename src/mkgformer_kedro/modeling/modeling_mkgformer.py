@@ -420,13 +420,12 @@ class MKGformerFusionLayer(GradientCheckpointingLayer):
         )
         bridged = self.visual_bridge(visual_states)
 
-        def correlate(context: Tensor) -> Tensor:
-            return correlation_weights(_select(context, rows), bridged, visual_mask, self.scale)
-
+        patches = (bridged, visual_mask, self.scale)
         if weights is not None:
-            weights = (*weights, correlate(context))
+            weights = (*weights, correlation_weights(_select(context, rows), *patches))
         text_states, context = _at(text_states, positions), _at(context, positions)
-        fused = self.fusion_dense(torch.matmul(correlate(context), bridged))
+        fused = correlation_aware_fusion(_select(context, rows), *patches)
+        fused = self.fusion_dense(fused)
 
         def fuse(hidden_states: Tensor) -> Tensor:
             if rows is None:

@@ -92,6 +92,10 @@ class ModelParameters(Parameters):
         return 16 * layers * width * (4 * width + 2 * inner)
 
 
+Precision = Literal["fp32", "bf16"]
+"""In which matrix products are computed; parameters and scores are in fp32 all the same."""
+
+
 class AdamParameters(Parameters):
     """How the authors fit the embeddings of entities."""
 
@@ -190,7 +194,7 @@ class StructureModelSettings(Parameters):
     learning_rate: float = Field(gt=0, lt=math.inf)
     regularization: float = Field(ge=0, lt=math.inf)
     label_smoothing: float = Field(ge=0, lt=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     epochs_per_evaluation: int = Field(ge=1)
     patience: int | None = Field(ge=1)
     dev_queries: int | None = Field(ge=1)

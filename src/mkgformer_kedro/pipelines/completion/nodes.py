@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.inference.parameters import CompletionParameters, QuestionParameters
+from mkgformer_kedro.inference.parameters import (
+    AskingParameters,
+    CompletionParameters,
+    QuestionParameters,
+)
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 
@@ -85,6 +89,7 @@ def propose_triples(
     visual_store: Path,
     work_folder: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: CompletionParameters,
     launch: LaunchParameters,
 ) -> pd.DataFrame:
@@ -103,6 +108,7 @@ def propose_triples(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     train = triples[triples["split"] == "train"]
     neighbours = _neighbours(models, triples, len(entities), parameters.questions)

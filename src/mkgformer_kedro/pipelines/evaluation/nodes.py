@@ -12,6 +12,7 @@ import pandas as pd
 from kedro.pipeline import Node
 
 from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
+from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import Engine, LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
@@ -43,6 +44,7 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         models: Path,
         visual_store: Path,
         model: ModelParameters,
+        asking: AskingParameters,
         parameters: EvaluationParameters,
         launch: LaunchParameters,
         preset: str,
@@ -50,7 +52,9 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     ) -> pd.DataFrame:
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
         engine = engine_of(launch)
-        return ask_test(task, given, models, visual_store, model, parameters, preset, engine)
+        return ask_test(
+            task, given, models, visual_store, model, asking, parameters, preset, engine
+        )
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -68,6 +72,7 @@ def ask_test(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -80,6 +85,7 @@ def ask_test(
         models: Folder with a model folder per seed.
         visual_store: Visual store of the owners of images.
         model: Which images the models see, and how they attend.
+        asking: How they answer.
         parameters: Parameters of the evaluation.
         preset: What filters known answers where the parameters do not say.
         engine: Where they are asked.
@@ -88,7 +94,7 @@ def ask_test(
         A predictions table.
     """
     ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-    return ask(task, given, models, visual_store, model, parameters, preset, engine)
+    return ask(task, given, models, visual_store, model, asking, parameters, preset, engine)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -264,6 +270,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "models",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:evaluation",
                 "params:launch",
                 "params:preset",
@@ -324,6 +331,7 @@ def _ask_queries(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: RankingEvaluationParameters,
     preset: str,
     engine: Engine,
@@ -337,6 +345,7 @@ def _ask_queries(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
             **{name: given[name] for name in task.experts if name in given},
         ),
         _of_test(given["queries"]),
@@ -353,6 +362,7 @@ def _ask_posts(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -367,6 +377,7 @@ def _ask_posts(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
         ),
         posts[posts["split"] == "test"],
         task.gold,

@@ -35,6 +35,8 @@ _HOW_TO_ALLOW = (
     "conf/<data set>/parameters_link_prediction.yml (null: any share)."
 )
 
+_RELATIONS_OF_A_FEW_ENTITIES = 20  # so many may be more than heads or tails
+
 # direction -> (column of the known entity, column of the answers)
 _DIRECTIONS = {"tail": ("head", "tail"), "head": ("tail", "head")}
 
@@ -79,6 +81,7 @@ def index_graph(
 
     if problems and parameters.on_bad_lines == "stop":
         raise DataError(problems)
+    _check_columns(raw)
     triples = triples[known].drop_duplicates(ignore_index=True)
     splits = set(triples["split"])
     if "split_by_this_project" in raw.facts and splits and splits != set(SPLITS):
@@ -111,6 +114,20 @@ def index_graph(
     _check_overlap(raw, triples, parameters)
     _check_leak(raw, triples, parameters)
     return entities, relations, triples, quarantine_table(raw.folder, problems)
+
+
+def _check_columns(raw: RawGraph) -> None:
+    """Refuse columns in another order, where no list of relations tells and RDF does not say."""
+    counts = raw.triples[["head", "relation", "tail"]].nunique()
+    most = max(_RELATIONS_OF_A_FEW_ENTITIES, min(counts["head"], counts["tail"]))
+    if raw.relations is None and not raw.texts_are_names and counts["relation"] > most:
+        what = (
+            f"{counts['head']:,} heads, {counts['relation']:,} relations, {counts['tail']:,} tails "
+            "are those of columns in another order"
+        )
+        remedy = "Write head <tab> relation <tab> tail; if they are that, list the relations in a "
+        remedy += "file, and name it as `relations` in globals.yml."
+        raise DataError(Problem(str(raw.folder / raw.files["train"]), None, what, remedy))
 
 
 def group_queries(triples: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from kedro.pipeline import Node
 
-from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.inference.parameters import AskingParameters, MixtureParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
@@ -26,6 +26,7 @@ def mix_experts(
     visual_store: Path,
     work_folder: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     launch: LaunchParameters,
     seed: int,
@@ -46,6 +47,7 @@ def mix_experts(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     store = VisualStore(visual_store, **model.images.model_dump())
     if parameters.experts is None and not store.has_images.any():
@@ -72,6 +74,7 @@ def report_calibration(
     relations: pd.DataFrame,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     seed: int,
 ) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def report_calibration(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     report = report_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:
@@ -116,6 +120,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "visual_store",
                 "mixture_work",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:launch",
                 "params:seed",
@@ -133,6 +138,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "relations",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:seed",
             ],

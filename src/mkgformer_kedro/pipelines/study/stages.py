@@ -24,9 +24,10 @@ from pydantic import BaseModel
 import mkgformer_kedro
 from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
+from mkgformer_kedro.datasets.lineage import raw_identity
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, sha256_of
-from mkgformer_kedro.hooks.lineage import raw_identity
+from mkgformer_kedro.hooks.lineage import reading_of
 from mkgformer_kedro.parameters import deciding
 from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
@@ -181,11 +182,12 @@ def _merge(value: Any, other: Any) -> Any:
 
 
 def identities_of_raw_data(catalog: DataCatalog, task: str) -> dict[str, str]:
-    """Hash of each raw dataset that a cell of the task reads."""
+    """Hash of each raw dataset that a cell of the task reads, and of how it is read."""
     found = {}
     for name in sorted(make_cell(task).inputs()):
         if not name.startswith(_PARAMETERS) and not isinstance(catalog[name], WorkFolderDataset):
-            found[name] = str(raw_identity(catalog.load(name)))
+            identity = raw_identity(catalog.load(name))
+            found[name] = fingerprint(identity, reading_of(name, catalog.get(name)))
     return found
 
 
