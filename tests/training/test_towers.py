@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import sha256_of
+from mkgformer_kedro.hooks.input import BadInputHooks
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training import towers
 from mkgformer_kedro.training.parameters import ModelParameters
@@ -169,7 +171,19 @@ def test_towers_are_checked_before_anything_runs(tiny_towers, parameters, caplog
     wrong = parameters(vision_tower=str(tiny_towers.text("bert")))
     with pytest.raises(DataError, match=r"it holds a bert; the vision tower must be one of clip"):
         towers.check_towers(wrong, {})
-    towers.check_towers(parameters(text_tower="google/electra", vision_tower="a/hub"), {size: 3})
+    hub = parameters(text_tower="google/electra", vision_tower="a/hub")
+    towers.check_towers(hub, {size: 3})
+
+    groups = {
+        "params:model": scratch,
+        "params:preset": "corrected",
+        "params:link_prediction.image_association": SimpleNamespace(
+            layouts={"full": RoleLayout(64, 1)}
+        ),
+    }
+    run = SimpleNamespace(inputs=lambda: groups, load=groups.get)
+    with pytest.raises(DataError, match=f"{size}: it is 64"):
+        BadInputHooks().before_pipeline_run(run, run)
 
 
 def test_folders_without_a_tower(parameters, build, tmp_path):
