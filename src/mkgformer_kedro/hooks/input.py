@@ -20,7 +20,7 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.configuration import RUNTIME_GLOBALS, read_yaml
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.errors import DataError, Problem, lacks_memory
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 
@@ -181,7 +181,6 @@ def bad_input_behind(error: BaseException) -> BaseException | None:
     return None
 
 
-_LACKING = re.compile(r"out of memory|can't allocate memory")  # as torch says it
 _KILLED = re.compile(r"DataLoader worker .* (is killed|exited unexpectedly)")
 
 
@@ -190,9 +189,7 @@ def _lack_of_memory_behind(error: BaseException) -> str | None:
     for found in _chain(error):
         if isinstance(found, RuntimeError) and _KILLED.search(str(found)):
             return "a process that makes batches was killed"
-        if isinstance(found, MemoryError) or (
-            isinstance(found, RuntimeError) and _LACKING.search(str(found))
-        ):
+        if lacks_memory(found):
             return (str(found) or "no more is to be had").splitlines()[0].rstrip(". ")
     return None
 
