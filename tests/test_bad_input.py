@@ -227,6 +227,16 @@ for name, (content, says) in {
         assert not Path("executed").exists()
 
 
+for name, file in {
+    "a file of parameters of another name": "params_link_prediction.yml",
+    "globals.yaml in the place of globals.yml": "globals.yaml",
+}.items():
+
+    @case("Configuration", name, f"{file}: nothing reads a file of this name")
+    def _(world, file=file):
+        world.configured({file: "seed: 5"})
+
+
 @case("Configuration", "a key that is there in two files", "two.yml:2: the key 'model.seed'")
 def _(world):
     files = {"parameters_one.yml": "model:\n  seed: 1", "parameters_two.yml": "model:\n  seed: 2"}

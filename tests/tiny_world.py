@@ -260,10 +260,12 @@ def posts() -> dict[str, pd.DataFrame]:
 def labels() -> dict[str, pd.DataFrame]:
     """Labels of both tasks, by task."""
     names = {
-        "relation_extraction": ["None", "/a/a/likes", "/a/b/of"],
+        "relation_extraction": ["none", "/a/a/likes", "/a/b/of"],
         "entity_recognition": ["LOC", "PER"],
     }
-    return {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
+    tables = {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
+    tables["relation_extraction"]["negative"] = [True, False, False]
+    return tables
 
 
 @pytest.fixture(scope="session")

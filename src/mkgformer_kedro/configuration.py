@@ -19,6 +19,7 @@ from mkgformer_kedro.parameters import did_you_mean
 
 _MOST_VALUES = 100_000  # in one file, aliases spelled out
 _SUFFIXES = (".yml", ".yaml", ".json")
+_NAMES = "Call it globals.yml, catalog.yml or parameters.yml (or catalog_*.yml, parameters_*.yml)."
 _PLAIN = "tag:yaml.org,2002:"
 _KINDS = {f"{_PLAIN}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 _MERGE = f"{_PLAIN}merge"
@@ -63,7 +64,8 @@ class ExtendingConfigLoader(OmegaConfigLoader):
         """Read the files of an environment and, before them, of those that it extends.
 
         Raises:
-            DataError: There is no such environment, or one of its files is no plain YAML.
+            DataError: There is no such environment, or one of its files is no plain YAML, or has
+                a name by which it would not be read.
         """
         source = Path(self.conf_source)
         environment, known = str(Path(conf_path).relative_to(source)), _environments(source)
@@ -72,12 +74,24 @@ class ExtendingConfigLoader(OmegaConfigLoader):
             raise DataError(Problem(str(source), None, what, did_you_mean(environment, known)))
         found: dict[Path, DictConfig] = {}
         for folder in extended_folders(Path(conf_path)):
+            self._refuse_unread(folder)
             for file in sorted(folder.rglob("*")):
                 within = file.relative_to(folder).parts
                 if file.suffix in _SUFFIXES and any(part.startswith(key) for part in within):
                     read_yaml(file)
             found |= super()._read_dir_configs(str(folder), patterns, key, *args, **kwargs)
         return found
+
+    def _refuse_unread(self, folder: Path) -> None:
+        patterns = {each for several in self.config_patterns.values() for each in several}
+        read = {file for pattern in patterns for file in folder.glob(pattern)}
+        problems = [
+            Problem(str(file), None, "nothing reads a file of this name", _NAMES)
+            for file in sorted(folder.rglob("*"))
+            if file.suffix in _SUFFIXES and file not in read and not file.name.startswith(".")
+        ]
+        if problems:
+            raise DataError(problems)
 
     def _check_duplicates(self, key: str, config_per_file: dict[Path, Any]) -> None:
         """Refuse what two files of an environment say; groups of parameters may be divided.

@@ -572,8 +572,8 @@ def judge_completions(
         calibrator: What made the probabilities.
 
     Returns:
-        Plain values: ``proposed``, ``kept`` (with precision, recall and what is left open),
-        ``by_threshold``, ``calibration``.
+        Plain values: ``proposed``, ``highest`` (probability of a new one, 0 without any), ``kept``
+        (with precision, recall and what is left open), ``by_threshold``, ``calibration``.
     """
     hidden = int((triples["split"] == "test").sum())
     judged = joined[joined["split"] != "dev"]
@@ -593,6 +593,7 @@ def judge_completions(
                 for number, name in enumerate(FOUND_BY)
             },
         },
+        "highest": float(probability[(judged["split"] == "").to_numpy()].max(initial=0)),
         "kept": _at(kept["probability"].to_numpy(), (kept["split"] == "test").to_numpy(), hidden),
         "by_threshold": [
             {"probability": at, **_at(probability[chosen], truth[chosen], hidden)}

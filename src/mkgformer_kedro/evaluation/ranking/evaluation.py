@@ -144,6 +144,7 @@ def evaluate(
         names=names,
         metric=MRR,
         units="test triples",
+        has_images=bool(has_images[test[["head", "tail"]].to_numpy()].any()),
         predictions=predictions,
         whole=view("all test triples", everything),
         added=added_by_mixture(answers, compare),

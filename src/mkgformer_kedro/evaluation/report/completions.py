@@ -33,7 +33,8 @@ def render_completions(
     Args:
         completions: ``head``, ``relation``, ``tail`` (ids), ``probability``, ``found_by``,
             ``in_answer_set``, ``score_<expert>``; the most probable first.
-        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``.
+        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``,
+            ``keep`` and ``highest``.
         triples: All known triples, by index.
         entities: Columns ``entity``, ``name``, ``text``; row number is entity index.
         relations: Columns ``relation``, ``text``.
@@ -102,6 +103,7 @@ def render_completions(
             "questions": report["questions"],
             "meaning": report["meaning"],
             "new": len(completions),
+            "none_kept": none_kept(report),
             "expected": float(completions["probability"].sum()),
             "content": {
                 "dataSet": data_set,
@@ -110,6 +112,21 @@ def render_completions(
                 "relations": texts,
             },
         },
+    )
+
+
+def none_kept(report: Mapping[str, Any]) -> str:
+    """Why there are no completions, in a sentence.
+
+    Args:
+        report: ``keep``, what ``completion.keep`` says, and ``highest``, the highest probability of
+            a link that the graph lacks.
+    """
+    least = report["keep"]["probability"] or 0
+    return (
+        "None of the links that the graph lacks is kept: completion.keep asks for a probability "
+        f"of {least:.3g}{', found from both ends' if report['keep']['both_directions'] else ''}, "
+        f"and the highest is {report['highest']:.3g}."
     )
 
 

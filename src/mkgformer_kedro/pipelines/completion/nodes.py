@@ -151,6 +151,7 @@ def keep_completions(
     ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
     report = {
         "questions": plan,
+        "keep": parameters.keep.model_dump(),
         **judge_completions(joined, ranked.head(best), triples, calibrator),
     }
     completions = name_completions(

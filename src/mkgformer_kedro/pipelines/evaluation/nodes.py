@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
 from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import Engine, LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.parameters import (
@@ -21,6 +22,7 @@ from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
 if TYPE_CHECKING:
+    from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.report import Look
     from mkgformer_kedro.inference.explanation import Looker
 
@@ -139,9 +141,7 @@ def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
         wanted = parameters.explanations
         store = VisualStore(visual_store, **model.images.model_dump())
         given = dict(zip(task.tables, tables, strict=True))
-        rows = given[task.items]
-        owners = rows.index if task.owner == "post" else rows[task.owner]
-        asked = rows[(rows["split"] == "test") & store.has_images[owners]]
+        asked = _asked_with_images(task, given, store)
         found: dict[str, Any] = {"questions": 0, "deletion": [], "pointing": []}
         if asked.empty or not wanted.questions:
             return found
@@ -215,6 +215,9 @@ def report_for(
         layout = task.layout()
         given = dict(zip((*task.tables, *task.reports), inputs, strict=True))
         tables = {name: given[name] for name in task.tables}
+        if _asked_with_images(task, tables, store).empty:
+            # Those answers are the model's own.
+            predictions = predictions[predictions["expert"] != WITHOUT_IMAGES]
         evaluation = task.evaluate(
             pd.concat([predictions, baseline], ignore_index=True),
             tables,
@@ -381,6 +384,15 @@ def _ask_posts(
         batch_size=parameters.batch_size,
         engine=engine,
     )
+
+
+def _asked_with_images(
+    task: type[Task], tables: Mapping[str, pd.DataFrame], store: VisualStore
+) -> pd.DataFrame:
+    """The queries or posts of the test split whose entity or post has images."""
+    rows = tables[task.items]
+    owners = rows.index if task.owner == "post" else rows[task.owner]
+    return rows[(rows["split"] == "test") & store.has_images[owners]]
 
 
 def _looker(models: Path, model: ModelParameters) -> Looker:

@@ -36,6 +36,8 @@ def mix_experts(
     Returns:
         The finished folder of the mixture.
     """
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
     from mkgformer_kedro.inference.experts import load_experts
     from mkgformer_kedro.inference.mixture import choose_experts, fit_mixture
 
@@ -47,6 +49,10 @@ def mix_experts(
         images=model.images.model_dump(),
         precision=asking.precision,
     )
+    store = VisualStore(visual_store, **model.images.model_dump())
+    if parameters.experts is None and not store.has_images.any():
+        # It would say what the model says.
+        experts = [expert for expert in experts if expert.name != WITHOUT_IMAGES]
     mixture = fit_mixture(
         choose_experts(experts, parameters.experts),
         queries,

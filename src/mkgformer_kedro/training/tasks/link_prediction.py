@@ -402,15 +402,16 @@ class LinkPrediction(Task):
         return evaluate(predictions, tables, names={**NAMES, **_AS_PUBLISHED}, **options)
 
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Queries by the ids of ``entity`` and ``relation``; the direction is ``tail`` by default.
+        """Queries by the ids of ``entity`` and ``relation``; without a direction ``tail`` is meant.
 
         Raises:
             DataError: An id is not known, or a direction is neither ``tail`` nor ``head``.
         """
         check_columns(table, ("entity", "relation"))
+        direction = table.get("direction", pd.Series("tail", index=table.index))
         read = pd.DataFrame(
             {
-                "direction": table.get("direction", "tail"),
+                "direction": direction.astype(object).fillna("tail"),
                 "entity": read_rows(table, "entity", self.entities["entity"].tolist()),
                 "relation": read_rows(table, "relation", self.relations["relation"].tolist()),
             },
