@@ -11,16 +11,17 @@ import pandas as pd
 import torch
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.inference.experts import EXPERT_FILE, LoadedModel, load_expert
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
+from mkgformer_kedro.inference.experts import LoadedModel, load_expert
 from mkgformer_kedro.inference.mixture import Mixture
 from mkgformer_kedro.inference.sources import source_of
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.model_folder import read_table
+from mkgformer_kedro.training.structural_model import EXPERT_FILE
 
 if TYPE_CHECKING:
     from mkgformer_kedro.inference.experts import Expert
 
-_QUERY = ["direction", "entity", "relation"]
 _MODELS = ("model", "without_images")
 
 
@@ -132,7 +133,7 @@ class MixedAnswers:
         self._mixture: Any = load_expert(folder, task, experts)
         queries = read_table(source_of(folder, "queries")[0])
         train = queries[queries["split"] == "train"]
-        keys = zip(*(train[name] for name in _QUERY), strict=True)
+        keys = zip(*(train[name] for name in QUERY), strict=True)
         self._train = dict(zip(keys, train["answers"], strict=True))
         self._loops = {key[2] for key, answers in self._train.items() if key[1] in answers}
 
@@ -161,7 +162,7 @@ class MixedAnswers:
         for model in self._models:
             model.items, model.images = items, images
         mixture, calibration = self._enlarged(entities - self._entities), self._mixture.calibration
-        queries = asked[_QUERY].assign(question=np.arange(len(asked)))
+        queries = asked[QUERY].assign(question=np.arange(len(asked)))
         parts = []
         for rows, mixed in mixture.scores(queries, batch_size=batch_size):
             block = queries.iloc[rows]
@@ -198,7 +199,7 @@ class MixedAnswers:
 
     def _known(self, block: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows and entities of the answers that train gives."""
-        keys = zip(*(block[name] for name in _QUERY), strict=True)
+        keys = zip(*(block[name] for name in QUERY), strict=True)
         known: Sequence[Any] = [self._train.get(key, ()) for key in keys]
         rows = np.repeat(np.arange(len(known)), [len(each) for each in known])
         return rows, np.concatenate([np.asarray(each, dtype=np.int64) for each in known])
