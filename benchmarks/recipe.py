@@ -21,6 +21,7 @@ import torch
 from kedro.io import CatalogConfigResolver
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader
+from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE_MRR
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 from mkgformer_kedro.training.entity_modeling import initialize_graph_tokens
@@ -32,7 +33,7 @@ from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction, LinkP
 
 PROJECT = Path(__file__).parents[1]
 TASK = "link_prediction"
-MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
+MRR = f"dev_{HEADLINE_MRR}"
 ONE = {"default": 2e-4}
 TABLES = {**ONE, "graph_embeddings": 2e-3, "entity_bias": 2e-2}
 

@@ -119,7 +119,7 @@ def job_of(
         name: ``training`` or ``ranking``.
         steps: Batches.
         folder: For what the trainer may write.
-        precision: Of training.
+        precision: ``fp32`` or ``bf16``.
 
     Returns:
         Numbers of each batch's queries, what works on a batch, and its multiply-adds in all.
@@ -133,7 +133,7 @@ def job_of(
         world.model.eval()
 
         def work(rows: np.ndarray) -> Any:
-            return rank(world, OURS, rows)
+            return rank(world, OURS, rows, precision == "bf16")
 
     shapes = [shape_of(world, OURS, rows) for rows in batches]
     forward = sum(multiply_adds(world.model.config, shape) for shape in shapes)
@@ -182,7 +182,6 @@ def measure(
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         for rows in batches:
             work(rows)
-    half = job == "training" and precision == "bf16"
     return {
         "steps": len(batches),
         "shares": shares,
@@ -190,7 +189,7 @@ def measure(
         "counted": counter.get_total_flops() / 2,
         "seconds": seconds,
         "rate": computed / seconds,
-        "peak": peak_rate(torch.bfloat16 if half else torch.float32, device, clock),
+        "peak": peak_rate(torch.bfloat16 if precision == "bf16" else torch.float32, device, clock),
     }
 
 
@@ -199,9 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_world_options(parser)
     parser.add_argument("--job", choices=("training", "ranking"), default="training")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="of training; ranks are fp32"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     options = parser.parse_args(arguments)
@@ -214,13 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind, share in found["shares"].items():
         print(f"| {kind} | {share:.1%} |")
     giga = {name: found[name] / 1e9 for name in ("multiply_adds", "counted", "rate", "peak")}
-    precision = options.precision if options.job == "training" else "fp32"
     print(
         f"\n{giga['multiply_adds'] / found['steps']:.1f} billion multiply-adds a step "
         f"(torch counts {giga['counted'] / found['steps']:.1f}), "
         f"{found['seconds'] / found['steps']:.2f} s: {giga['rate']:.1f} a second, "
         f"{found['rate'] / found['peak']:.0%} of the {giga['peak']:.1f} of a plain matrix product "
-        f"({precision}, {torch.get_num_threads()} threads, {options.clock} time)"
+        f"({options.precision}, {torch.get_num_threads()} threads, {options.clock} time)"
     )
 
 

@@ -105,6 +105,18 @@ def ways_to_train(world: World, mixed_precision: bool) -> dict[str, Way]:
     return ways
 
 
+def ways_to_rank(mixed_precision: bool) -> dict[str, Way]:
+    """The ways that ranking is timed in, by name: both wholes, and this project's in float32."""
+    if not mixed_precision:
+        return WHOLES
+    return {**WHOLES, f"+ {LABELS['single_precision']}": Way(single_precision=True)}
+
+
+def type_of(way: Way, mixed_precision: bool) -> torch.dtype:
+    """What a way computes its matrix products in."""
+    return torch.bfloat16 if mixed_precision and not way.single_precision else torch.float32
+
+
 def items_per_epoch(world: World, way: Way) -> np.ndarray:
     """Query numbers of one epoch; with one item per triple, a query stands once for each answer."""
     rows = world.train_rows
@@ -203,7 +215,7 @@ def train(
     model = world.model
     for rows in batches:
         batch = collate(world, way, rows)
-        bf16, device = mixed_precision and not way.single_precision, model.device.type
+        bf16, device = type_of(way, mixed_precision) == torch.bfloat16, model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=bf16), attention_of(device, bf16):
             loss = batch_loss(model, batch, way)
         loss.backward()
@@ -234,13 +246,14 @@ def shape_of(world: World, way: Way, rows: np.ndarray) -> Shape:
 
 
 @torch.no_grad()
-def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
+def rank(world: World, way: Way, rows: np.ndarray, mixed_precision: bool = False) -> pd.DataFrame:
     """Filtered ranks of all answers of the queries ``rows``.
 
     Args:
         world: The world.
-        way: Either whole way: :data:`OURS` or :data:`AUTHORS`.
+        way: One of :func:`ways_to_rank`.
         rows: ``(m,)`` query numbers.
+        mixed_precision: Whether bfloat16 is used where the way does not say otherwise.
 
     Returns:
         One row per answer, both ways in the same order: ``rank_optimistic`` and
@@ -248,6 +261,9 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
     """
     rows = asking_order(world.queries, rows)
     if not way.item_per_triple:
+        # An earlier state may know float32 alone.
+        half = type_of(way, mixed_precision) == torch.bfloat16
+        asked_in: dict[str, Any] = {"precision": "bf16"} if half else {}
         blocks = ask(
             world.model,
             Collator(world.queries, world.store),
@@ -255,6 +271,7 @@ def rank(world: World, way: Way, rows: np.ndarray) -> pd.DataFrame:
             batch_size=world.parameters.dev_batch_size,
             what="Ranking",
             of="queries",
+            **asked_in,
         )
         tables = [
             rank_answers_of(world.queries, numbers, outputs.logits.float())
@@ -496,25 +513,29 @@ def measure_training(
 ) -> dict[str, Measurement]:
     """Time ``steps`` batches of each way in each round, and extrapolate to an epoch."""
     jobs = training_turns(world, ways, steps, mixed_precision, clock)
-    types = {
-        name: torch.bfloat16 if mixed_precision and not way.single_precision else torch.float32
-        for name, way in ways.items()
-    }
-    rates = {
-        dtype: partial(peak_rate, dtype, world.model.device, clock) for dtype in types.values()
-    }
     return measure(
         jobs,
         {name: len(items_per_epoch(world, way)) for name, way in ways.items()},
         world.answers(world.train_rows),
         rounds,
-        {name: rates[dtype] for name, dtype in types.items()},
+        peaks_of(world, ways, mixed_precision, clock),
         before and partial(before.take, "training"),
     )
 
 
+def peaks_of(
+    world: World, ways: dict[str, Way], mixed_precision: bool, clock: Clock
+) -> dict[str, Callable[[], float]]:
+    """For each way what measures the rate of a plain matrix product in its precision."""
+    types = {name: type_of(way, mixed_precision) for name, way in ways.items()}
+    rates = {
+        dtype: partial(peak_rate, dtype, world.model.device, clock) for dtype in types.values()
+    }
+    return {name: rates[dtype] for name, dtype in types.items()}
+
+
 def ranking_turns(
-    world: World, ways: dict[str, Way], blocks: int, clock: Clock
+    world: World, ways: dict[str, Way], blocks: int, mixed_precision: bool, clock: Clock
 ) -> dict[str, Callable[[int], Turn]]:
     """For each way what ranks ``blocks`` blocks of test queries, the same ones for all ways."""
     model = world.model
@@ -527,8 +548,10 @@ def ranking_turns(
             multiply_adds(model.config, shape_of(world, way, block))
             for block in asked_blocks(world, way, rows)
         )
-        rank(world, way, rows[: world.parameters.dev_batch_size])
-        return take_turn(items, forward, lambda: rank(world, way, rows), model.device, clock)
+        rank(world, way, rows[: world.parameters.dev_batch_size], mixed_precision)
+        return take_turn(
+            items, forward, lambda: rank(world, way, rows, mixed_precision), model.device, clock
+        )
 
     return {name: partial(take, way) for name, way in ways.items()}
 
@@ -537,19 +560,22 @@ def measure_evaluation(
     world: World,
     rounds: int,
     blocks: int,
+    mixed_precision: bool,
     clock: Clock = time.perf_counter,
     before: Before | None = None,
 ) -> dict[str, Measurement]:
-    """Time the ranking of ``blocks`` blocks of test queries, the same for both ways."""
+    """Time the ranking of ``blocks`` blocks of test queries, the same for all ways."""
     answers = world.answers(world.test_rows)
-    jobs = ranking_turns(world, WHOLES, blocks, clock)
-    peak = partial(peak_rate, torch.float32, world.model.device, clock)
+    ways = ways_to_rank(mixed_precision)
     return measure(
-        jobs,
-        {"this project": len(world.test_rows), "authors' way": answers},
+        ranking_turns(world, ways, blocks, mixed_precision, clock),
+        {
+            name: answers if way.item_per_triple else len(world.test_rows)
+            for name, way in ways.items()
+        },
         answers,
         rounds,
-        dict.fromkeys(jobs, peak),
+        peaks_of(world, ways, mixed_precision, clock),
         before and partial(before.take, "ranking"),
     )
 
@@ -593,7 +619,7 @@ def serve(
     ways = {"this project": OURS}
     jobs = {
         "training": training_turns(world, ways, steps, mixed_precision, clock),
-        "ranking": ranking_turns(world, ways, steps, clock),
+        "ranking": ranking_turns(world, ways, steps, mixed_precision, clock),
     }
     for line in lines:
         job, number = line.split()
@@ -656,8 +682,8 @@ def describe(
         else "decoded from files in each batch by the authors' way",
         "batch": f"{parameters.batch_size} items in training, {parameters.dev_batch_size} in "
         f"ranking, max_length {parameters.max_length}",
-        "precision": "bfloat16 autocast in training, as the trainer does it; the authors' way and "
-        "all ranking in float32"
+        "precision": "bfloat16 autocast, as the trainer and experts do it; the authors' way in "
+        "float32"
         if mixed_precision
         else "float32",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
@@ -720,7 +746,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="of this project's training; auto: bf16 on a GPU that has it. The authors' is fp32",
+        help="of this project's way; auto: bf16 on a GPU that has it. The authors' is fp32",
     )
     parser.add_argument(
         "--wholes", action="store_true", help="leave out the authors' habits one by one"
@@ -772,7 +798,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             before = stack.enter_context(Before(options.before, arguments))
         ways = WHOLES if options.wholes else ways_to_train(world, mixed_precision)
         training = measure_training(world, ways, *given, before)
-        ranking = measure_evaluation(world, options.rounds, options.steps, given[-1], before)
+        ranking = measure_evaluation(world, *given, before)
     settings = describe(world, mixed_precision, options.rounds, options.steps, options.clock)
     print("\n".join(report_lines(settings, agreement, training, ranking)))
     if options.output is not None:

@@ -25,7 +25,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.ranking.evaluation import MRR, PREFIX, RankingEvaluation
+from mkgformer_kedro.evaluation.ranking.evaluation import MRR, RankingEvaluation
+from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE
 from mkgformer_kedro.inference.predictions import predict_queries
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.tasks.link_prediction import LinkPrediction
@@ -148,7 +149,7 @@ def report_lines(evaluation: RankingEvaluation) -> list[str]:
     for expert, scores in view.scores.items():
         low, high = scores.intervals[MRR.key]
         line = f"{expert:16}{scores.metrics[MRR.key]:7.3f} [{low:.3f}, {high:.3f}]"
-        line += "".join(f"{scores.metrics[PREFIX + key]:11.3f}" for key in COLUMNS.values())
+        line += "".join(f"{scores.metrics[HEADLINE + key]:11.3f}" for key in COLUMNS.values())
         if expert in view.differences:
             ahead = view.differences[expert]
             line += f"   {ahead.value:+.3f} [{ahead.interval.low:+.3f}, {ahead.interval.high:+.3f}]"

@@ -1298,6 +1298,7 @@ def _(world):
 for name, (options, says) in {
     "a path that is nothing": ({"path": None}, "path: Input should be the name of a folder"),
     "an attention that there is not": ({"attention": "magic"}, "not 'magic'"),
+    "a precision of asking that there is not": ({"precision": "fp16"}, "not 'fp16'"),
     "a store that is a number": ({"store": 5}, "store: Input should be the name of a folder"),
 }.items():
 

@@ -18,6 +18,7 @@ from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.post_images import PostImagesDataset
 from mkgformer_kedro.hooks.scores import score_table
 from mkgformer_kedro.inference import Predictor
+from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.pipelines import evaluation, finetuning, image_association, ingestion
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.pipelines.image_association.parameters import PostImageAssociationParameters
@@ -122,6 +123,7 @@ def catalog(tmp_path, task, raw_posts, model_parameters, finetuning_values) -> D
             grounding=None,
             detection=None,
         ).load(),
+        "params:asking": AskingParameters(precision="fp32"),
         "params:launch": LAUNCH,
         "params:model": ModelParameters(**model_parameters),
         "params:preset": "corrected",

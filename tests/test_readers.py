@@ -84,12 +84,16 @@ def mixed(folder):
     return expert_of(beside)
 
 
+def load_mixed(folder, relations):
+    return Mixture.load(folder, [mixed(folder)], entities=7, relations=relations)
+
+
 def write_mixture(folder, _):
     one, by_relation = np.ones(1), np.ones((2, 2))
     weights = Weights(one > 0, one, one, one, np.ones((2, 1)), np.ones((2, 2, 1)), by_relation > 0)
     calibrator = Calibrator(1.0, np.zeros(2), np.zeros((2, 2)))
     calibration = Calibration(1.0, calibrator, by_relation, by_relation > 0, 0.9)
-    Mixture([mixed(folder)], weights, calibration, {}, None).save(folder)
+    Mixture([mixed(folder)], weights, calibration, {}, 7).save(folder)
 
 
 def write_rdf(folder, _):
@@ -158,7 +162,7 @@ READERS = {
     ),
     "mixture": Reader(
         write_mixture,
-        lambda folder: Mixture.load(folder, [mixed(folder)], 2),
+        lambda folder: load_mixed(folder, 2),
         "no complete mixture",
     ),
     "RDF": Reader(write_rdf, lambda folder: read_rdf(folder, ["graph.ttl"], RDF), "graph.ttl"),
@@ -242,7 +246,7 @@ def nothing(folder):
 def mixed_by(change):
     def read(folder):
         saying("expert.json", **change)(mixed(folder).folder)
-        return Mixture.load(folder, [mixed(folder)], 2)
+        return load_mixed(folder, 2)
 
     return read
 
@@ -272,7 +276,7 @@ OTHERS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object] 
         "mixture", nothing, mixed_by({"seed": 5}), "of seed 4, which is not there",
     ),
     "a mixture of a graph with more relations": (
-        "mixture", nothing, lambda folder: Mixture.load(folder, [mixed(folder)], 3),
+        "mixture", nothing, lambda folder: load_mixed(folder, 3),
         "a graph of 2 relations, not 3",
     ),
 }  # fmt: skip

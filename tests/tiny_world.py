@@ -39,7 +39,7 @@ COMPLETION = {
         "at_most": None,
     },
     "per_question": 4,
-    "least_odds": 0.0,
+    "least_probability": 0.0,
     "block": 5,
     "batch_size": 3,
     "keep": {"probability": 0.2, "best": None, "both_directions": False},
@@ -260,10 +260,12 @@ def posts() -> dict[str, pd.DataFrame]:
 def labels() -> dict[str, pd.DataFrame]:
     """Labels of both tasks, by task."""
     names = {
-        "relation_extraction": ["None", "/a/a/likes", "/a/b/of"],
+        "relation_extraction": ["none", "/a/a/likes", "/a/b/of"],
         "entity_recognition": ["LOC", "PER"],
     }
-    return {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
+    tables = {task: pd.DataFrame({"label": of, "text": of}) for task, of in names.items()}
+    tables["relation_extraction"]["negative"] = [True, False, False]
+    return tables
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SHOWN = 20
 _LONGEST = 600
+_LACKING = re.compile(r"out of memory|can't allocate memory")  # as torch says it
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether Python or torch says that there is not enough memory."""
+    lacking = isinstance(error, RuntimeError) and _LACKING.search(str(error)) is not None
+    return lacking or isinstance(error, MemoryError)
 
 
 def _printable(text: str) -> str:

@@ -319,6 +319,10 @@ class TestMeasure:
         label = f"+ {throughput.LABELS['single_precision']}"
         assert label in throughput.ways_to_train(world, mixed_precision=True)
         assert label not in throughput.ways_to_train(world, mixed_precision=False)
+        assert throughput.ways_to_rank(mixed_precision=False) == throughput.WHOLES
+        ways = throughput.ways_to_rank(mixed_precision=True)
+        types = [throughput.type_of(way, mixed_precision=True) for way in ways.values()]
+        assert types == [torch.bfloat16, torch.float32, torch.float32]
 
 
 class TestOpenWorld:
@@ -423,8 +427,8 @@ def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, mo
     results = json.loads(output.read_text())
     ours_of_training = results["training"]["this project"]
     assert results["training"]["authors' way"]["items"] == 48
-    ours, before, authors = results["evaluation"].values()
-    assert ours["items"] == before["items"] < authors["items"]
+    ours, before, authors, in_float32 = results["evaluation"].values()
+    assert ours["items"] == before["items"] == in_float32["items"] < authors["items"]
     assert before["seconds"] == [before["items"] * 3 / 2]
     assert results["training"][throughput.BEFORE]["items"] == ours_of_training["items"]
     assert results["settings"]["precision"].startswith("bfloat16")

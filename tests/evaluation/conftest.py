@@ -164,7 +164,11 @@ def relation_sample() -> Posts:
     generator = np.random.default_rng(0)
     posts = _posts(generator, 180)
     labels = pd.DataFrame(
-        {"label": ["None", "/a/a/peer", "/a/b/of"], "text": ["none", "peer", "of"]}
+        {
+            "label": ["None", "/a/a/peer", "/a/b/of"],
+            "text": ["none", "peer", "of"],
+            "negative": [True, False, False],
+        }
     )
     posts = posts.assign(head_start=0, head_end=1, tail_start=1, tail_end=2)
     posts["relation"] = generator.integers(3, size=len(posts)).astype(np.int32)

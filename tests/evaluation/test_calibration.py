@@ -16,6 +16,7 @@ from mkgformer_kedro.evaluation.calibration import (
     conformal_threshold,
     conformal_thresholds,
     expected_calibration_error,
+    log_odds,
     reliability,
     risk_coverage,
 )
@@ -244,3 +245,12 @@ def test_coverage_holds_by_relation_and_where_relations_are_rare():
         rare_covered.append(rng.exponential(2.0) <= thresholds[2, 0])
     assert np.mean(covered, axis=0) == pytest.approx([0.9, 0.9], abs=0.06)
     assert np.mean(rare_covered) == pytest.approx(0.9, abs=0.08)
+
+
+@given(st.floats(-700, 0))
+def test_log_odds_are_finite_and_exact(log_probability):
+    found = log_odds(np.array([log_probability]))[0]
+    assert np.isfinite(found)
+    if -30 < log_probability < -1e-6:
+        probability = np.exp(log_probability)
+        assert found == pytest.approx(np.log(probability / (1 - probability)), rel=1e-6, abs=1e-9)

@@ -59,10 +59,13 @@ def test_completions_are_told_in_words_the_most_probable_first():
     )
     entities = pd.DataFrame({"entity": ["a", "b"], "name": ["Ann", "Bob"]})
     relations = pd.DataFrame({"relation": ["r", "s"], "text": ["knows", "is married to"]})
-    assert completions_table(completions, entities, relations).splitlines() == [
+    assert completions_table(completions, entities, relations, {}).splitlines() == [
         "2 links that the graph lacks; the most probable:",
         "  0.50  Ann | knows | Bob",
         "  0.25  Bob | knows | Ann",
     ]
-    nothing = completions_table(completions.head(0), entities, relations)
-    assert nothing == "0 links that the graph lacks; the most probable:"
+    report = {"keep": {"probability": 0.05, "both_directions": False}, "highest": 0.03125}
+    assert completions_table(completions.head(0), entities, relations, report) == (
+        "None of the links that the graph lacks is kept: completion.keep asks for a probability of "
+        "0.05, and the highest is 0.0312."
+    )

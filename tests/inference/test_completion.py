@@ -15,9 +15,9 @@ from rdflib import RDF, URIRef
 from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.inference.completion import (
     FOUND_BY,
-    TRIPLE,
     Roles,
     calibrate_proposals,
     completions_as_rdf,
@@ -102,7 +102,7 @@ def make_mixture(triples, table_expert):
         own=np.zeros((RELATIONS, 2), dtype=bool),
         level=0.9,
     )
-    return Mixture(experts, weights, calibration, {})
+    return Mixture(experts, weights, calibration, {}, ENTITIES)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
     for question in asked.itertuples(index=False):
         number = int(question.direction == "head")
         query = pd.DataFrame([question._asdict()])
-        part = next(mixture.parts(query, batch_size=1))
-        total = part.mixed[0].numpy().astype(float)
+        block = next(mixture.blocks(query, batch_size=1))
+        total = block.scores[0].numpy().astype(float)
         for entity in range(ENTITIES):
             triple = (question.entity, question.relation, entity)
             if (triple if number == 0 else triple[::-1]) in train:
@@ -275,8 +275,8 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
                     entity,
                     odds,
                     -logs[entity] <= 2,
-                    part.logs[0][0, entity].item(),
-                    part.logs[1][0, entity].item() if speaks else np.nan,
+                    block.logs[0][0, entity].item(),
+                    block.logs[1][0, entity].item() if speaks else np.nan,
                 )
             )
     columns = [
@@ -296,7 +296,7 @@ def test_proposals_are_the_best_unknown_answers(mixture, triples, tmp_path):
 
 def test_improbable_answers_are_left_out(mixture, triples, tmp_path):
     everything = ask(mixture, triples, tmp_path / "a")[2]
-    probable = ask(mixture, triples, tmp_path / "b", completion(least_odds=0.2))[2]
+    probable = ask(mixture, triples, tmp_path / "b", completion(least_probability=0.2))[2]
     odds = everything["log_odds"].to_numpy(float)
     kept = everything[1 / (1 + np.exp(-odds)) >= 0.2]
     assert 0 < len(probable) < len(everything)
@@ -330,7 +330,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same(mixture, triples, tmp
                 raise KeyboardInterrupt
             return mixture.experts[0].scores(queries, batch_size=batch_size)
 
-    dying = Mixture([Dying(), mixture.experts[1]], mixture.weights, mixture.calibration, {})
+    dying = Mixture(
+        [Dying(), mixture.experts[1]], mixture.weights, mixture.calibration, {}, ENTITIES
+    )
     with pytest.raises(KeyboardInterrupt):
         ask(dying, triples, tmp_path / "work")
     before = sum(mixture.experts[0].asked)
@@ -390,12 +392,6 @@ def with_probability(joined, probability=None, seed=0):
     return joined.assign(probability=values)
 
 
-def no_function():
-    sides = (2, RELATIONS)
-    nothing = np.zeros((*sides, ENTITIES), dtype=bool)
-    return Roles(nothing, nothing, np.zeros(sides, dtype=bool), np.zeros(RELATIONS, dtype=bool))
-
-
 def keep(**changes):
     given = {"probability": None, "best": None, "both_directions": False}
     return KeepParameters(**{**given, **changes})
@@ -417,10 +413,10 @@ def test_nothing_is_proposed_that_is_held_out_or_has_its_only_answer_there():
     triples = pd.concat([frame([(0, 0, 5)]), frame([(1, 0, 5)], "dev"), frame([(2, 0, 5)], "test")])
     rows = [(1, 0, 6, ""), (2, 0, 5, "test"), (2, 0, 6, ""), (3, 0, 6, "")]
     ranked = pd.DataFrame(rows, columns=[*TRIPLE, "split"])
-    assert open_proposals(ranked, no_function(), triples).index.tolist() == [0, 1, 2]
-    roles = no_function()
-    roles.functional[0, 0] = True
-    assert open_proposals(ranked, roles, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
+    functional = np.zeros((2, 1), dtype=bool)
+    assert open_proposals(ranked, functional, triples).index.tolist() == [0, 1, 2]
+    functional[0, 0] = True
+    assert open_proposals(ranked, functional, triples)[TRIPLE].to_numpy().tolist() == [[3, 0, 6]]
 
 
 def test_precision_on_a_functional_relation_is_what_probabilities_say():
@@ -441,9 +437,7 @@ def test_precision_on_a_functional_relation_is_what_probabilities_say():
     kept = judge_completions(rows, ranked, triples, calibrator)["kept"]
     noise = 2 * np.sqrt(0.25 / kept["triples"])
     assert kept["precision"] == pytest.approx(kept["mean_probability"], abs=noise)
-    roles = no_function()
-    roles.functional[0, 0] = True
-    published = open_proposals(ranked, roles, triples)
+    published = open_proposals(ranked, np.array([[True], [False]]), triples)
     assert 0 < len(published) < kept["triples"] - kept["hidden"]
     assert not published["head"].isin(triples["head"]).any()
 

@@ -1,10 +1,12 @@
 """Experts answer in blocks, in their own order, each query once."""
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
 from mkgformer_kedro.errors import DataError
@@ -14,10 +16,10 @@ from mkgformer_kedro.inference.experts import (
     EXPERT_KINDS,
     LoadedModel,
     ModelExpert,
-    PopularityExpert,
     load_experts,
 )
 from mkgformer_kedro.inference.predictions import predict_queries
+from mkgformer_kedro.training.batches import Collator
 
 
 def split(table, name):
@@ -28,8 +30,8 @@ def split(table, name):
 def expert(entity_model, store_folder):
     """The model of stage 1, whose fusion was moved away from zero: a fresh one ignores images."""
 
-    def make(with_images=True):
-        model = LoadedModel(entity_model)
+    def make(with_images=True, precision="fp32"):
+        model = LoadedModel(entity_model, precision=precision)
         for number, layer in enumerate(model.parts[0].mkgformer.fusion_layers):
             rng = np.random.default_rng(number)
             weight = layer.fusion_dense.weight.data
@@ -63,15 +65,40 @@ def test_blocks_do_not_change_the_ranks(expert, tables, batch_size, scores, monk
     queries, triples = split(tables["queries"], "train"), split(tables["triples"], "train")
     whole = predict_queries([expert()], queries, triples, batch_size=7)
     monkeypatch.setattr(ranks, "_SCORES", scores)
-    popular = PopularityExpert(triples, 12)
-    for asked in (expert(), popular):  # 30 scores at a time are those of two queries
-        sizes = {len(rows) for rows, _ in asked.scores(queries, batch_size=batch_size)}
-        assert max(sizes) == min(batch_size, len(queries), scores // 12)
+    # 30 scores at a time are those of two queries.
+    sizes = {len(rows) for rows, _ in expert().scores(queries, batch_size=batch_size)}
+    assert max(sizes) == min(batch_size, len(queries), scores // 12)
     blocks = predict_queries([expert()], queries, triples, batch_size=batch_size)
     columns = ["triple", "direction", "rank_optimistic", "rank_pessimistic"]
     pd.testing.assert_frame_equal(whole[columns], blocks[columns])
     np.testing.assert_allclose(whole["score"], blocks["score"], atol=1e-5)
     assert len(whole) == 2 * len(triples)
+
+
+def test_in_bf16_products_are_rounded_and_scores_are_compared_in_fp32(expert, tables):
+    queries = split(tables["queries"], "train")
+    rough = expert(precision="bf16")
+    products = []
+    for layer in rough.model.parts[0].modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda layer, given, made: products.append(made.dtype))
+    exact = list(expert().scores(queries, batch_size=5))
+    for (rows, scores), (same, wanted) in zip(
+        rough.scores(queries, batch_size=5), exact, strict=True
+    ):
+        # Nobody else computes in bf16 meanwhile.
+        assert not torch.is_autocast_enabled("cpu")
+        np.testing.assert_array_equal(rows, same)
+        assert scores.dtype == torch.float32
+        assert not torch.equal(scores, scores.bfloat16().float())
+        assert 0 < (scores - wanted).abs().max() < 0.1 * wanted.std()
+    assert set(products) == {torch.bfloat16}
+    model, tokenizer, task = expert().model.parts
+    items = task.encode(queries, tokenizer, model.config)
+    for rows, scores in exact:
+        with torch.no_grad():
+            inputs = Collator(items, VisualStore(expert().store.folder))(rows)
+            assert torch.equal(model(**inputs).logits, scores)
 
 
 def test_leaving_images_out_changes_only_queries_about_entities_with_images(expert, tables):
@@ -99,31 +126,40 @@ def test_what_has_no_images_is_asked_once(expert, tables):
     assert (asked[0]["entity"] % 2 == 0).all()
 
 
-def test_popularity_answers_queries_of_relations_that_train_has(tables):
-    triples, queries = split(tables["triples"], "train"), split(tables["queries"], "test")
-    popular = PopularityExpert(triples[triples["relation"] == 0], 12)
-    assert popular.answers(queries).tolist() == (queries["relation"] == 0).tolist()
-    table = predict_queries([popular], queries, split(tables["triples"], "test"), batch_size=3)
-    assert table["expert"].unique().tolist() == ["baseline"]
-    assert (table["answered"] == (table["relation"] == 0)).all()
-    assert len(table) == 4
+@pytest.fixture
+def lookup(table_expert):
+    """An expert that is silent about one entity, and scores all entities alike."""
+    return table_expert("lookup", np.zeros((2, 12, 2, 12)), silent=frozenset([0]))
+
+
+def test_what_an_expert_answers_is_told(lookup, tables):
+    triples, queries = split(tables["triples"], "train"), split(tables["queries"], "train")
+    table = predict_queries([lookup], queries, triples, batch_size=3)
+    assert table["expert"].unique().tolist() == ["lookup"]
+    assert (table["answered"] == (table["entity"] != 0)).all()
+    assert table["answered"].nunique() == 2
+    assert len(table) == 2 * len(triples)
 
 
 def test_all_seeds_are_loaded_in_order(models, store_folder):
-    found = load_experts(models, store_folder=store_folder)
+    found = load_experts(models, store_folder=store_folder, precision="bf16")
+    there = pickle.loads(pickle.dumps(found))  # noqa: S301 (as Ray sends experts)
+    assert (
+        {each.model.precision for each in there} == {each.precision for each in found} == {"bf16"}
+    )
     assert [(expert.name, expert.seed) for expert in found] == [
         ("model", 9), ("without_images", 9), ("model", 10), ("without_images", 10),
     ]  # fmt: skip
 
 
 def test_other_kinds_of_expert_are_found_by_their_file(
-    models, store_folder, tmp_path, monkeypatch, tables
+    models, store_folder, tmp_path, monkeypatch, lookup
 ):
     seen = []
 
     def load(folder, task, experts):
         seen.append((folder.name, len(task.entities), [each.name for each in experts]))
-        return PopularityExpert(tables["triples"], 12)
+        return lookup
 
     monkeypatch.setattr(module, "load_for_test", load, raising=False)
     monkeypatch.setitem(EXPERT_KINDS, "test", f"{module.__name__}:load_for_test")
@@ -134,9 +170,9 @@ def test_other_kinds_of_expert_are_found_by_their_file(
     found = load_experts(
         models, tmp_path / "structures", tmp_path / "mixture", store_folder=store_folder
     )
-    assert [expert.name for expert in found[4:]] == ["baseline", "baseline"]
+    assert [expert.name for expert in found[4:]] == ["lookup", "lookup"]
     assert [each[:2] for each in seen] == [("seed_1", 12), ("mixture", 12)]
-    assert seen[1][2][-1] == "baseline", "a mixture is given the experts before it"
+    assert seen[1][2][-1] == "lookup", "a mixture is given the experts before it"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "strange"}', '{"kind": []}', "[]"])

@@ -1,16 +1,40 @@
 """A person asks a model: what is given in which form, what comes back, what is refused."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from mkgformer_kedro.datasets.lineage import (
+    Origin,
+    folder_lineage,
+    parquet_lineage,
+    write_folder_lineage,
+    write_parquet,
+)
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, VisualStoreWriter
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference import Predictor
+from mkgformer_kedro.inference.completion import Asking, Roles, _Known
+from mkgformer_kedro.inference.experts import load_experts
+from mkgformer_kedro.inference.mixed import MixedAnswers
+from mkgformer_kedro.inference.mixture import fit_mixture
+from mkgformer_kedro.inference.parameters import CompletionParameters
+from mkgformer_kedro.inference.retrieval import Retrieval
 from mkgformer_kedro.training.finetuning import finetune
 from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.structural_model import (
+    StructuralModel,
+    StructureFolder,
+    graph_digest,
+    write_structure_folder,
+)
 from mkgformer_kedro.training.tasks.registry import task_named
+from tiny_world import COMPLETION
 
 WORDS = ["word0", "is", "next", "word5"]
 
@@ -37,13 +61,25 @@ def link(entity_model, store_folder):
     return wake(Predictor.from_folder(entity_model, store=store_folder))
 
 
-@pytest.fixture
-def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, posts_values):
-    """Train a predictor for a task on posts for a moment."""
+@pytest.fixture(scope="module")
+def trained():
+    """Folders of models on posts, by task."""
+    return {}
 
-    def make(task, **changes):
-        values = posts_values[task] | {"epochs": 1} | changes
-        models, _ = finetune(
+
+@pytest.fixture
+def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, posts_values, trained):
+    """A predictor for a task on posts, trained for a moment: until it finds entities."""
+    learning = {
+        "relation_extraction": {"epochs": 1},
+        "entity_recognition": {"epochs": 30, "learning_rates": {"default": 0.01}},
+    }
+
+    def make(task):
+        if task in trained:
+            return wake(Predictor.from_folder(trained[task]))
+        values = posts_values[task] | learning[task]
+        trained[task], _ = finetune(
             task,
             {"posts": posts[task], "labels": labels[task]},
             posts_store,
@@ -53,7 +89,7 @@ def on_posts(tmp_path_factory, posts, labels, posts_store, model_parameters, pos
             "corrected",
             seed=0,
         )
-        return wake(Predictor.from_folder(models))
+        return make(task)
 
     return make
 
@@ -74,6 +110,8 @@ def test_more_answers_than_entities_are_all_entities(link):
 def test_both_directions_are_two_questions(link):
     tail, head = link.predict("e0", "next"), link.predict("e0", "next", "head")
     assert not np.allclose(tail["score"], head["score"])
+    empty = pd.DataFrame({"entity": ["e0"], "relation": ["next"], "direction": [np.nan]})
+    pd.testing.assert_frame_equal(link.predict(empty).drop(columns="question"), tail)
 
 
 def test_a_table_is_as_its_questions_one_by_one(link, image_file):
@@ -81,6 +119,7 @@ def test_a_table_is_as_its_questions_one_by_one(link, image_file):
         {
             "entity": ["e3", "e0", "e0"],
             "relation": ["next", "mirror", "next"],
+            "direction": [None, "head", float("nan")],
             "images": [None, image_file, None],
         },
         index=["a", "b", "a"],
@@ -88,7 +127,8 @@ def test_a_table_is_as_its_questions_one_by_one(link, image_file):
     answers = link.predict(table, top=4, batch_size=2)
     assert answers["question"].tolist() == ["a"] * 4 + ["b"] * 4 + ["a"] * 4
     for number, row in enumerate(table.itertuples(index=False)):
-        alone = link.predict(row.entity, row.relation, images=row.images, top=4)
+        direction = row.direction if number == 1 else "tail"
+        alone = link.predict(row.entity, row.relation, direction, images=row.images, top=4)
         of_table = answers.iloc[4 * number : 4 * number + 4].reset_index(drop=True)
         assert of_table["entity"].tolist() == alone["entity"].tolist()
         np.testing.assert_allclose(of_table["score"], alone["score"], atol=1e-5)
@@ -117,6 +157,165 @@ def test_an_image_is_given_in_any_form(link, image_file, form):
     assert not np.allclose(answers["score"], link.predict("e1", "next")["score"])
     by_role = link.predict("e1", "next", images={"full": image_file})
     pd.testing.assert_frame_equal(answers, by_role)
+
+
+MODELS, STORE = "06_models/ring/link_prediction", "04_feature/ring/link_prediction/visual_store"
+QUERIES = "02_intermediate/ring/link_prediction/ingestion/queries.parquet"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, entity_model, store_folder, tables, parameters):
+    """What runs leave under ``data/``: a model, a structural one and their mixture."""
+    data = tmp_path_factory.mktemp("project") / "data"
+    models, store, queries = data / MODELS, data / STORE, data / QUERIES
+    shutil.copytree(store_folder, store)
+    write_folder_lineage(store, None)
+    queries.parent.mkdir(parents=True)
+    write_parquet(queries, tables["queries"], None)
+    made_from = {
+        "link_prediction.visual_store": folder_lineage(store).identity,
+        "link_prediction.queries": parquet_lineage(queries).identity,
+    }
+    origin = Origin("link_prediction.finetuning", made_from)
+    shutil.copytree(entity_model, models / "finetuning/seed_1")
+    write_folder_lineage(models / "finetuning", origin)
+    description = {
+        "kind": "structure", "model": "complex", "dimension": 3, "num_entities": 12,
+        "num_relations": 2, "graph": graph_digest(tables["entities"], tables["relations"]),
+        "seed": 1,
+    }  # fmt: skip
+    (models / "structure_modeling/complex").mkdir(parents=True)
+    write_structure_folder(
+        models / "structure_modeling/complex",
+        StructureFolder(
+            StructuralModel("complex", 12, 2, 3, seed=1),
+            torch.arange(12) < 11,
+            torch.tensor([True, True]),
+            description,
+        ),
+    )
+    experts = load_experts(models / "finetuning", models / "structure_modeling", store_folder=store)
+    chosen = [experts[0], experts[2]]
+    sizes = {"entities": 12, "relations": 2, "seed": 0}
+    work = data.parent / "work"
+    fit_mixture(chosen, tables["queries"], work, parameters, **sizes).save(models / "mixture")
+    write_folder_lineage(models / "mixture", origin)
+    return data
+
+
+def test_the_store_that_a_model_was_made_from_is_found(project, caplog):
+    models = project / MODELS / "finetuning"
+    own, given, blind = (
+        wake(Predictor.from_folder(models, store=store)).predict("e2", "next")
+        for store in (None, project / STORE, False)
+    )
+    pd.testing.assert_frame_equal(own, given)
+    assert not np.allclose(own["score"], blind["score"])
+    assert not caplog.records
+
+
+def without_lineage(data):
+    (data / MODELS / "finetuning/lineage.json").unlink()
+
+
+def of_another_run(data):
+    (data / STORE / "note.txt").write_text("another")
+    write_folder_lineage(data / STORE, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_lineage, "nobody wrote down from which visual store it was made"),
+        (of_another_run, "it was made from another visual store than the one at"),
+        (
+            lambda data: shutil.rmtree(data / STORE),
+            "where the visual store that it was made from would lie",
+        ),
+        (lambda data: (data / "06_models").rename(data / "taken"), "it lies in no project's data"),
+    ],
+)
+def test_one_warning_says_that_entities_have_no_images(project, tmp_path, caplog, change, says):
+    data = shutil.copytree(project, tmp_path / "data")
+    change(data)
+    (models,) = data.glob("*/ring/link_prediction/finetuning")
+    predictor = Predictor.from_folder(models)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert says in record.getMessage()
+    assert "(store=...)" in record.getMessage()
+    with pytest.raises(DataError, match="without a visual store, no images of entities are known"):
+        predictor.explain("e2", "next")
+
+
+def test_a_mixture_answers_as_completion_does(project, tables, tmp_path):
+    models = project / MODELS
+    predictor = wake(Predictor.from_folder(models / "finetuning", mixture=models / "mixture"))
+    table = pd.DataFrame(
+        {"direction": ["tail", "head"] * 6, "entity": range(12), "relation": [0, 0, 1] * 4}
+    )
+    named = table.assign(
+        entity=[f"e{number}" for number in table["entity"]],
+        relation=[("next", "mirror")[number] for number in table["relation"]],
+    )
+    answers = predictor.predict(named, top=4, batch_size=5)
+    assert [*answers] == ["question", "entity", "name", "score", "probability", "in_answer_set"]
+
+    *experts, mixture = load_experts(
+        models / "finetuning",
+        models / "structure_modeling",
+        models / "mixture",
+        store_folder=project / STORE,
+    )
+    wake(SimpleNamespace(_model=experts[0].model.parts[0]))
+    train = tables["triples"].query("split == 'train'")
+    every = np.ones((2, 2, 12), dtype=bool)
+    roles = Roles(every, ~every, np.zeros((2, 2), dtype=bool), np.zeros(2, dtype=bool))
+    settings = CompletionParameters(**COMPLETION)
+    asking = Asking(mixture, table, _Known(train), roles, tmp_path, settings)
+    found = asking.answer(table)
+    assert answers["entity"].tolist() == [f"e{number}" for number in found["answer"]]
+    assert answers["in_answer_set"].tolist() == found["in_set"].tolist()
+    expected = 1 / (1 + np.exp(-found["log_odds"]))
+    np.testing.assert_allclose(answers["probability"], expected, atol=1e-5)
+
+    seen, unseen = (predictor.predict("e2", "next", images=each) for each in (None, []))
+    assert not np.allclose(seen["score"], unseen["score"]), "images of the question are asked with"
+
+
+def test_a_mixture_answers_of_entities_that_were_added(project, monkeypatch):
+    models = project / MODELS
+    predictor = Predictor.from_folder(models / "finetuning", mixture=models / "mixture")
+    before = predictor.predict("e0", "next", top=99)
+    predictor.add_entities(NEW, {"x2": None})
+    after = predictor.predict("e0", "next", top=99)
+    assert {*after["entity"]} == {*before["entity"], "x1", "x2"}
+    # Who is ahead among those that the structural expert has learned stays what it was.
+    learned = [
+        [name for name in answers["entity"] if name not in ("e11", "x1", "x2")]
+        for answers in (before, after)
+    ]
+    assert learned[0] == learned[1]
+    of_new = predictor.predict("x1", "next", "head", top=99)
+    assert len(of_new) == 13, "all but the entity itself"
+    assert np.isfinite(of_new["score"]).all()
+    monkeypatch.setattr(MixedAnswers, "reads_texts", False)
+    with pytest.raises(DataError, match="no expert of the mixture reads texts"):
+        predictor.add_entities(NEW.assign(entity=["y1", "y2"]))
+
+
+def test_a_mixture_that_cannot_be_asked(project, tmp_path):
+    data = shutil.copytree(project, tmp_path / "data")
+    models = data / MODELS
+    options = {"path": models / "finetuning", "mixture": models / "mixture"}
+    with pytest.raises(DataError, match="a retrieval finds answers of the model alone"):
+        Predictor.from_folder(**options, retrieval=Retrieval())
+    (data / QUERIES).unlink()
+    with pytest.raises(DataError, match="where the queries that it was made from would lie"):
+        Predictor.from_folder(**options)
+    shutil.rmtree(models / "structure_modeling")
+    with pytest.raises(DataError, match="mixes the expert complex of seed 1, which is not there"):
+        Predictor.from_folder(**options)
 
 
 NEW = pd.DataFrame(
@@ -148,7 +347,7 @@ def test_images_of_new_entities_are_seen(entity_model, store_folder, image_file,
     predictor = wake(
         Predictor.from_folder(entity_model, store=store_folder if with_store else None)
     )
-    predictor.add_entities(NEW.assign(text="word1"), [image_file, None])
+    predictor.add_entities(NEW.assign(text="word1"), {"x1": image_file})
     seen, blind = (predictor.predict(entity, "next")["score"] for entity in NEW["entity"])
     assert not np.allclose(seen, blind)
     without = predictor.predict("x1", "next", images=[])
@@ -168,6 +367,8 @@ def test_images_of_new_entities_are_seen(entity_model, store_folder, image_file,
         (NEW[:0], None, "entities: there are none"),
         (NEW, ["no/such.png", None], "entity 0: no/such.png: there is no such image file"),
         (NEW, [None], "there are 2 entities, but images of 1"),
+        (NEW, "folder", "images is str, neither a list nor a dict"),
+        (NEW, {"x3": "photo.png"}, "images of 'x3', which is no entity of the table"),
     ],
 )
 def test_entities_that_cannot_be_added(link, table, images, message):
@@ -180,9 +381,9 @@ def test_relations_are_told_in_words(on_posts, image_file):
     predictor = on_posts("relation_extraction")
     answer = predictor.predict(words=WORDS, head=(0, 1), tail=(3, 4))
     assert list(answer.columns) == [
-        "relation", "text", "score", "tokens_truncated", "mentions_truncated"
+        "relation", "relation_text", "score", "tokens_truncated", "mentions_truncated"
     ]  # fmt: skip
-    assert answer["relation"][0] in {"None", "/a/a/likes", "/a/b/of"}
+    assert answer["relation"][0] in {"none", "/a/a/likes", "/a/b/of"}
     assert 0 < answer["score"][0] <= 1
     for same in (
         predictor.predict(WORDS, "word0", "word5"),
@@ -211,13 +412,13 @@ def test_mentions_look_at_the_images_of_a_post(on_posts, image_file):
 
 
 def test_entities_are_listed_with_their_spans_and_look_at_images(on_posts, image_file):
-    predictor = on_posts("entity_recognition", epochs=30, learning_rates={"default": 0.01})
+    predictor = on_posts("entity_recognition")
     words = ["the", "word1", "word2", "is", "next", "word5"]
     found = predictor.predict(words)
     assert found.to_dict("list") == {
         "entity": ["word1 word2", "word5"],
         "type": ["LOC", "PER"],
-        "text": ["LOC", "PER"],
+        "type_text": ["LOC", "PER"],
         "start": [1, 5],
         "end": [3, 6],
     }
@@ -247,6 +448,8 @@ def test_entities_and_their_store_are_of_no_use_to_posts(on_posts, task, posts_s
 
 
 class _Again:
+    precision = "fp32"
+
     def __init__(self, predictor):
         self.parts = predictor._model, predictor._tokenizer, predictor.task
 
@@ -278,7 +481,6 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         (("nobody", "next"), {}, "question 0: the model knows no entity 'nobody'"),
         (("e0", "nexxt"), {}, "no relation 'nexxt'. Did you mean 'next'"),
         (("e0", "next", "left"), {}, "the direction is 'left'"),
-        (("e0", "next", None), {}, "the direction is None"),
         ((float("nan"), "next"), {}, "no entity 'nan'"),
         (("e0",), {}, "questions: missing: relation"),
         ((), {}, "questions: missing: entity, relation"),

@@ -70,7 +70,9 @@ def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(table, tmp_pat
     assert torch.equal(EntityIndex(table, kept).best(table.states, 5)[0], expected[0])
     path.write_bytes(bytes_of[: len(bytes_of) // 2])
     again = EntityIndex(table, kept).best(table.states, 5)
-    assert torch.equal(again[1], expected[1])
+    # Several threads build an index, so that another building is not the same to the last link.
+    found_again = (again[1][:, :, None] == expected[1][:, None, :]).any(dim=2)
+    assert found_again.float().mean() > 0.9
     assert "is damaged" in caplog.text
     assert len(path.read_bytes()) == len(bytes_of)
     # Another table is another index.
@@ -87,7 +89,8 @@ def test_a_predictor_gives_the_same_answers(entity_model, tables):
         entity=ids[:3], relation=tables["relations"]["relation"].to_list()[:1] * 3
     )
     new = pd.DataFrame({"entity": ["new"], "name": ["new"], "text": ["word1 word2"]})
-    for predictor in (exact, few, searched):
+    rough = Predictor.from_folder(entity_model, retrieval=Retrieval(above=1), precision="bf16")
+    for predictor in (exact, few, searched, rough):
         predictor.add_entities(new)
     expected = exact.predict(questions, top=4)
     for predictor in (few, searched):
@@ -96,6 +99,8 @@ def test_a_predictor_gives_the_same_answers(entity_model, tables):
     assert few._entities is None
     everything = searched.predict(questions, top=len(ids) + 1)
     assert set(everything["entity"]) == {*ids, "new"}
+    in_bf16 = rough.predict(questions, top=4)
+    assert 0 < (in_bf16["score"] - expected["score"]).abs().max() < 0.05 * expected["score"].std()
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,3 +20,14 @@ def launch_parameters() -> Callable[..., LaunchParameters]:
         return LaunchParameters(**values | {"workers": workers} | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ray_variables() -> None:
+    """What Ray is to find in the environment when it is first imported."""
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nothing but the loopback
+        "RAY_worker_niceness": "0",  # as nice as this process, not more
+    }

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -19,6 +21,7 @@ from mkgformer_kedro.modeling import (
     MKGformerForRelationExtraction,
     MKGformerForTokenClassification,
 )
+from mkgformer_kedro.modeling.modeling_mkgformer import _crf_log_likelihood
 
 OTHER_TOWER = {
     "hidden_size": 24,
@@ -491,6 +494,27 @@ def test_loss_and_path_are_those_of_all_label_sequences(tiny, make, constrained)
         assert (path[len(gold) :] == -1).all()
     close(output.loss, torch.stack(expected).mean(), atol=1e-4)
     assert torch.equal(model(**inputs, return_dict=False)[0], output.loss)
+
+
+@torch.no_grad()
+def test_the_crf_looks_at_no_value_and_mixes_no_devices(make):
+    """The device ``meta`` has no values: whoever would wait for one on a GPU fails on it."""
+
+    class OneDevice(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            for each in pytree.tree_leaves([args, found]):
+                assert not isinstance(each, torch.Tensor) or each.device.type == "meta", function
+            return found
+
+    model = make(MKGformerForTokenClassification).to("meta")
+    words = torch.empty(2, 4, dtype=torch.long, device="meta")
+    emissions = torch.empty(2, 4, 5, device="meta")
+    with OneDevice():
+        model._check_words(words >= 0, words)
+        scores = model._constrained_scores()
+        found = _crf_log_likelihood(emissions, words, words >= 0, **scores)
+    assert found.shape == (2,)
 
 
 @torch.no_grad()

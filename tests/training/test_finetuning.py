@@ -19,11 +19,12 @@ from mkgformer_kedro.inference.experts import LoadedModel, ModelExpert
 from mkgformer_kedro.inference.predictions import predict_queries
 from mkgformer_kedro.launch import LOCAL
 from mkgformer_kedro.launch.elastic import Elastic
-from mkgformer_kedro.modeling import towers
+from mkgformer_kedro.modeling import modeling_mkgformer, towers
 from mkgformer_kedro.training import optimizer, trainer
 from mkgformer_kedro.training.finetuning import FinetuningTrainer, finetune, train_worker
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
+from mkgformer_kedro.training.tasks.registry import task_named
 
 GRAPH = ("entities", "relations")
 MRR = "dev_both.realistic.inverse_harmonic_mean_rank"
@@ -311,16 +312,48 @@ class Watch(TrainerCallback):
         self.steps += 1
 
 
+@pytest.fixture
+def watch_steps(monkeypatch):
+    """Two steps of a task; gives what would wait in them."""
+    made = FinetuningTrainer.__init__
+
+    def train(job):
+        watch = Watch()
+
+        def make(self, **options):
+            made(self, **options)
+            self.add_callback(watch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FinetuningTrainer, "__init__", make)
+            train_worker(job)
+        assert watch.steps == 2
+        return watch.waits.found
+
+    return train
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """There is no GPU here: from here on steps go the way that they go on one."""
+
+    def go():
+        for module in (modeling_mkgformer, towers, optimizer, trainer):
+            monkeypatch.setattr(module, "on_host", lambda tensor: False)
+
+    return go
+
+
 def test_a_step_waits_for_nothing(
     tmp_path,
-    monkeypatch,
+    watch_steps,
+    as_on_a_gpu,
     tables,
     entity_model,
     store_folder,
     model_parameters,
     finetuning_values,
 ):
-    """There is no GPU here: the step goes the way that it goes on one."""
     values = finetuning_values | {
         "max_steps": 2,
         "loss": "cross_entropy",
@@ -328,25 +361,41 @@ def test_a_step_waits_for_nothing(
         "entity_encoder": False,
     }
 
-    made = FinetuningTrainer.__init__
+    def job(name):
+        return job_of(tmp_path / name, tables, entity_model, store_folder, model_parameters, values)
 
-    def train(name):
-        watch = Watch()
+    assert {"nonzero", "_local_scalar_dense"} <= watch_steps(job("host")).keys()
+    as_on_a_gpu()
+    assert not watch_steps(job("gpu"))
+    torch.testing.assert_close(weights_of(tmp_path / "gpu"), weights_of(tmp_path / "host"))
 
-        def make(self, **options):
-            made(self, **options)
-            self.add_callback(watch)
 
-        monkeypatch.setattr(FinetuningTrainer, "__init__", make)
-        job = job_of(tmp_path / name, tables, entity_model, store_folder, model_parameters, values)
-        train_worker(job)
-        assert watch.steps == 2
-        return watch.waits.found, weights_of(tmp_path / name)
-
-    found, as_here = train("host")
-    assert {"nonzero", "_local_scalar_dense"} <= found.keys()
-    for module in (towers, optimizer, trainer):
-        monkeypatch.setattr(module, "on_host", lambda tensor: False)
-    found, as_on_a_gpu = train("gpu")
-    assert not found
-    torch.testing.assert_close(as_on_a_gpu, as_here)
+@pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])
+def test_a_step_on_posts_waits_for_nothing(
+    tmp_path,
+    watch_steps,
+    as_on_a_gpu,
+    posts,
+    labels,
+    posts_store,
+    model_parameters,
+    posts_values,
+    task,
+):
+    parameters = task_named(task).parameters_class(**posts_values[task] | {"max_steps": 2})
+    job = {
+        "task": task,
+        "inputs": {},
+        "visual_store": str(posts_store),
+        "checkpoints": str(tmp_path / "checkpoints_0"),
+        "model_folder": str(tmp_path / "models/seed_0"),
+        "model": model_parameters,
+        "parameters": parameters.with_preset("corrected").model_dump(),
+        "preset": "corrected",
+        "seed": 0,
+    }
+    for name, table in {"posts": posts[task], "labels": labels[task]}.items():
+        job["inputs"][name] = str(tmp_path / f"{name}.parquet")
+        table.to_parquet(job["inputs"][name])
+    as_on_a_gpu()
+    assert not watch_steps(job)

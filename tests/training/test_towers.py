@@ -1,14 +1,17 @@
 """Where a tower's files are looked for."""
 
+import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from mkgformer_kedro.datasets.visual_store import VisualStore
+from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import sha256_of
+from mkgformer_kedro.hooks.input import BadInputHooks
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.training import towers
 from mkgformer_kedro.training.parameters import ModelParameters
@@ -143,6 +146,44 @@ def test_towers_that_cannot_be_joined(tiny_towers, parameters, build):
             build(chosen)
     with pytest.raises(DataError, match=r"'faithful' .* joins bert and clip_vision_model, not mpn"):
         build(parameters(), "faithful")
+
+
+def test_towers_are_checked_before_anything_runs(tiny_towers, parameters, caplog, tmp_path):
+    size = "link_prediction.image_association.slots.full.size"
+    folder = shutil.copytree(tiny_towers.vision("vit"), tmp_path / "vit")
+    settings = {"do_center_crop": False, "crop_size": 224, "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "model.safetensors").unlink()
+    chosen = parameters(vision=None, text="bert", vision_tower=str(folder))
+
+    towers.check_towers(chosen, {size: 32})
+    assert not caplog.records
+    towers.check_towers(chosen, {size: 64})
+    assert f"made for images of 32 pixels, and {size} is 64" in caplog.text
+
+    patch = json.loads((folder / "config.json").read_text())["patch_size"]
+    near = f"{size}: it is {patch + 1}, .*such as {patch} or {2 * patch}"
+    with pytest.raises(DataError, match=near):
+        towers.check_towers(chosen, {size: patch + 1})
+    scratch = parameters(vision=None, vision_config={"patch_size": 14})
+    with pytest.raises(DataError, match=f"{size}: it is 64, .*such as 56 or 70"):
+        towers.check_towers(scratch, {size: 64})
+    wrong = parameters(vision_tower=str(tiny_towers.text("bert")))
+    with pytest.raises(DataError, match=r"it holds a bert; the vision tower must be one of clip"):
+        towers.check_towers(wrong, {})
+    hub = parameters(text_tower="google/electra", vision_tower="a/hub")
+    towers.check_towers(hub, {size: 3})
+
+    groups = {
+        "params:model": scratch,
+        "params:preset": "corrected",
+        "params:link_prediction.image_association": SimpleNamespace(
+            layouts={"full": RoleLayout(64, 1)}
+        ),
+    }
+    run = SimpleNamespace(inputs=lambda: groups, load=groups.get)
+    with pytest.raises(DataError, match=f"{size}: it is 64"):
+        BadInputHooks().before_pipeline_run(run, run)
 
 
 def test_folders_without_a_tower(parameters, build, tmp_path):

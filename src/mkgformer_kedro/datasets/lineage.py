@@ -205,6 +205,18 @@ def folder_lineage(folder: Path, *, hashed_up_to: float = 0) -> Lineage | None:
     return Lineage(fingerprint(files), origin if origin.made_by else None)
 
 
+def origin_of(folder: Path) -> tuple[Path, Origin] | None:
+    """Which folder a stage made, the given one or that in which it lies, and where it comes from.
+
+    Raises:
+        DataError: What is written there of it is damaged.
+    """
+    for whole in (folder, folder.parent):
+        if (written := _read(whole)) is not None:
+            return whole, written[1]
+    return None
+
+
 def check_folder(folder: Path) -> None:
     """Hold all files of a folder to what its lineage says, or that of the folder in which it lies.
 

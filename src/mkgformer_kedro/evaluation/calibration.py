@@ -24,6 +24,12 @@ _JUDGES = 50_000
 _STEEPEST = 30.0
 
 
+def log_odds(log_probability: np.ndarray) -> np.ndarray:
+    """``log(p / (1 - p))`` of ``log(p)``, within float64."""
+    log_probability = np.minimum(np.asarray(log_probability, dtype=np.float64), -1e-12)
+    return log_probability - np.log(-np.expm1(log_probability))
+
+
 def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Compare stated with observed frequencies, in bins of equal width.
 

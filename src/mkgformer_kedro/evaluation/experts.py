@@ -80,6 +80,7 @@ class Evaluation:
         names: What experts are called, where their names with blanks for underscores do not do.
         metric: The metric of all comparisons.
         units: What was tested, as in "test triples".
+        has_images: Whether any of these has an image.
         predictions: Answers of all experts.
         whole: The view of the whole test set.
         added: By every other expert, the mixture's score minus its own; empty where there is no
@@ -93,6 +94,7 @@ class Evaluation:
     names: Mapping[str, str]
     metric: Metric
     units: str
+    has_images: bool
     predictions: pd.DataFrame
     whole: View
     added: Mapping[str, Difference]
@@ -191,7 +193,10 @@ class Evaluation:
                     self.differences[BASELINE],
                 )
             )
-        if WITHOUT_IMAGES in self.differences and reference == REFERENCE:
+        if not self.has_images:
+            text = f"None of these {self.units} has an image: whether images help is not known."
+            found.append(Verdict(text, "open"))
+        elif WITHOUT_IMAGES in self.differences and reference == REFERENCE:
             found.append(
                 images_verdict(
                     label,

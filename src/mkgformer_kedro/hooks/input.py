@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.configuration import RUNTIME_GLOBALS, read_yaml
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.errors import DataError, Problem, lacks_memory
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 
@@ -37,6 +38,8 @@ class BadInputHooks:
     def __init__(self) -> None:
         # Here, since the configuration is read, and may be refused, before any hook is called.
         sys.excepthook = show_plainly
+        # Which also shows what went wrong in a node: once is enough.
+        logging.getLogger("kedro.pipeline.node").addFilter(_below_error)
         self._memory_share: float = 1
 
     @hook_impl
@@ -88,6 +91,7 @@ class BadInputHooks:
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Refuse at once what a stage would refuse, or die of, after hours."""
         self._refuse_what_this_machine_lacks(pipeline, catalog)
+        self._refuse_towers(pipeline, catalog)
         for task in TASKS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
@@ -98,6 +102,20 @@ class BadInputHooks:
                     remedy = "Set the count to 0, and say in `crops` where crops come from."
                     where = f"{task}.image_association.slots.full.count"
                     raise DataError(Problem(where, None, what, remedy))
+
+    def _refuse_towers(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse towers, and sizes of images that do not fit them, before images are decoded."""
+        if "params:model" not in pipeline.inputs():
+            return
+        from mkgformer_kedro.training.towers import check_towers
+
+        sizes = {
+            f"{name.removeprefix('params:')}.slots.{role}.size": layout.size
+            for name in sorted(pipeline.inputs())
+            if name.endswith(".image_association")
+            for role, layout in catalog.load(name).layouts.items()
+        }
+        check_towers(catalog.load("params:model"), sizes)
 
     def _refuse_what_this_machine_lacks(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         most = int(self._memory_share * memory())
@@ -117,6 +135,10 @@ class BadInputHooks:
                 )
                 remedy = "Make them smaller, or raise `memory_share` in globals.yml."
                 raise DataError(Problem(name.removeprefix("params:"), None, what, remedy))
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def memory() -> int:
@@ -159,7 +181,6 @@ def bad_input_behind(error: BaseException) -> BaseException | None:
     return None
 
 
-_LACKING = re.compile(r"out of memory|can't allocate memory")  # as torch says it
 _KILLED = re.compile(r"DataLoader worker .* (is killed|exited unexpectedly)")
 
 
@@ -168,9 +189,7 @@ def _lack_of_memory_behind(error: BaseException) -> str | None:
     for found in _chain(error):
         if isinstance(found, RuntimeError) and _KILLED.search(str(found)):
             return "a process that makes batches was killed"
-        if isinstance(found, MemoryError) or (
-            isinstance(found, RuntimeError) and _LACKING.search(str(found))
-        ):
+        if lacks_memory(found):
             return (str(found) or "no more is to be had").splitlines()[0].rstrip(". ")
     return None
 

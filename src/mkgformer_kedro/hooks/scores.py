@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 _COMPLETIONS_SHOWN = 10
-_COMPLETION_TABLES = ("completions", "entities", "relations")
+_OF_COMPLETIONS = ("completions", "entities", "relations", "completion_report")
 
 
 class ScoreSummaryHooks:
@@ -32,14 +33,17 @@ class ScoreSummaryHooks:
                 report = relative(Path(catalog[f"{name}.report"]._filepath))
                 print(f"Report, metrics and plots: {report.parent}/ (open {report.name})")
             if {f"{name}.completions", f"{name}.completion_page"} <= made:
-                tables = (catalog.load(f"{name}.{each}") for each in _COMPLETION_TABLES)
-                print("\n" + completions_table(*tables))
+                found = (catalog.load(f"{name}.{each}") for each in _OF_COMPLETIONS)
+                print("\n" + completions_table(*found))
                 page = relative(Path(catalog[f"{name}.completion_page"]._filepath))
-                print(f"All of them, to review: {page}")
+                print(f"The page to review them: {page}")
 
 
 def completions_table(
-    completions: pd.DataFrame, entities: pd.DataFrame, relations: pd.DataFrame
+    completions: pd.DataFrame,
+    entities: pd.DataFrame,
+    relations: pd.DataFrame,
+    report: Mapping[str, Any],
 ) -> str:
     """The most probable completions in words.
 
@@ -47,7 +51,12 @@ def completions_table(
         completions: Table ``completions``, in any order.
         entities: Table ``entities``, for their names.
         relations: Table ``relations``, for their texts.
+        report: What was asked for, and how probable the best was, where none is kept.
     """
+    if completions.empty:
+        from mkgformer_kedro.evaluation.report.completions import none_kept
+
+        return none_kept(report)
     ranked = completions.sort_values("probability", ascending=False, kind="stable")
     names = entities.set_index("entity")["name"]
     texts = relations.set_index("relation")["text"]

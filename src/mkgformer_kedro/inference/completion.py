@@ -30,8 +30,10 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary
+from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary, log_odds
+from mkgformer_kedro.evaluation.ranking.tables import DIRECTIONS, TRIPLE, direction_numbers, members
 from mkgformer_kedro.files import has_block, read_block, write_block
+from mkgformer_kedro.inference.experts import job_folder
 from mkgformer_kedro.inference.parameters import (
     CompletionParameters,
     KeepParameters,
@@ -49,12 +51,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIRECTIONS = ("tail", "head")
 FOUND_BY = ("tail", "head", "both")
-TRIPLE = ["head", "relation", "tail"]
 
 _THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_CELLS = 1 << 24
+_SIMILARITIES_AT_A_TIME = 1 << 24
 _LIKE_AN_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|urn:")
 _VOCABULARY = "urn:mkgformer:completion#"
 
@@ -102,26 +102,16 @@ class Roles:
         role = np.concatenate([train["relation"], train["relation"] + relations])
         entity = np.concatenate([train["head"], train["tail"]])
         shape = (entities, 2 * relations)
-        counts = csr_array((np.ones(len(role), dtype=np.int64), (entity, role)), shape=shape)
-        counts.sum_duplicates()
-        plays = csr_array(
-            (np.ones_like(counts.data), counts.indices, counts.indptr), shape=counts.shape
-        )
-        players = np.asarray(plays.sum(axis=0))
-        single = csr_array(
-            ((counts.data == 1).astype(np.int64), counts.indices, counts.indptr), shape=shape
-        )
-        enough = players >= parameters.least_entities
-        functional = np.zeros(2 * relations, dtype=bool)
-        if parameters.functional is not None:
-            share = np.asarray(single.sum(axis=0)) / np.maximum(players, 1)
-            functional = enough & (share >= parameters.functional)
-        answered = plays.toarray().T.astype(bool)
+        plays = csr_array((np.ones(len(role), dtype=np.int64), (entity, role)), shape=shape)
+        plays.sum_duplicates()
+        plays.data[:] = 1
+        answered = plays.astype(bool).toarray().T
         plausible = answered
         if parameters.implied is not None:
+            players = np.asarray(plays.sum(axis=0))
             together = (plays.T @ plays).toarray()
             implies = together >= parameters.implied * np.maximum(players, 1)[:, None]
-            implies &= enough[:, None]
+            implies &= (players >= parameters.least_entities)[:, None]
             plausible = answered | ((plays @ implies.astype(np.int64)).T > 0)
         if neighbours is not None:
             plausible = plausible | (neighbours @ plays).astype(bool).toarray().T
@@ -129,8 +119,8 @@ class Roles:
         return cls(
             plausible.reshape(*sides, entities),
             answered.reshape(*sides, entities),
-            functional.reshape(sides),
-            np.isin(np.arange(relations), train["relation"][train["head"] == train["tail"]]),
+            functional_relations(train, relations, parameters),
+            members(train["relation"][train["head"] == train["tail"]], relations),
         )
 
     def candidates(
@@ -152,6 +142,28 @@ class Roles:
         return self.plausible & ~(self.functional[:, :, None] & self.answered)
 
 
+def functional_relations(
+    train: pd.DataFrame, relations: int, parameters: QuestionParameters
+) -> np.ndarray:
+    """Where entities have one answer only, ``(2, relations)`` bool, in the order of ``DIRECTIONS``.
+
+    These are at least the share ``functional`` of the entities that have an answer, of which there
+    are ``least_entities``.
+
+    Args:
+        train: Training triples.
+        relations: Number of relations.
+        parameters: What is worth asking.
+    """
+    functional = np.zeros((2, relations), dtype=bool)
+    if parameters.functional is not None:
+        for row, asked in zip(functional, ("head", "tail"), strict=True):
+            single = train.groupby(["relation", asked]).size().eq(1).groupby("relation")
+            enough = single.size() >= parameters.least_entities
+            row[enough.index[enough & (single.mean() >= parameters.functional)]] = True
+    return functional
+
+
 def nearest_seen(embeddings: np.ndarray, train: pd.DataFrame, most: int) -> csr_array:
     """The neighbours of each entity that train lacks: those of train that are embedded most alike.
 
@@ -166,23 +178,18 @@ def nearest_seen(embeddings: np.ndarray, train: pd.DataFrame, most: int) -> csr_
     from scipy.sparse import csr_array
 
     entities = len(embeddings)
-    is_seen = _seen(train, entities)
+    is_seen = members(train[["head", "tail"]], entities)
     seen, unseen = np.flatnonzero(is_seen), np.flatnonzero(~is_seen)
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.maximum(length, np.finfo(np.float32).tiny)
     of_seen, most = unit[seen].T, min(most, len(seen))
-    blocks = np.array_split(unseen, 1 + len(unseen) * len(seen) // _CELLS)
+    blocks = np.array_split(unseen, 1 + len(unseen) * len(seen) // _SIMILARITIES_AT_A_TIME)
     nearest = [np.argpartition(unit[block] @ of_seen, -most, axis=1)[:, -most:] for block in blocks]
     column = seen[np.concatenate(nearest).ravel()]
     return csr_array(
         (np.ones(len(column), dtype=bool), (np.repeat(unseen, most), column)),
         shape=(entities, entities),
     )
-
-
-def _seen(train: pd.DataFrame, entities: int) -> np.ndarray:
-    """Which entities train has, ``(entities,)`` bool."""
-    return np.isin(np.arange(entities), train[["head", "tail"]])
 
 
 def plan_questions(
@@ -244,7 +251,7 @@ def plan_questions(
             "relation": relation[order].astype(np.int32),
         }
     )
-    test, seen = triples[triples["split"] == "test"], _seen(train, entities)
+    test, seen = triples[triples["split"] == "test"], members(train[["head", "tail"]], entities)
     with_unseen = test[~(seen[test["head"]] & seen[test["tail"]])]
     report = {
         "all_pairs": 2 * entities * len(relations),
@@ -307,8 +314,6 @@ def propose(
         calibrated probability), ``in_set``, and ``score_<expert>`` (log-softmax; NaN where the
         expert does not answer), in the order of the questions, best first.
     """
-    from mkgformer_kedro.inference.mixture import job_folder
-
     train = triples.loc[triples["split"] == "train", TRIPLE].reset_index(drop=True)
     folder = job_folder(
         work_folder,
@@ -317,7 +322,7 @@ def propose(
         mixture.digest,
         pd.util.hash_pandas_object(train).sum().item(),
         hashlib.sha256(np.packbits(roles.plausible)).hexdigest(),
-        parameters.model_dump(include={"per_question", "least_odds", "block"}),
+        parameters.model_dump(include={"per_question", "least_probability", "block"}),
     )
     ask = Asking(mixture, questions, _Known(train), roles, folder, parameters)
     starts = range(0, len(questions), parameters.block)
@@ -361,59 +366,51 @@ class Asking:
 
     def answer(self, block: pd.DataFrame) -> pd.DataFrame:
         """The best answers to a block of questions."""
-        return _answer(self.mixture, block, self.known, self.roles, self.parameters)
+        import torch
 
-
-def _answer(
-    mixture: Mixture,
-    block: pd.DataFrame,
-    known: _Known,
-    roles: Roles,
-    parameters: CompletionParameters,
-) -> pd.DataFrame:
-    import torch
-
-    from mkgformer_kedro.inference.mixture import log_odds
-
-    names = [f"score_{expert.name}" for expert in mixture.experts]
-    speaks = np.stack([expert.answers(block) for expert in mixture.experts], axis=1)
-    direction = (block["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int8)
-    entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
-    tables = []
-    for part in mixture.parts(block, batch_size=parameters.batch_size):
-        rows = part.rows
-        cells = known.cells(direction[rows], entity[rows], relation[rows])
-        logs = mixture.calibration.log_softmax(part.mixed, cells)
-        fits = torch.from_numpy(roles.candidates(direction[rows], entity[rows], relation[rows]))
-        logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
-        best = logs.topk(min(parameters.per_question, logs.shape[1]), dim=1)
-        width = best.indices.shape[1]
-        row = np.repeat(rows, width)
-        answer = best.indices.reshape(-1).cpu().numpy()
-        log_softmax = best.values.reshape(-1).double().cpu().numpy()
-        possible = np.isfinite(log_softmax)
-        row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
-        which = log_softmax, direction[row], relation[row]
-        probability = mixture.calibration.probabilities(*which)
-        table = pd.DataFrame(
-            {
-                "question": row,
-                "direction": direction[row],
-                "entity": entity[row],
-                "relation": relation[row],
-                "answer": answer.astype(np.int32),
-                "log_odds": log_odds(np.log(probability)).astype(np.float32),
-                "in_set": mixture.calibration.in_set(*which),
-            }
-        )
-        for number, name in enumerate(names):
-            values = part.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
-            table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
-        tables.append(table[probability >= parameters.least_odds])
-    columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
-    found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
-    found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
-    return found.drop(columns="question").reset_index(drop=True)
+        names = [f"score_{expert.name}" for expert in self.mixture.experts]
+        speaks = np.stack([expert.answers(block) for expert in self.mixture.experts], axis=1)
+        direction = direction_numbers(block).astype(np.int8)
+        entity, relation = block["entity"].to_numpy(), block["relation"].to_numpy()
+        tables = []
+        for mixed in self.mixture.blocks(block, batch_size=self.parameters.batch_size):
+            rows = mixed.rows
+            cells = self.known.cells(direction[rows], entity[rows], relation[rows])
+            logs = self.mixture.calibration.log_softmax(mixed.scores, cells)
+            fits = torch.from_numpy(
+                self.roles.candidates(direction[rows], entity[rows], relation[rows])
+            )
+            logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
+            best = logs.topk(min(self.parameters.per_question, logs.shape[1]), dim=1)
+            width = best.indices.shape[1]
+            row = np.repeat(rows, width)
+            answer = best.indices.reshape(-1).cpu().numpy()
+            log_softmax = best.values.reshape(-1).double().cpu().numpy()
+            possible = np.isfinite(log_softmax)
+            row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
+            which = log_softmax, direction[row], relation[row]
+            probability = self.mixture.calibration.probabilities(*which)
+            table = pd.DataFrame(
+                {
+                    "question": row,
+                    "direction": direction[row],
+                    "entity": entity[row],
+                    "relation": relation[row],
+                    "answer": answer.astype(np.int32),
+                    "log_odds": log_odds(np.log(probability)).astype(np.float32),
+                    "in_set": self.mixture.calibration.in_set(*which),
+                }
+            )
+            for number, name in enumerate(names):
+                values = (
+                    mixed.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
+                )
+                table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
+            tables.append(table[probability >= self.parameters.least_probability])
+        columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
+        found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
+        found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
+        return found.drop(columns="question").reset_index(drop=True)
 
 
 class _Known:
@@ -541,7 +538,9 @@ def rank_proposals(joined: pd.DataFrame, keep: KeepParameters) -> pd.DataFrame:
     )
 
 
-def open_proposals(ranked: pd.DataFrame, roles: Roles, triples: pd.DataFrame) -> pd.DataFrame:
+def open_proposals(
+    ranked: pd.DataFrame, functional: np.ndarray, triples: pd.DataFrame
+) -> pd.DataFrame:
     """What of ranked proposals is new, and in no place that a held-out triple fills already.
 
     This is for what is handed over, and comes behind judgement: probabilities were fitted where
@@ -549,13 +548,13 @@ def open_proposals(ranked: pd.DataFrame, roles: Roles, triples: pd.DataFrame) ->
 
     Args:
         ranked: Of :func:`rank_proposals`.
-        roles: Which relations are functional.
+        functional: Of :func:`functional_relations`.
         triples: Table ``triples``.
     """
     closed = ranked["split"].ne("").to_numpy(copy=True)
     held_out = triples[triples["split"] != "train"]
     for number, side in enumerate(("head", "tail")):
-        filling = held_out[roles.functional[number][held_out["relation"]]]
+        filling = held_out[functional[number][held_out["relation"]]]
         filled = pd.MultiIndex.from_frame(filling[[side, "relation"]])
         closed |= pd.MultiIndex.from_frame(ranked[[side, "relation"]]).isin(filled)
     return ranked[~closed].reset_index(drop=True)
@@ -573,8 +572,8 @@ def judge_completions(
         calibrator: What made the probabilities.
 
     Returns:
-        Plain values: ``proposed``, ``kept`` (with precision, recall and what is left open),
-        ``by_threshold``, ``calibration``.
+        Plain values: ``proposed``, ``highest`` (probability of a new one, 0 without any), ``kept``
+        (with precision, recall and what is left open), ``by_threshold``, ``calibration``.
     """
     hidden = int((triples["split"] == "test").sum())
     judged = joined[joined["split"] != "dev"]
@@ -594,6 +593,7 @@ def judge_completions(
                 for number, name in enumerate(FOUND_BY)
             },
         },
+        "highest": float(probability[(judged["split"] == "").to_numpy()].max(initial=0)),
         "kept": _at(kept["probability"].to_numpy(), (kept["split"] == "test").to_numpy(), hidden),
         "by_threshold": [
             {"probability": at, **_at(probability[chosen], truth[chosen], hidden)}

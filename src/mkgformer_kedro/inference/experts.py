@@ -1,4 +1,4 @@
-"""Whatever answers: a trained model with and without images, popularity, and what others add.
+"""Whatever answers: a trained model with and without images, and what other kinds add.
 
 For link prediction an :class:`Expert` scores all entities for queries; for the tasks on posts a
 :class:`PostsExpert` predicts posts. Evaluation, mixture and completion ask any of them alike.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +19,18 @@ import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.ranking.baselines import Popularity
-from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
+from mkgformer_kedro.files import fingerprint, sha256_of
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
+from mkgformer_kedro.training.parameters import Precision
+from mkgformer_kedro.training.structural_model import EXPERT_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from mkgformer_kedro.training.tasks.base import Task
-
-EXPERT_FILE = "expert.json"
 
 EXPERT_KINDS: dict[str, str] = {
     "structure": "mkgformer_kedro.inference.structure:load_structure_expert",
@@ -48,7 +49,7 @@ class Expert(Protocol):
     """Scores candidates for queries of link prediction.
 
     Attributes:
-        name: Name in tables and reports, such as ``model`` or ``baseline``.
+        name: Name in tables and reports, such as ``model`` or ``complex``.
         seed: Seed of its training; 0 where nothing is random. Several seeds are several experts.
         folder: What it was read from; None where that is no folder.
     """
@@ -96,15 +97,19 @@ class LoadedModel:
     Args:
         folder: Model folder of one seed.
         attention: Attention implementation.
+        precision: In which it is asked.
     """
 
-    def __init__(self, folder: Path, attention: str = "sdpa") -> None:
+    def __init__(
+        self, folder: Path, attention: str = "sdpa", precision: Precision = "fp32"
+    ) -> None:
         self.folder = Path(folder)
         self.attention = attention
+        self.precision = precision
 
     def __reduce__(self) -> tuple:
         # Another process reads the folder itself.
-        return type(self), (self.folder, self.attention)
+        return type(self), (self.folder, self.attention, self.precision)
 
     @cached_property
     def parts(self) -> tuple[Any, PreTrainedTokenizerBase, Task]:
@@ -139,6 +144,7 @@ class LoadedModel:
             batch_size=task.asked_at_a_time(batch_size),
             what=what,
             of=task.items,
+            precision=self.precision,
         )
         for rows, outputs in blocks:
             yield rows, outputs, items
@@ -159,6 +165,7 @@ class ModelWithStore:
     ) -> None:
         self.model = model
         self.folder = model.folder
+        self.precision = model.precision
         self.store = store
         self.seed = seed
         self.with_images = with_images
@@ -184,7 +191,7 @@ class ModelExpert(ModelWithStore):
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Blocks in which queries about one entity stand together, see :class:`Expert`."""
-        asked = queries[["direction", "entity", "relation"]]
+        asked = queries[QUERY]
         for rows, outputs, _ in self._ask(asked, batch_size):
             yield rows, outputs.logits.float()
 
@@ -210,38 +217,6 @@ class ModelPostsExpert(ModelWithStore):
         return decoded(self.model, posts, self._ask(posts, batch_size))
 
 
-class PopularityExpert:
-    """Answers by how often train has an entity as the answer of that relation and direction.
-
-    Args:
-        train: Training triples: integer columns ``head``, ``relation``, ``tail``.
-        num_entities: Number of entities of the graph.
-    """
-
-    name = "baseline"
-    seed = 0
-    folder = None
-    learned = None
-
-    def __init__(self, train: pd.DataFrame, num_entities: int) -> None:
-        self._popularity = Popularity(train, num_entities)
-        self._relations = train["relation"].unique()
-
-    def scores(
-        self, queries: pd.DataFrame, *, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """See :class:`Expert`."""
-        rows = np.arange(len(queries))
-        size = rows_at_a_time(batch_size, self._popularity.num_entities)
-        for start in range(0, len(queries), size):
-            block = rows[start : start + size]
-            yield block, self._popularity.score(queries.iloc[block])
-
-    def answers(self, queries: pd.DataFrame) -> np.ndarray:
-        """The queries whose relation train has."""
-        return queries["relation"].isin(self._relations).to_numpy()
-
-
 def finite_scores(
     expert: Expert, queries: pd.DataFrame, *, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -258,6 +233,40 @@ def finite_scores(
         yield rows, scores
 
 
+def expert_digest(expert: Expert) -> str | None:
+    """SHA-256 of the names and contents of an expert's files; None where it has none."""
+    if expert.folder is None:
+        return None
+    paths = (path for path in sorted(expert.folder.rglob("*")) if path.is_file())
+    return fingerprint(
+        [[path.relative_to(expert.folder).as_posix(), sha256_of(path)] for path in paths]
+    )
+
+
+def job_folder(
+    work_folder: Path, experts: Sequence[Expert], asked: pd.DataFrame, *settings: Any
+) -> Path:
+    """The place in a work folder for what experts answer; what other jobs left there is removed.
+
+    Args:
+        work_folder: A stage's work folder.
+        experts: Who is asked.
+        asked: What is asked, plain columns.
+        *settings: What else the answers depend on, plain values.
+    """
+    who = [
+        [each.name, each.seed, expert_digest(each), getattr(each, "precision", None)]
+        for each in experts
+    ]
+    content = pd.util.hash_pandas_object(asked).to_numpy().tolist()
+    folder = work_folder / fingerprint(who, settings, content)[:16]
+    for other in work_folder.iterdir() if work_folder.is_dir() else ():
+        if other != folder and other.is_dir():
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def load_experts(
     models: Path,
     structure_models: Path | None = None,
@@ -266,6 +275,7 @@ def load_experts(
     store_folder: Path,
     attention: str = "sdpa",
     images: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> list[Expert]:
     """All experts of link prediction that were made: seeds of the model first, a mixture last.
 
@@ -276,6 +286,7 @@ def load_experts(
         store_folder: Visual store of the entities.
         attention: Attention implementation of the models.
         images: Which images the models see, as ``VisualStore`` takes it; None: each entity's own.
+        precision: In which the models are asked.
 
     Returns:
         Of each seed ``model`` and ``without_images``, which share their weights, then the others.
@@ -285,7 +296,7 @@ def load_experts(
         DataError: A folder holds no model or expert, or the store is of another graph.
     """
     store = VisualStore(store_folder, **(images or {}))
-    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention))
+    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention, precision))
     task: Any = load_task(seed_folders(models)[0][1])
     if len(store) != len(task.entities):
         what = f"the store has {len(store)} owners, the model {len(task.entities)} entities"
@@ -305,6 +316,7 @@ def load_posts_experts(
     store_folder: Path,
     attention: str = "sdpa",
     images: Mapping[str, Any] | None = None,
+    precision: Precision = "fp32",
 ) -> list[PostsExpert]:
     """All experts of a task on posts: of each seed ``model`` and ``without_images``.
 
@@ -313,12 +325,13 @@ def load_posts_experts(
         store_folder: Visual store of the posts.
         attention: Attention implementation.
         images: Which images the models see, as ``VisualStore`` takes it; None: each post's own.
+        precision: In which the models are asked.
 
     Raises:
         DataError: The folder holds no model, or no visual store.
     """
     store = VisualStore(store_folder, **(images or {}))
-    return list(_of_seeds(ModelPostsExpert, models, store, attention))
+    return list(_of_seeds(ModelPostsExpert, models, store, attention, precision))
 
 
 def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
@@ -371,8 +384,10 @@ def decoded(
     return pd.concat(parts).loc[table.index]
 
 
-def _of_seeds(kind: type[Any], models: Path, store: VisualStore, attention: str) -> Iterator[Any]:
+def _of_seeds(
+    kind: type[Any], models: Path, store: VisualStore, attention: str, precision: Precision
+) -> Iterator[Any]:
     for seed, folder in seed_folders(models):
-        model = LoadedModel(folder, attention)
+        model = LoadedModel(folder, attention, precision)
         for with_images in (True, False):
             yield kind(model, store, seed, with_images=with_images)

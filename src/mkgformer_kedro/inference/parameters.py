@@ -7,6 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.training.parameters import Precision
+
+
+class AskingParameters(Parameters):
+    """How trained models answer, wherever they are asked."""
+
+    precision: Precision
 
 
 class AnswerSetParameters(Parameters):
@@ -25,7 +32,7 @@ class MixtureParameters(Parameters):
     experts: list[str] | None = Field(min_length=1)
     fit_queries: int | None = Field(ge=10)
     test_queries: int | None = Field(ge=1)
-    standardization: Literal["log_softmax", "standard"] | None
+    standardization: Literal["by_query", "by_expert"] | None
     shrinkage: float | None = Field(gt=0)
     least_answers: int = Field(ge=1)
     top: int = Field(ge=1)
@@ -92,7 +99,7 @@ class CompletionParameters(Parameters):
 
     questions: QuestionParameters
     per_question: int = Field(ge=1)
-    least_odds: float = Field(ge=0, lt=1)
+    least_probability: float = Field(ge=0, lt=1)
     block: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     keep: KeepParameters

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
 from mkgformer_kedro.inference.experts import (
     Expert,
     ModelWithStore,
@@ -24,7 +25,6 @@ from mkgformer_kedro.inference.experts import (
 )
 from mkgformer_kedro.launch import LOCAL, Engine
 
-_QUERY = ["direction", "entity", "relation"]
 # Queries or posts that one worker is asked about before the next block.
 _BLOCK = 4096
 
@@ -115,9 +115,9 @@ class Ranking:
                 yield [self._table(first, asked, self._rank(asked, blocks))]
                 continue
             ranked: list[list[pd.DataFrame]] = [[] for _ in who]
-            for part in first.parts(asked, batch_size=self.batch_size):
-                block, rows = asked.iloc[part.rows], np.arange(len(part.rows))
-                for found, scores in zip(ranked, [part.mixed, *part.scores], strict=True):
+            for mixed in first.blocks(asked, batch_size=self.batch_size):
+                block, rows = asked.iloc[mixed.rows], np.arange(len(mixed.rows))
+                for found, scores in zip(ranked, [mixed.scores, *mixed.each], strict=True):
                     found.append(self._rank(block, [(rows, scores)]))
             yield [
                 self._table(self.experts[number], asked, pd.concat(found))
@@ -132,8 +132,8 @@ class Ranking:
         )
 
     def _table(self, expert: Expert, asked: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
-        learned = asked[_QUERY].assign(answered=expert.answers(asked))
-        return ranked.merge(learned, on=_QUERY, how="left", validate="many_to_one")
+        learned = asked[QUERY].assign(answered=expert.answers(asked))
+        return ranked.merge(learned, on=QUERY, how="left", validate="many_to_one")
 
 
 def predict_posts(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,17 @@ from mkgformer_kedro.evaluation.explanations import WAYS, Way
 from mkgformer_kedro.inference.experts import LoadedModel
 from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
+from mkgformer_kedro.inference.mixed import MixedAnswers
 from mkgformer_kedro.inference.retrieval import EntityIndex, Retrieval
+from mkgformer_kedro.inference.sources import source_of
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
+from mkgformer_kedro.training.parameters import Precision
 from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
+
+logger = logging.getLogger(__name__)
 
 _PATH = "Give the path of a folder."
 
@@ -37,9 +43,12 @@ class Predictor:
             without images of their own are asked with those of the store.
         retrieval: How answers are found in a large graph, for link prediction; None: every entity
             is scored.
+        mixture: The mixture by which questions are answered, for link prediction; None: the model
+            alone answers.
 
     Raises:
-        DataError: The folder is no model folder, or the store does not fit the model.
+        DataError: The folder is no model folder, the store does not fit the model, or a mixture and
+            a retrieval are given together.
     """
 
     def __init__(
@@ -47,12 +56,17 @@ class Predictor:
         model: LoadedModel,
         store: VisualStore | None = None,
         retrieval: Retrieval | None = None,
+        mixture: MixedAnswers | None = None,
     ) -> None:
         from mkgformer_kedro.modeling import MKGformerProcessor
 
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
-        self._retrieval = retrieval
+        self._precision = model.precision
+        if retrieval is not None and mixture is not None:
+            what = "a retrieval finds answers of the model alone, and a mixture is given"
+            raise DataError(Problem("retrieval", None, what, "Leave out one of them."))
+        self._retrieval, self._mixture = retrieval, mixture
         self._store: VisualStore | GivenImages | None = store
         if store is not None:
             self._check_store(store)
@@ -62,8 +76,10 @@ class Predictor:
         cls,
         path: str | Path,
         *,
-        store: str | Path | None = None,
+        store: str | Path | Literal[False] | None = None,
+        mixture: str | Path | None = None,
         attention: str = "sdpa",
+        precision: Precision = "fp32",
         retrieval: Retrieval | None = None,
     ) -> Self:
         """Read a model.
@@ -71,22 +87,38 @@ class Predictor:
         Args:
             path: Model folder, or a folder with one model folder per seed (the lowest is taken),
                 such as ``data/06_models/<data set>/<task>/finetuning``.
-            store: Folder of the graph's visual store, for link prediction; None: no images but
-                those that are given.
+            store: Folder of the visual store with the images of the graph's entities, for link
+                prediction. None: the one that the model was made from, where it lies in the same
+                project, ``data/04_feature/<data set>/<task>/visual_store``; where it does not, a
+                warning says so. False: no images but those that are given.
+            mixture: Folder of the mixture of the same project, for link prediction, such as
+                ``data/06_models/<data set>/<task>/mixture``: it answers, of the best found by
+                structure, text and images together, and says how probable answers are. None: the
+                model alone answers.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
+            precision: In which questions are asked: ``fp32``, or ``bf16``, which takes about .6 of
+                the time where the processor or GPU has it. What the model explains, and what it
+                makes of new entities, is in fp32.
             retrieval: How answers are found in a large graph, for link prediction; None: every
                 entity is scored.
 
         Raises:
             DataError: There is no model, a file is damaged, or not the one that the stage wrote,
-                or there is no such attention.
+                the mixture is of another model, or there is no such attention or precision.
         """
         folder = _model_folder(typed(Folder, path, "path", remedy=_PATH))
-        shown = typed(Folder | None, store, "store", remedy=_PATH)
-        for made in (folder, *([] if shown is None else [shown])):
-            check_folder(made)
-        model = LoadedModel(folder, attention)
-        return cls(model, None if shown is None else VisualStore(shown), retrieval)
+        mixed_in = typed(Folder | None, mixture, "mixture", remedy=_PATH)
+        shown = None if store is False else typed(Folder | None, store, "store", remedy=_PATH)
+        for made in (folder, shown, mixed_in):
+            if made is not None:
+                check_folder(made)
+        asked_in = typed(Precision, precision, "precision", remedy="Choose one of them.")
+        model = LoadedModel(folder, attention, asked_in)
+        images = None
+        if store is not False:
+            images = _own_store(model) if shown is None else VisualStore(shown)
+        mixed = None if mixed_in is None else MixedAnswers(model, mixed_in)
+        return cls(model, images, retrieval, mixed)
 
     def predict(
         self,
@@ -117,11 +149,18 @@ class Predictor:
             **parts: The question's parts by name.
 
         Returns:
-            * link prediction: ``entity``, ``name`` and ``score``, best first;
-            * relation extraction: ``relation``, ``text`` (in words), ``score`` (its probability),
-              ``tokens_truncated`` and ``mentions_truncated`` (what the model's window left out);
-            * entity recognition: a row per entity: ``entity``, ``type``, ``text``, ``start``,
-              ``end``.
+            * link prediction: ``entity``, ``name`` and ``score``, best first. Of the model alone
+              the score is what its softmax takes: larger is better within a question, and no
+              probability; what train says already is among the answers. Of a mixture, answers that
+              train gives are left out, the score is a logarithm, and ``probability`` and
+              ``in_answer_set`` are as ``Calibration`` defines them: the probability that the answer
+              is right, given that the question has one that train lacks;
+            * relation extraction: ``relation`` (as the data call it), ``relation_text`` (in words),
+              ``score`` (its probability), ``tokens_truncated`` and ``mentions_truncated`` (what the
+              model's window left out);
+            * entity recognition: a row per entity: ``entity`` (its words), ``type`` (as the data
+              call it), ``type_text`` (the type in words, where the project has any), ``start`` and
+              ``end`` (its first word, and the one behind its last).
 
             Of a table, the first column ``question`` holds the index of the question's row.
 
@@ -148,31 +187,38 @@ class Predictor:
         return answers.reset_index(drop=True)
 
     def add_entities(
-        self, table: pd.DataFrame, images: Sequence[Any] | None = None, batch_size: int = 64
+        self,
+        table: pd.DataFrame,
+        images: Sequence[Any] | Mapping[str, Any] | None = None,
+        batch_size: int = 64,
     ) -> None:
         """Make entities known that training never saw, to be asked about and to be answers.
 
         The model reads each entity's text and images once and makes an embedding of them; the
-        scores of all other entities stay the same to the last bit. This predictor alone knows the
-        new entities, until it is gone.
+        scores of all other entities stay the same to the last bit. In a mixture they are what
+        structural experts have not learned, as an entity that train lacks. This predictor alone
+        knows the new entities, until it is gone.
 
         Args:
             table: A row for each: its id ``entity``, its ``name``, and its ``text``, a description.
-            images: Images of each, as for :meth:`predict`; None: none has any.
+            images: Images of each, as for :meth:`predict`: a list in the order of the rows, with
+                None where there are none; or by id, ``{entity: images}``, of those that have any.
+                None: none has any.
             batch_size: Entities read at a time.
 
         Raises:
-            DataError: An entity is known already or described badly, or an image cannot be used.
+            DataError: An entity is known already or described badly, an image cannot be used, or
+                nobody in the mixture reads texts.
         """
         if not getattr(self._model.config, "entity_encoder", False):
             what = "the model has no encoder of entities"
             remedy = "Take a model of a graph, of the preset `corrected`."
             raise DataError(Problem("entities", None, what, remedy))
+        if self._mixture is not None and not self._mixture.reads_texts:
+            what = "no expert of the mixture reads texts, so that none could say anything of them"
+            raise DataError(Problem("entities", None, what, "Leave out the mixture."))
         new = self.task.read_entities(table)
-        given = [None] * len(new) if images is None else list(images)
-        if len(given) != len(new):
-            what = f"there are {len(new)} entities, but images of {len(given)}"
-            raise DataError(Problem("entities", None, what, "Give None where there are none."))
+        given = _by_row(images, new["entity"].tolist())
         names = [f"entity {index}" for index in table.index]
         of_new = replace(self.task, entities=new)
         prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
@@ -206,7 +252,7 @@ class Predictor:
             **parts: The question's parts by name.
 
         Returns:
-            The answer, which is that of :meth:`predict`, and the weights.
+            The answer, which is that of :meth:`predict` without a mixture, and the weights.
 
         Raises:
             DataError: The question cannot be asked, has no images, or an image cannot be used; or
@@ -230,6 +276,9 @@ class Predictor:
         asked, items, given = self._read(table)
         if not given.has_images[items.owners[0]]:
             what, remedy = "it has no images, so that there is nothing to look at", "Give images."
+            if self._store is None and self.task.owner == "entity":
+                what = "without a visual store, no images of entities are known to look at"
+                remedy = "Give images, or the store, as Predictor.from_folder(..., store=...)."
             raise DataError(Problem("question", None, what, remedy))
         looker = Looker(self._model, self._tokenizer, self.task)
         found, outputs = looker.explain(items, given, 0, by)
@@ -261,6 +310,12 @@ class Predictor:
         index = table.index
         # Numbers in place of the index, which may hold a label twice.
         asked, items, images = self._read(table.set_index(pd.RangeIndex(len(table))))
+        if self._mixture is not None:
+            entities = len(self.task.entities)
+            found = self._mixture.best(asked, items, images, entities, top, batch_size)
+            named = self.task.entities.iloc[found["answer"]][["entity", "name"]]
+            answers = named.set_index(found.index).assign(**found.drop(columns="answer"))
+            return answers.set_index(index[answers.index])
         index_of_entities = self._entities
         blocks = ask(
             self._model,
@@ -270,6 +325,7 @@ class Predictor:
             what="Asking the model",
             of="questions",
             answer=None if index_of_entities is None else self._model.encode_mask,
+            precision=self._precision,
         )
         parts = []
         for rows, found in blocks:
@@ -332,6 +388,43 @@ def _model_folder(path: Path) -> Path:
         if seeds:
             return seeds[0]
     return path
+
+
+def _by_row(images: Any, entities: Sequence[str]) -> list[Any]:
+    """The images of each entity, of a list in their order or of a mapping by id."""
+    problem = None
+    if images is None:
+        return [None] * len(entities)
+    if isinstance(images, Mapping):
+        if unknown := [name for name in images if name not in entities]:
+            problem = f"images of {unknown[0]!r}, which is no entity of the table"
+        images = [images.get(name) for name in entities]
+    elif not isinstance(images, list | tuple | pd.Series | np.ndarray):
+        problem = f"images is {type(images).__name__}, neither a list nor a dict"
+    elif len(images) != len(entities):
+        problem = f"there are {len(entities)} entities, but images of {len(images)}"
+    if problem:
+        remedy = "Give a list, an item or None for each row, or a dict {entity: images}."
+        raise DataError(Problem("entities", None, problem, remedy))
+    return list(images)
+
+
+def _own_store(model: LoadedModel) -> VisualStore | None:
+    """The visual store that a model was made from; None where it is not there, or not needed."""
+    *_, task = model.parts
+    if task.owner != "entity":
+        return None
+    try:
+        place, settings = source_of(model.folder, "visual_store")
+    except DataError as error:
+        logger.warning(
+            "Entities are asked about without images. %s Or give the folder of a visual store "
+            "(store=...), or say that none is wanted (store=False).",
+            error,
+        )
+        return None
+    images = {name: settings.get(f"model.images.{name}") for name in ("source", "seed")}
+    return VisualStore(place, **{name: one for name, one in images.items() if one is not None})
 
 
 def _inside(part: Any) -> list[Any]:

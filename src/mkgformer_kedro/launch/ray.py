@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.errors import DataError, Problem, lacks_memory
 from mkgformer_kedro.launch import Job, LaunchParameters, Stage
 from mkgformer_kedro.progress import Progress
 
@@ -261,7 +261,7 @@ class _Pool:
             try:
                 found = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:
-                if not isinstance(error.cause, MemoryError):
+                if not lacks_memory(error.cause):
                     raise _told(error) from None
                 self._lose(worker)
                 yield number, [], error.cause

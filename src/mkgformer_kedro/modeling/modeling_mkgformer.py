@@ -40,6 +40,7 @@ from .towers import (
     eager_config,
     load_text_tower,
     load_vision_tower,
+    on_host,
     text_family,
     vision_family,
 )
@@ -47,8 +48,7 @@ from .towers import (
 # An untrained prediction head starts as this multiple of the identity, see `_init_weights`.
 _HEAD_INIT_SCALE = 0.1
 
-# Score of a forbidden transition. An infinite one would turn into NaN behind the end of a row,
-# where torchcrf multiplies it by 0.
+# Score of a forbidden transition: finite, so that no difference of two is NaN.
 _FORBIDDEN = -1e6
 
 
@@ -304,6 +304,42 @@ def _forbidden_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
     start = torch.tensor([forbidden(label, "O") for label in labels])
     pairs = [[forbidden(label, before) for label in labels] for before in labels]
     return start, torch.tensor(pairs)
+
+
+def _crf_log_likelihood(
+    emissions: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    start_transitions: Tensor,
+    transitions: Tensor,
+    end_transitions: Tensor,
+) -> Tensor:
+    """Log-likelihood `(B,)` of label sequences, as torchcrf's, for which a host never waits.
+
+    Args:
+        emissions: `(B, W, C)`.
+        labels: `(B, W)` ids, any id behind the last word.
+        mask: `(B, W)`, true for words; these come first in each row.
+        start_transitions: `(C,)`.
+        transitions: `(C, C)`, from one label to the next.
+        end_transitions: `(C,)`.
+    """
+    last = mask.sum(dim=1, keepdim=True) - 1
+    followed = transitions[labels[:, :-1], labels[:, 1:]].where(mask[:, 1:], 0.0)
+    emitted = emissions.gather(2, labels[..., None]).squeeze(2).where(mask, 0.0)
+    score = (
+        start_transitions[labels[:, 0]]
+        + emitted.sum(dim=1)
+        + followed.sum(dim=1)
+        + end_transitions[labels.gather(1, last).squeeze(1)]
+    )
+    total = start_transitions + emissions[:, 0]
+    for word in range(1, mask.shape[1]):
+        # From each label before, (B, C, 1), to each of this word, (B, 1, C).
+        paths = total[:, :, None] + transitions + emissions[:, word, None]
+        total = paths.logsumexp(dim=1).where(mask[:, word, None], total)
+    return score - (total + end_transitions).logsumexp(dim=1)
 
 
 @dataclass
@@ -1684,12 +1720,13 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         Raises:
             ValueError: A row has no word, or words behind padding.
         """
-        self._check_words(mask)
         # The way back is walked number by number, each of which a GPU would have to be waited for.
+        words = mask.bool().cpu()
+        self._check_words(words)
         crf = deepcopy(self.crf).cpu()
         for name, scores in self._constrained_scores().items():
             getattr(crf, name).data = scores.cpu()
-        paths = crf.decode(emissions.float().cpu(), mask.bool().cpu())
+        paths = crf.decode(emissions.float().cpu(), words)
         decoded = torch.full(mask.shape, -1)
         for row, path in zip(decoded, paths, strict=True):
             row[: len(path)] = torch.tensor(path)
@@ -1705,13 +1742,9 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         labels = nn.functional.pad(labels, (0, missing_columns), value=-100)
         self._check_words(mask, labels)
         with torch.autocast(emissions.device.type, enabled=False):
-            log_likelihood = torch.func.functional_call(
-                self.crf,
-                self._constrained_scores(),
-                (emissions, labels.clamp(min=0), mask),
-                {"reduction": "mean"},
-            )
-        return -log_likelihood
+            return -_crf_log_likelihood(
+                emissions, labels.clamp(min=0), mask, **self._constrained_scores()
+            ).mean()
 
     def _constrained_scores(self) -> dict[str, Tensor]:
         """The CRF's parameters in float32, forbidden ones replaced: no gradient reaches those."""
@@ -1727,7 +1760,11 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         }
 
     def _check_words(self, mask: Tensor, labels: Tensor | None = None) -> None:
-        """Check what the CRF takes for granted; on a GPU the host waits once for the answer."""
+        """Check what the CRF takes for granted.
+
+        Labels that lie on a GPU are checked by the GPU, which stops the program when it finds
+        something: the host does not wait for the answer.
+        """
         mask = mask.bool()
         problems = {
             "a row without a word": ~mask.any(dim=1),
@@ -1744,6 +1781,10 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             )
             problems["words without label"] = (mask & (labels < 0)).any(dim=1)
             problems["labels that IOB2 forbids"] = (mask & forbidden).any(dim=1)
+        if labels is not None and not on_host(labels):
+            for what, where in problems.items():
+                torch._assert_async(~where.any(), f"The batch has {what}.")
+            return
         found = torch.stack(list(problems.values())).any(dim=1).tolist()
         if any(found):
             named = [what for what, is_there in zip(problems, found, strict=True) if is_there]

@@ -750,7 +750,7 @@ def load_vision_tower(source: Any) -> LoadedTower:
     tower, missing = _from_pretrained(family.model_class, source, config, **family.build_kwargs)
     _check_complete(source, config, missing)
     return LoadedTower(
-        tower.config, tower.state_dict(), image_settings=_image_settings(source, config)
+        tower.config, tower.state_dict(), image_settings=image_settings(source, config)
     )
 
 
@@ -782,8 +782,16 @@ def _from_pretrained(
     return model, set(report["missing_keys"])
 
 
-def _image_settings(source: Any, config: Any) -> dict[str, Any]:
-    """What a checkpoint's image processor says of images, in terms of `MKGformerConfig`."""
+def image_settings(source: Any, config: Any) -> dict[str, Any]:
+    """What a checkpoint's image processor says of images, in terms of `MKGformerConfig`.
+
+    Args:
+        source: Hub name or folder.
+        config: The vision tower's configuration.
+
+    Raises:
+        ValueError: Its file is damaged.
+    """
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError as error:
@@ -797,7 +805,8 @@ def _image_settings(source: Any, config: Any) -> dict[str, Any]:
         for name in ("image_mean", "image_std")
         if processor.get("do_normalize", True) and processor.get(name) is not None
     }
-    size = processor.get("crop_size") or processor.get("size")
+    crop = processor.get("do_center_crop", True) and processor.get("crop_size")
+    size = crop or processor.get("size")
     if isinstance(size, Mapping):
         size = size.get("height") or size.get("shortest_edge")
     if isinstance(size, int) and size >= config.patch_size:
@@ -819,6 +828,7 @@ __all__ = [
     "attend",
     "attention_weights",
     "eager_config",
+    "image_settings",
     "load_text_tower",
     "load_vision_tower",
     "text_family",

@@ -7,7 +7,7 @@ from kedro.pipeline import Pipeline
 
 from mkgformer_kedro.training.tasks.registry import TASKS, task_named
 
-SHARED = {"params:launch", "params:model", "params:preset", "params:seed"}
+SHARED = {"params:asking", "params:launch", "params:model", "params:preset", "params:seed"}
 """Parameters of the whole run; all others belong to a stage of a task."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from mkgformer_kedro.progress import Progress
+from mkgformer_kedro.training.parameters import Precision
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -114,6 +116,7 @@ def ask(
     what: str,
     of: str,
     answer: Callable[..., Any] | None = None,
+    precision: Precision = "fp32",
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Ask a model block by block, so that memory does not grow with items times candidates.
 
@@ -125,6 +128,7 @@ def ask(
         what: What the progress bar says is done.
         of: What the items are called.
         answer: What of the model is called with a batch; None: the model.
+        precision: Of its matrix products; scores are compared in fp32.
 
     Yields:
         ``(b,)`` numbers of a block's items, in :func:`asking_order`, and the model's output.
@@ -144,10 +148,17 @@ def ask(
     try:
         with Progress(what, len(order), of) as progress:
             for block, inputs in zip(blocks, batches, strict=True):
-                yield block, (answer or model)(**inputs)
+                with computing_in(precision, model.device.type):
+                    outputs = (answer or model)(**inputs)
+                yield block, outputs
                 progress.advance(len(block))
     finally:
         model.train(was_training)
+
+
+def computing_in(precision: Precision, device: str) -> AbstractContextManager[Any]:
+    """What matrix products are computed in; ``fp32`` leaves what a caller chose, in training."""
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def one_ahead(make: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:

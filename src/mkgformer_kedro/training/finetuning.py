@@ -156,6 +156,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         learning_rates=parameters.learning_rates,
         weight_decay=parameters.weight_decay,
         lookup_weights=task.lookup_weights(model, parameters),
+        metric_name=next(name for name, key in kind.columns.items() if key == kind.dev_metric),
         train_dataset=np.arange(len(table)),
         eval_dataset=task.dev_rows(np.flatnonzero(~in_train), parameters, job["seed"]),
         data_collator=Collator(task.learned(items, train, parameters, job["seed"]), store),

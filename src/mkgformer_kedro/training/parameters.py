@@ -11,11 +11,21 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mkgformer_kedro.parameters import Parameters, typed
 
 Preset = Literal["corrected", "faithful"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
 
 # Fields of MKGformerConfig that have a place of their own.
 _SET_ELSEWHERE = {
@@ -57,7 +67,7 @@ class ImagesParameters(Parameters):
     """Which images a model sees, when it learns and when it is asked: see ``VisualStore``."""
 
     source: Literal["own", "none", "shuffled", "random"]
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
 
 
 class ModelParameters(Parameters):
@@ -90,6 +100,10 @@ class ModelParameters(Parameters):
             for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
         )
         return 16 * layers * width * (4 * width + 2 * inner)
+
+
+Precision = Literal["fp32", "bf16"]
+"""In which matrix products are computed; parameters and scores are in fp32 all the same."""
 
 
 class AdamParameters(Parameters):
@@ -149,7 +163,7 @@ class FinetuningParameters(PresetParameters):
     max_length: int = Field(ge=16)
     log_every: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    seeds: Seeds | None
     train_subset: TrainSubset | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
@@ -167,13 +181,6 @@ class FinetuningParameters(PresetParameters):
             raise ValueError(f"{info.field_name} must be numbers that are not negative")
         return values
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
-        return seeds
-
 
 StructureModelName = Literal["complex", "distmult", "transe", "rotate", "rescal", "tucker"]
 
@@ -190,7 +197,7 @@ class StructureModelSettings(Parameters):
     learning_rate: float = Field(gt=0, lt=math.inf)
     regularization: float = Field(ge=0, lt=math.inf)
     label_smoothing: float = Field(ge=0, lt=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     epochs_per_evaluation: int = Field(ge=1)
     patience: int | None = Field(ge=1)
     dev_queries: int | None = Field(ge=1)
@@ -207,7 +214,7 @@ class StructureModelingParameters(StructureModelSettings):
     """Structural experts: which models, and how they learn."""
 
     models: list[StructureModelName]
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] | None
+    seeds: Seeds | None
     by_model: dict[StructureModelName, dict[str, Any]]
 
     @field_validator("models")
@@ -216,13 +223,6 @@ class StructureModelingParameters(StructureModelSettings):
         if len(set(models)) < len(models):
             raise ValueError("models names a model twice")
         return models
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-            raise ValueError("seeds needs at least one seed and none twice (null: the run's seed)")
-        return seeds
 
     @model_validator(mode="after")
     def _valid_for_each_model(self) -> Self:

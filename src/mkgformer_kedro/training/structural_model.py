@@ -29,7 +29,7 @@ from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.training.finite import is_finite
 
 KIND = "structure"
-_DESCRIPTION = "expert.json"
+EXPERT_FILE = "expert.json"
 _WEIGHTS = "model.safetensors"
 # Scores made at a time in training: 16 MB, which caches hold.
 _BLOCK_CELLS = 2**22
@@ -317,7 +317,7 @@ def write_structure_folder(folder: Path, contents: StructureFolder) -> None:
     tensors["seen_relations"] = contents.seen_relations
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / _WEIGHTS)
     text = json.dumps(contents.description, indent=2)
-    (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    (folder / EXPERT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_structure_folder(
@@ -372,7 +372,7 @@ def read_structure_folder(
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
+    path = folder / EXPERT_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         known = description["kind"] == KIND and description["model"] in _DESIGNS

@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
+from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE_MRR, ranking_metrics
 from mkgformer_kedro.evaluation.ranking.ranks import Cells, below_each_other, rank_answers
+from mkgformer_kedro.evaluation.ranking.tables import members
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
@@ -38,6 +39,7 @@ from mkgformer_kedro.training.parameters import (
 )
 from mkgformer_kedro.training.ragged import Ragged
 from mkgformer_kedro.training.structural_model import (
+    EXPERT_FILE,
     KIND,
     StructuralModel,
     StructureFolder,
@@ -47,7 +49,6 @@ from mkgformer_kedro.training.structural_model import (
 
 logger = logging.getLogger(__name__)
 
-DEV_METRIC = "both.realistic.inverse_harmonic_mean_rank"
 _CURVE = "curve.csv"
 _CURVE_COLUMNS = ["model", "seed", "epoch", "loss"]
 
@@ -204,8 +205,8 @@ def fit_structure(
         unfinished,
         StructureFolder(
             model.cpu(),
-            _seen(train.entity, len(entities)),
-            _seen(train.relation, len(relations)),
+            torch.from_numpy(members(train.entity, len(entities))),
+            torch.from_numpy(members(train.relation, len(relations))),
             description,
         ),
     )
@@ -339,7 +340,7 @@ class _Fit:
         if self.settings.patience is None or not self.state.best_scores:
             return False
         since = sum(
-            f"dev_{DEV_METRIC}" in row and row["epoch"] > self.state.best_epoch
+            f"dev_{HEADLINE_MRR}" in row and row["epoch"] > self.state.best_epoch
             for row in self.state.curve
         )
         return since >= self.settings.patience
@@ -382,7 +383,7 @@ class _Fit:
         if len(self.dev) and state.epoch % settings.epochs_per_evaluation == 0:
             scores = self._evaluate()
             row |= {f"dev_{key}": value for key, value in scores.items()}
-            if scores[DEV_METRIC] > state.best_scores.get(DEV_METRIC, -1.0):
+            if scores[HEADLINE_MRR] > state.best_scores.get(HEADLINE_MRR, -1.0):
                 state.best_epoch, state.best_scores = state.epoch, scores
                 self._best = {
                     key: value.detach().clone()
@@ -393,7 +394,7 @@ class _Fit:
                 self.model.name,
                 state.epoch,
                 row["loss"],
-                scores[DEV_METRIC],
+                scores[HEADLINE_MRR],
             )
         elif not len(self.dev):
             state.best_epoch = state.epoch
@@ -495,12 +496,6 @@ def score_queries(model: StructuralModel, queries: Queries, rows: np.ndarray) ->
     )
 
 
-def _seen(indices: np.ndarray, size: int) -> Tensor:
-    seen = torch.zeros(size, dtype=torch.bool)
-    seen[torch.from_numpy(indices)] = True
-    return seen
-
-
 def _batches(count: int, size: int) -> list[slice]:
     """Places of each batch. A last one alone joins the batch before: batch norm takes two."""
     starts = list(range(0, count, size))
@@ -532,7 +527,8 @@ def _name_job(
         flat.known.values,
     ):
         digest.update(np.ascontiguousarray(array).tobytes())
-    # More epochs go on where fewer ended: what an epoch does is not decided by how many there are.
+    # A killed run may go on to more epochs than it began with: what an epoch does is not decided by
+    # how many there are. One that ended keeps no checkpoint, and begins anew.
     said = settings.model_dump(exclude={"epochs", "dev_batch_size", *settings.no_result_depends_on})
     digest.update(json.dumps([name, said, seed], sort_keys=True).encode())
     return digest.hexdigest()
@@ -541,7 +537,7 @@ def _name_job(
 def _made_by(folder: Path) -> tuple[Any, Any] | None:
     """Job and settings that a finished folder was made by; None where it does not say."""
     try:
-        description = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
+        description = json.loads((folder / EXPERT_FILE).read_text(encoding="utf-8"))
         return description["job"], description["settings"]
     except (OSError, ValueError, KeyError):
         return None

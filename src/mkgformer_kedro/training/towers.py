@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -104,8 +105,13 @@ def resolve_tower(name: str) -> str:
                 f"Reinstall the package {packaged.package}.",
             )
         )
-    logger.info("Text tower %s comes from the installed package %s", name, packaged.package)
+    _tell_once(name, packaged.package)
     return str(folder)
+
+
+@cache
+def _tell_once(name: str, package: str) -> None:
+    logger.info("Text tower %s comes from the installed package %s", name, package)
 
 
 def _check_digests(folder: Path) -> None:
@@ -119,6 +125,71 @@ def _check_digests(folder: Path) -> None:
             what = f"{name} is not the file that SHA256SUMS names"
             remedy = "Get the folder anew, from version control or where it came from."
             raise DataError(Problem(str(folder), None, what, remedy))
+
+
+def check_towers(parameters: ModelParameters, sizes: Mapping[str, int]) -> None:
+    """Refuse towers that no model can be made of, before anything runs.
+
+    Of towers in folders their settings are read, no weights; a hub is not asked.
+
+    Args:
+        parameters: Towers.
+        sizes: Edge length of images in pixels, by the full name of the parameter that gives it.
+
+    Raises:
+        DataError: A folder holds no tower of a family that is supported, or images cannot be cut
+            into the vision tower's patches.
+    """
+    if (folder := _folder_of(parameters.text_tower)) is not None:
+        from mkgformer_kedro.modeling.towers import TEXT_FAMILIES
+
+        _config_of(folder, "text", TEXT_FAMILIES)
+    patch = made_for = None
+    if parameters.vision_tower is None:
+        patch = parameters.vision_config.get("patch_size")
+    elif (folder := _folder_of(parameters.vision_tower)) is not None:
+        from mkgformer_kedro.modeling.towers import VISION_FAMILIES, image_settings
+
+        config = _config_of(folder, "vision", VISION_FAMILIES)
+        with _naming(folder):
+            told = image_settings(folder, config).get("image_sizes", {})
+        patch, made_for = config.patch_size, told.get("full", getattr(config, "image_size", None))
+    for name, size in sizes.items():
+        if isinstance(patch, int) and patch > 0 and size % patch:
+            near = " or ".join(
+                str(each) for each in (size // patch * patch, -(-size // patch) * patch) if each
+            )
+            what = f"it is {size}, and the vision tower cuts images into patches of {patch} pixels"
+            raise DataError(Problem(name, None, what, f"Set it to a multiple, such as {near}."))
+        if name.endswith(".full.size") and made_for not in (None, size):
+            logger.warning(
+                "The vision tower was made for images of %s pixels, and %s is %d; set it to %s, or "
+                "leave it where smaller or larger images are meant.",
+                made_for,
+                name,
+                size,
+                made_for,
+            )
+
+
+def _folder_of(tower: str) -> str | None:
+    """The folder of a tower's files, or None where they come from elsewhere."""
+    folder = Path(tower).expanduser()
+    return resolve_tower(tower) if folder.is_dir() or not _HUB_NAME.fullmatch(tower) else None
+
+
+def _config_of(folder: str, kind: str, families: Mapping[str, Any]) -> Any:
+    """The configuration of a tower of one of the families."""
+    from transformers import AutoConfig
+
+    with _naming(folder):
+        config = AutoConfig.from_pretrained(folder)
+    config = getattr(config, f"{kind}_config", config)
+    if config.model_type not in families:
+        what = f"it holds a {config.model_type}; the {kind} tower must be one of"
+        remedy = f"Name another folder in `model.{kind}_tower`."
+        raise DataError(Problem(folder, None, f"{what} {', '.join(families)}", remedy))
+    return config
 
 
 def load_tokenizer(parameters: ModelParameters) -> PreTrainedTokenizerBase:

@@ -56,6 +56,7 @@ class StageTrainer(Trainer):
         learning_rates: Learning rate by part of a parameter's name, see :func:`value_of`.
         weight_decay: Weight decay, likewise; biases and norms have none.
         lookup_weights: Weights that learn row by row, see :class:`RowwiseAdamW`.
+        metric_name: What people call the dev metric that picks the model; None: by its key.
         **kwargs: As for :class:`transformers.Trainer`.
     """
 
@@ -66,6 +67,7 @@ class StageTrainer(Trainer):
         learning_rates: dict[str, float],
         weight_decay: dict[str, float],
         lookup_weights: Sequence[torch.nn.Parameter] = (),
+        metric_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,7 +82,7 @@ class StageTrainer(Trainer):
         self.add_callback(_EpochOrder(batch_sampler))
         self.add_callback(_Milestones())
         if self.args.disable_tqdm:
-            self.add_callback(_ProgressLines())
+            self.add_callback(_ProgressLines(metric_name))
 
     def get_train_dataloader(self) -> Any:
         """Batches as the sampler orders them, spread over the processes."""
@@ -263,6 +265,9 @@ class _Milestones(TrainerCallback):
 class _ProgressLines(TrainerCallback):
     """Progress for logs that are no terminal: one line with the time left at each logging step."""
 
+    def __init__(self, metric_name: str | None = None) -> None:
+        self._metric_name = metric_name
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.perf_counter()
         self._first_step = state.global_step
@@ -288,7 +293,7 @@ class _ProgressLines(TrainerCallback):
             logger.info(
                 "step %d, dev %s %.4f",
                 state.global_step,
-                args.metric_for_best_model.removeprefix("eval_"),
+                self._metric_name or args.metric_for_best_model.removeprefix("eval_"),
                 logs[args.metric_for_best_model],
             )
 

@@ -17,7 +17,9 @@ from mkgformer_kedro.evaluation.extraction.relations import (
 )
 from mkgformer_kedro.evaluation.extraction.scores import count_groups, score_counts
 
-LABELS = pd.DataFrame({"label": ["None", "a", "b"], "text": ["none", "A", "B"]})
+LABELS = pd.DataFrame(
+    {"label": ["none", "a", "b"], "text": ["none", "A", "B"], "negative": [True, False, False]}
+)
 
 
 def predictions_of(gold: list[int], predicted: list[int], seed: int = 1) -> pd.DataFrame:
@@ -56,8 +58,7 @@ def test_three_posts_by_hand():
 def test_scores_are_scikit_learns(chance, negative):
     generator = np.random.default_rng(chance)
     names = ["r0", "r1", "r2", "r3", "r4"]
-    names[negative] = "None"
-    labels = pd.DataFrame({"label": names, "text": names})
+    labels = pd.DataFrame({"label": names, "text": names, "negative": np.arange(5) == negative})
     gold, predicted = generator.integers(5, size=(2, 40)).tolist()
     predictions = predictions_of(gold, predicted)
     positive = [i for i in range(5) if i != negative]
@@ -79,7 +80,7 @@ def test_scores_are_scikit_learns(chance, negative):
 
 
 def test_without_a_negative_relation_f1_is_accuracy():
-    labels = LABELS.assign(label=["c", "a", "b"])
+    labels = LABELS.assign(negative=False)
     found = score_counts(
         count_posts(predictions_of([0, 1, 2], [0, 2, 2]), labels), seed=0, resamples=20
     )

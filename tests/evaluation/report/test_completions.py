@@ -43,6 +43,8 @@ REPORT = {
         "all_pairs": 99999,
         "test_triples_covered": {"tail": 0.5, "head": 0.5, "either": 0.75},
     },
+    "keep": {"probability": 0.05, "both_directions": True},
+    "highest": 0.25,
     "kept": {
         "triples": 80,
         "precision": 0.25,
@@ -156,7 +158,7 @@ def test_how_it_did_is_said(graph, completions):
     }
     page = render(graph, completions.iloc[:0], report=unknown)
     assert content_of(page)["items"] == []
-    assert "0 links that the graph does not have" in page
+    assert "probability of 0.05, found from both ends, and the highest is 0.25." in page
 
 
 @pytest.fixture

@@ -19,7 +19,11 @@ from safetensors.numpy import save_file
 from mkgformer_kedro.datasets.tables import JSONDataset
 from mkgformer_kedro.inference import experts as expert_module
 from mkgformer_kedro.inference.mixture import Mixture
-from mkgformer_kedro.inference.parameters import CompletionParameters, MixtureParameters
+from mkgformer_kedro.inference.parameters import (
+    AskingParameters,
+    CompletionParameters,
+    MixtureParameters,
+)
 from mkgformer_kedro.pipelines import completion, mixture
 from mkgformer_kedro.training.parameters import ImagesParameters
 from tiny_world import LAUNCH
@@ -93,8 +97,9 @@ def graph():
 def catalog(graph, tmp_path, monkeypatch):
     experts = [Expert("text", graph.table, 1.0), Expert("structure", graph.table, 2.0)]
 
-    def load_experts(models, structure_models, mixture=None, *, store_folder, attention, images):
-        return experts if mixture is None else [*experts, Mixture.load(mixture, experts, RELATIONS)]
+    def load_experts(models, structure_models, mixture=None, **options):
+        size = {"entities": len(graph.entities), "relations": RELATIONS}
+        return experts if mixture is None else [*experts, Mixture.load(mixture, experts, **size)]
 
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
     monkeypatch.setattr(
@@ -129,6 +134,7 @@ def catalog(graph, tmp_path, monkeypatch):
     found["link_prediction.completion_report"] = report
     images = ImagesParameters(source="own", seed=0)
     found["params:model"] = SimpleNamespace(attention="sdpa", images=images)
+    found["params:asking"] = AskingParameters(precision="fp32")
     found["params:launch"] = LAUNCH
     found["params:seed"] = 0
     found["params:link_prediction.mixture"] = MixtureParameters(**given["mixture"])

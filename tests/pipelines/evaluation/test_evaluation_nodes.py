@@ -139,7 +139,8 @@ def posts_tables(task: str) -> dict[str, pd.DataFrame]:
     else:
         names = ["PER", "LOC"]
         posts = posts.assign(tags=[["B-PER", "O", "B-LOC" if i % 2 else "O"] for i in range(12)])
-    return {"posts": posts, "labels": pd.DataFrame({"label": names, "text": names})}
+    labels = pd.DataFrame({"label": names, "text": names})
+    return {"posts": posts, "labels": labels.assign(negative=labels["label"] == "None")}
 
 
 def tables_of(task: str) -> list[pd.DataFrame]:
@@ -199,11 +200,13 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
     )
     key = MAIN[task]
     assert json.loads(json.dumps(metrics)) == metrics
-    assert metrics["experts"] == ["model", "without_images", "another_one", "baseline"]
+    blind = ["without_images"] if source == "own" else []
+    assert metrics["experts"] == ["model", *blind, "another_one", "baseline"]
+    assert ("has an image: whether images help is not known" in page) == (source == "none")
     assert metrics["test"][key] == metrics["test_another_one"][key] == 1.0
     assert metrics["seeds"] == [5]
     assert 0 < metrics["test_baseline"][key] < 1
-    assert metrics["test_without_images"] == metrics["test_baseline"]
+    assert metrics.get("test_without_images", metrics["test_baseline"]) == metrics["test_baseline"]
     assert set(drill_down["expert"]) == set(metrics["experts"])
     assert len(figure.axes) == 1
     assert "on three &amp; more" in page

@@ -269,3 +269,5 @@ def test_images_that_the_graph_links(project: Path):
     parameters = ImageAssociationParameters(**stage_parameters())
     report = report_coverage(listing, entities, TRIPLES, images, store, parameters)
     assert report["image_links"] == {"count": 3, "without_file": ["nowhere.png"]}
+    # That folder stands for no entity, but its file is linked.
+    assert report["unknown_folders"] == {"count": 0, "names": []}

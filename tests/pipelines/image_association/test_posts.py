@@ -115,14 +115,14 @@ def test_crops_from_files_fill_their_roles(listing, tmp_path):
     report = stage.report_coverage(listing, POSTS, crops, images, store.folder)
     assert report["posts"]["train"] == {
         "all": 2,
-        "naming_a_image": 1,
+        "naming_an_image": 1,
         "image_not_found": 0,
         "with_images": 1,
         "with_full": 1,
         "with_grounding": 1,
         "with_detection": 1,
     }
-    assert report["posts"]["test"]["naming_a_image"] == 1
+    assert report["posts"]["test"]["naming_an_image"] == 1
     assert report["posts"]["test"]["image_not_found"] == 1
     assert report["posts"]["test"]["with_full"] == 0
     stage.draw_contact_sheet(images, store.folder, POSTS)

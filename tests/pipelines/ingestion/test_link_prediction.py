@@ -460,6 +460,14 @@ def test_image_links_are_a_column_of_the_entities(tmp_path, parameters):
     schemas.entities.validate(pd.read_parquet(tmp_path / "entities.parquet"))
 
 
+def test_a_star_cannot_be_split(tmp_path, parameters):
+    links = "".join(f"<http://a/{end}> <http://a/r> <http://a/0> .\n" for end in range(1, 30))
+    (tmp_path / "star.ttl").write_text(links)
+    with pytest.raises(DataError, match=r"star.ttl: it cannot be split: .*Give files.train") as e:
+        index_graph(_read_turtle(tmp_path, graph="star.ttl"), parameters())
+    assert len(e.value.problems) == 1
+
+
 def test_misspelt_parameter_names_the_near_miss(parameters):
     with pytest.raises(ValidationError, match="did you mean 'candidates'"):
         parameters(candidate="entities")
@@ -540,6 +548,7 @@ def test_report(raw_graph, parameters):
         "entities_sharing_a_name": 2,
         "relations_sharing_a_text": 0,
         "duplicate_triples": {"train": 1, "dev": 0, "test": 0},
+        "self_loops": {"train": 0, "dev": 0, "test": 0},
         "triples_in_two_splits": {"train_dev": 1, "train_test": 0, "dev_test": 0},
         "inverse_leak": {"dev": 0.0, "test": 0.5},
         "entities_unseen_in_train": {"dev": 1, "test": 1},

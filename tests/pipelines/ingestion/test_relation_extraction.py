@@ -44,6 +44,7 @@ def test_posts_are_numbered_in_the_order_of_their_files(raw_pairs, relation_para
     assert labels.to_dict("list") == {
         "label": ["None", "/per/loc/place_of_residence"],
         "text": ["no relation", "place of residence (person, place)"],
+        "negative": [True, False],
     }
     assert quarantine.empty
     schemas.relation_posts.validate(posts)
@@ -108,15 +109,11 @@ def test_the_negative_relation_may_go_by_another_name(raw_pairs, relation_parame
     files["ours_rel2id.json"] = '{"lives": 0, "no_relation": 1}'
     raw, parameters = raw_pairs(files), relation_parameters(negative_label="no_relation")
     posts, labels, quarantine = index_posts(raw, parameters)
-    assert labels["label"].tolist() == ["lives", "None"]
+    assert labels["label"].tolist() == ["lives", "no_relation"]
+    assert labels["negative"].tolist() == [False, True]
     assert posts["relation"].tolist() == [1, 1, 1]
     report = report_ingestion(raw, posts, labels, quarantine, parameters)
     assert report["posts_without_relation"] == {"train": 1, "dev": 1, "test": 1}
-
-
-def test_only_one_relation_may_stand_for_none(problems_of):
-    (problem,) = problems_of(negative_label="/per/loc/place_of_residence")
-    assert problem.what.startswith("'None' is a relation beside '/per/loc/place_of_residence'")
 
 
 def test_no_negative_relation(problems_of):

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import BASELINE
-from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE
 from mkgformer_kedro.evaluation.extraction.mentions import Entity, entities_of, tags_of
 
 
@@ -26,7 +25,7 @@ def predict_majority(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     posts, labels = tables["posts"], tables["labels"]
     train = posts.loc[posts["split"] == "train", "relation"]
     frequency = np.bincount(train, minlength=len(labels))
-    frequency[(labels["label"] == NEGATIVE).to_numpy()] = -1
+    frequency[labels["negative"].to_numpy()] = -1
     test = posts[posts["split"] == "test"]
     return pd.DataFrame(
         {

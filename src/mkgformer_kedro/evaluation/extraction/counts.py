@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from mkgformer_kedro.evaluation.extraction.mentions import entities_of
 
 METRICS = ("precision", "recall", "f1")
-NEGATIVE = "None"
-"""The relation of mentions that stand in none: nothing to find, and nothing found."""
 
 
-def count_relations(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+def count_relations(gold: np.ndarray, predicted: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Count relations, the negative one left out, as scikit-learn's micro average does.
 
     Args:
         gold: ``(posts,)`` numbers of labels.
         predicted: ``(posts,)`` likewise.
-        labels: The relations.
+        negative: Which label is that of mentions that stand in no relation, ``(labels,)`` bool:
+            nothing to find, and nothing found.
 
     Returns:
         ``(posts, 3)``: correct, predicted, gold.
     """
-    positive = np.array([label != NEGATIVE for label in labels])
+    positive = ~negative
     correct = (gold == predicted) & positive[gold]
     return np.stack([correct, positive[predicted], positive[gold]], axis=1).astype(np.int64)
 

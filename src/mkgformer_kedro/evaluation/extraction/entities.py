@@ -244,6 +244,7 @@ def evaluate_entities(
         names=names,
         metric=F1,
         units="test posts",
+        has_images=bool(with_images[answers[reference]["post"]].any()),
         predictions=predictions,
         **compare_posts(counts, facts["subset"], **chance),
         groups=groups_of_all(answers, break_down),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import BASELINE, REFERENCE, by_expert, groups_of_all
-from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE, count_relations
+from mkgformer_kedro.evaluation.extraction.counts import count_relations
 from mkgformer_kedro.evaluation.extraction.evaluation import (
     F1,
     ExtractionEvaluation,
@@ -62,14 +62,14 @@ def count_posts(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame
 
     Args:
         predictions: A predictions table.
-        labels: Table ``labels``; the negative relation is named ``None``.
+        labels: Table ``labels``.
 
     Returns:
         A counts table (see ``extraction``) in the order of the predictions.
     """
     gold = predictions["relation"].to_numpy()
     predicted = predictions["predicted"].to_numpy()
-    counts = count_relations(gold, predicted, labels["label"].tolist())
+    counts = count_relations(gold, predicted, labels["negative"].to_numpy())
     return pd.DataFrame(
         {
             "seed": predictions["seed"].to_numpy(),
@@ -104,9 +104,9 @@ def count_each_relation(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.D
         ],
         ignore_index=True,
     )
+    rows = rows[~labels["negative"].to_numpy()[rows["relation"]]]
     names = labels["label"].tolist()
-    rows["relation"] = pd.Categorical.from_codes(rows["relation"], names, ordered=True)
-    return rows[rows["relation"] != NEGATIVE]
+    return rows.assign(relation=pd.Categorical.from_codes(rows["relation"], names, ordered=True))
 
 
 def confuse_relations(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -206,6 +206,7 @@ def evaluate_relations(
         names=names,
         metric=F1,
         units="test posts",
+        has_images=bool(with_images[answers[reference]["post"]].any()),
         predictions=predictions,
         **compare_posts(counts, facts["subset"], **chance),
         groups=groups_of_all(answers, break_down),

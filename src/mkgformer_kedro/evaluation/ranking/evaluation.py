@@ -22,11 +22,16 @@ from mkgformer_kedro.evaluation.experts import (
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES, Difference, Scores
 from mkgformer_kedro.evaluation.ranking.breakdown import break_down_ranks
-from mkgformer_kedro.evaluation.ranking.metrics import on_side, ranking_metrics, raw_view
+from mkgformer_kedro.evaluation.ranking.metrics import (
+    HEADLINE,
+    HEADLINE_MRR,
+    on_side,
+    ranking_metrics,
+    raw_view,
+)
 from mkgformer_kedro.evaluation.ranking.scores import mrr_difference, score_ranks
 
-PREFIX = "both.realistic."
-MRR = Metric(f"{PREFIX}inverse_harmonic_mean_rank", "MRR")
+MRR = Metric(HEADLINE_MRR, "MRR")
 NAMES = {BASELINE: "popularity baseline"}
 
 
@@ -68,7 +73,7 @@ class RankingEvaluation(Evaluation):
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics of both directions and realistic ranks."""
-        return {key: value for key, value in metrics.items() if key.startswith(PREFIX)}
+        return {key: value for key, value in metrics.items() if key.startswith(HEADLINE)}
 
 
 def evaluate(
@@ -139,6 +144,7 @@ def evaluate(
         names=names,
         metric=MRR,
         units="test triples",
+        has_images=bool(has_images[test[["head", "tail"]].to_numpy()].any()),
         predictions=predictions,
         whole=view("all test triples", everything),
         added=added_by_mixture(answers, compare),

@@ -10,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
+
 FREQUENCY_EDGES = (0, 1, 4, 11, 31, 101)
 
 
@@ -54,7 +56,7 @@ def relation_categories(train: pd.DataFrame) -> pd.Series:
     Returns:
         Category by relation index (the series' index), for the relations that occur in ``train``.
     """
-    by_relation = train[["head", "relation", "tail"]].drop_duplicates().groupby("relation")
+    by_relation = train[TRIPLE].drop_duplicates().groupby("relation")
     sizes = by_relation.size()
     many_heads = sizes / by_relation["tail"].nunique() >= 1.5
     many_tails = sizes / by_relation["head"].nunique() >= 1.5

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.ranking.graph import relation_categories, reverse_in_train
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.evaluation.verdicts import Verdict
-
-TRIPLE = ["head", "relation", "tail"]
 
 _NOTEWORTHY = 0.05
 _EXAMPLES = 10

@@ -8,9 +8,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
+
 SIDES = ("head", "tail", "both")
 RANK_TYPES = ("optimistic", "realistic", "pessimistic")
 HITS_AT = (1, 3, 10)
+HEADLINE = "both.realistic."
+"""What keys of the scores that a run is told by begin with."""
+HEADLINE_MRR = f"{HEADLINE}inverse_harmonic_mean_rank"
 
 
 def ranks_of(predictions: pd.DataFrame, rank_type: str = "realistic") -> np.ndarray:
@@ -59,13 +64,12 @@ def mean_average_precisions(predictions: pd.DataFrame) -> dict[str, float]:
     Returns:
         ``<side>.realistic.mean_average_precision``; a side without a single row is left out.
     """
-    query = ["direction", "entity", "relation"]
-    ordered = predictions[query].assign(rank=ranks_of(predictions)).sort_values("rank")
-    queries = ordered.groupby(query, sort=False)
+    ordered = predictions[QUERY].assign(rank=ranks_of(predictions)).sort_values("rank")
+    queries = ordered.groupby(QUERY, sort=False)
     place = queries.cumcount() + 1
     # A filtered rank does not count the other answers; those before this one are place - 1.
     precision = place / (ordered["rank"] + place - 1)
-    by_query = precision.groupby([ordered[name] for name in query]).mean().reset_index(name="value")
+    by_query = precision.groupby([ordered[name] for name in QUERY]).mean().reset_index(name="value")
     return {
         f"{side}.realistic.mean_average_precision": float(rows["value"].mean())
         for side in SIDES

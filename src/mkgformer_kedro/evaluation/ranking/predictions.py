@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from mkgformer_kedro.evaluation.ranking.ranks import Cells, below_each_other, rank_answers
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 
 _RANKS = (
     "rank_optimistic",
@@ -131,9 +132,8 @@ def _triple_numbers(predictions: pd.DataFrame, triples: pd.DataFrame) -> np.ndar
             "tail": predictions["answer"].where(asks_tail, predictions["entity"]),
         }
     )
-    key = ["head", "relation", "tail"]
-    numbered = triples[key].assign(triple=np.arange(len(triples))).drop_duplicates(key)
-    found = asked.merge(numbered, on=key, how="left", sort=False)["triple"]
+    numbered = triples[TRIPLE].assign(triple=np.arange(len(triples))).drop_duplicates(TRIPLE)
+    found = asked.merge(numbered, on=TRIPLE, how="left", sort=False)["triple"]
     if found.isna().any():
         missing = asked[found.isna().to_numpy()].iloc[0].to_dict()
         raise ValueError(f"the queries ask for {missing}, which is not among the triples scored")

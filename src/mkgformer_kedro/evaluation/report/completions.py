@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.evaluation.report.page import render_template, thumbnail
 
 _TEXT = 320
@@ -32,7 +33,8 @@ def render_completions(
     Args:
         completions: ``head``, ``relation``, ``tail`` (ids), ``probability``, ``found_by``,
             ``in_answer_set``, ``score_<expert>``; the most probable first.
-        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``.
+        report: What judging them gave: ``questions``, ``kept``, ``by_threshold``, ``meaning``,
+            ``keep`` and ``highest``.
         triples: All known triples, by index.
         entities: Columns ``entity``, ``name``, ``text``; row number is entity index.
         relations: Columns ``relation``, ``text``.
@@ -101,6 +103,7 @@ def render_completions(
             "questions": report["questions"],
             "meaning": report["meaning"],
             "new": len(completions),
+            "none_kept": none_kept(report),
             "expected": float(completions["probability"].sum()),
             "content": {
                 "dataSet": data_set,
@@ -112,6 +115,21 @@ def render_completions(
     )
 
 
+def none_kept(report: Mapping[str, Any]) -> str:
+    """Why there are no completions, in a sentence.
+
+    Args:
+        report: ``keep``, what ``completion.keep`` says, and ``highest``, the highest probability of
+            a link that the graph lacks.
+    """
+    least = report["keep"]["probability"] or 0
+    return (
+        "None of the links that the graph lacks is kept: completion.keep asks for a probability "
+        f"of {least:.3g}{', found from both ends' if report['keep']['both_directions'] else ''}, "
+        f"and the highest is {report['highest']:.3g}."
+    )
+
+
 class _Neighbours:
     """Known triples by any two of their three parts."""
 
@@ -119,7 +137,7 @@ class _Neighbours:
         self._by: list[dict[tuple[int, int], list[tuple[int, int, int]]]] = [
             defaultdict(list) for _ in range(3)
         ]
-        columns = (triples[name].tolist() for name in ("head", "relation", "tail"))
+        columns = (triples[name].tolist() for name in TRIPLE)
         for h, r, t in zip(*columns, strict=True):
             for index, key in zip(self._by, ((h, r), (r, t), (h, t)), strict=True):
                 index[key].append((h, r, t))

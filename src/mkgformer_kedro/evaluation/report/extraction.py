@@ -12,7 +12,6 @@ import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES, Evaluation, Metric
 from mkgformer_kedro.evaluation.extraction.counts import METRICS as MICRO
-from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE
 from mkgformer_kedro.evaluation.extraction.entities import EntityEvaluation
 from mkgformer_kedro.evaluation.extraction.evaluation import ExtractionEvaluation
 from mkgformer_kedro.evaluation.extraction.mentions import OUTSIDE, entities_of
@@ -168,7 +167,7 @@ def relation_examples(
     chosen = choose_posts(
         right[evaluation.reference],
         right.get(WITHOUT_IMAGES),
-        model["relation"].where(labels["label"].to_numpy()[model["relation"]] != NEGATIVE),
+        model["relation"].mask(labels["negative"].to_numpy()[model["relation"]]),
         pd.Series(has_images, index=posts["post"]),
         examples=number,
         seed=seed,

@@ -11,8 +11,16 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.experts import Metric
-from mkgformer_kedro.evaluation.ranking.evaluation import PREFIX, RankingEvaluation
-from mkgformer_kedro.evaluation.ranking.metrics import HITS_AT, RANK_TYPES, SIDES, ranks_of
+from mkgformer_kedro.evaluation.ranking.evaluation import RankingEvaluation
+from mkgformer_kedro.evaluation.ranking.metrics import (
+    HEADLINE,
+    HEADLINE_MRR,
+    HITS_AT,
+    RANK_TYPES,
+    SIDES,
+    ranks_of,
+)
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
 from mkgformer_kedro.evaluation.report.calibration import calibration_sections
 from mkgformer_kedro.evaluation.report.figures import format_number, hits_figure, inline_svg
 from mkgformer_kedro.evaluation.report.page import ScoreRow, Section, heat_maps, thumbnails
@@ -173,9 +181,7 @@ def describe_queries(
             other_ranks={name: float(of[row.triple, row.direction]) for name, of in ranks.items()},
             looks=heat_maps(looks),
         )
-        for row, looks in zip(
-            chosen.itertuples(), explain(chosen[["direction", "entity", "relation"]]), strict=True
-        )
+        for row, looks in zip(chosen.itertuples(), explain(chosen[QUERY]), strict=True)
     ]
 
 
@@ -274,7 +280,7 @@ LINK_PREDICTION = Layout(
         "The popularity baseline ranks entities by how often train has them as answers of the "
         "relation."
     ),
-    prefix=PREFIX,
+    prefix=HEADLINE,
     metrics=METRICS,
     parts=_parts,
     groups={
@@ -300,7 +306,7 @@ LINK_PREDICTION = Layout(
     bars="the mean reciprocal rank",
     curve={
         "Training loss": "loss",
-        "Dev MRR": "dev_both.realistic.inverse_harmonic_mean_rank",
+        "Dev MRR": f"dev_{HEADLINE_MRR}",
     },
     labels=lambda tables: dict(
         zip(tables["relations"]["relation"], tables["relations"]["text"], strict=True)

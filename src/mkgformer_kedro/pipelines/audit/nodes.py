@@ -13,6 +13,7 @@ import pandas as pd
 from mkgformer_kedro.datasets.graph_folder import RawGraph
 from mkgformer_kedro.datasets.image_folder import ImageFolder
 from mkgformer_kedro.datasets.text_files import SPLITS
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.modeling.images import read_image
 from mkgformer_kedro.pipelines.audit.parameters import AuditParameters
 from mkgformer_kedro.pipelines.image_association.association import pillow_for_threads
@@ -59,7 +60,7 @@ def audit_graph(
     entities, relations, triples, quarantine = index_graph(
         raw, ingestion.model_copy(update=_LETS_PASS)
     )
-    repeated = raw.triples.duplicated(["split", *graph_audit.TRIPLE])
+    repeated = raw.triples.duplicated(["split", *TRIPLE])
     images = None
     if parameters.images != "none" and raw_images.root is not None:
         images = hash_images(raw_images, entities, association, look=parameters.images == "look")

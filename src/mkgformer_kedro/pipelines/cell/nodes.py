@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.nodes import ask_test, parameters_of
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
@@ -31,6 +32,7 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         models: Path,
         visual_store: Path,
         model: ModelParameters,
+        asking: AskingParameters,
         parameters: EvaluationParameters,
         finetuning: FinetuningParameters,
         launch: LaunchParameters,
@@ -40,7 +42,10 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     ) -> pd.DataFrame:
         tables = dict(zip(task.tables, inputs, strict=True))
         engine = engine_of(launch)
-        parts = [ask_test(task, tables, models, visual_store, model, parameters, preset, engine)]
+        asked = ask_test(
+            task, tables, models, visual_store, model, asking, parameters, preset, engine
+        )
+        parts = [asked]
         if (subset := finetuning.train_subset) is None:
             parts.append(task.predict_baseline(tables))
         else:
@@ -64,6 +69,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "models",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:evaluation",
                 "params:finetuning",
                 "params:launch",

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.inference.parameters import CompletionParameters, QuestionParameters
+from mkgformer_kedro.inference.parameters import (
+    AskingParameters,
+    CompletionParameters,
+    QuestionParameters,
+)
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 
@@ -85,6 +89,7 @@ def propose_triples(
     visual_store: Path,
     work_folder: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: CompletionParameters,
     launch: LaunchParameters,
 ) -> pd.DataFrame:
@@ -103,6 +108,7 @@ def propose_triples(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
     train = triples[triples["split"] == "train"]
     neighbours = _neighbours(models, triples, len(entities), parameters.questions)
@@ -126,8 +132,8 @@ def keep_completions(
         The completions, twice (for two formats), and the report.
     """
     from mkgformer_kedro.inference.completion import (
-        Roles,
         calibrate_proposals,
+        functional_relations,
         join_directions,
         judge_completions,
         name_completions,
@@ -141,14 +147,15 @@ def keep_completions(
         *(joined[name].to_numpy() for name in ("log_odds", "found_by", "relation"))
     )
     train = triples[triples["split"] == "train"]
-    roles = Roles.from_train(train, len(entities), len(relations), parameters.questions)
+    functional = functional_relations(train, len(relations), parameters.questions)
     ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
     report = {
         "questions": plan,
+        "keep": parameters.keep.model_dump(),
         **judge_completions(joined, ranked.head(best), triples, calibrator),
     }
     completions = name_completions(
-        open_proposals(ranked, roles, triples).head(best),
+        open_proposals(ranked, functional, triples).head(best),
         entities["entity"].tolist(),
         relations["relation"].tolist(),
     )

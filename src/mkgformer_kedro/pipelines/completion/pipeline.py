@@ -36,6 +36,7 @@ _NODES = [
             "visual_store",
             "completion_work",
             "params:model",
+            "params:asking",
             "params:completion",
             "params:launch",
         ],
@@ -78,5 +79,5 @@ _NODES = [
 def create_pipeline() -> Pipeline:
     """Models and a mixture in, completions out."""
     stage = Pipeline(_NODES, namespace="completion", prefix_datasets_with_namespace=False)
-    shared = {"params:launch", "params:model", "params:seed"}
+    shared = {"params:asking", "params:launch", "params:model", "params:seed"}
     return Pipeline(stage, namespace="link_prediction", parameters=shared)

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from kedro.pipeline import Node
 
+from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
+from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import Engine, LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
@@ -20,6 +22,7 @@ from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
 if TYPE_CHECKING:
+    from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.report import Look
     from mkgformer_kedro.inference.explanation import Looker
 
@@ -41,6 +44,7 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         models: Path,
         visual_store: Path,
         model: ModelParameters,
+        asking: AskingParameters,
         parameters: EvaluationParameters,
         launch: LaunchParameters,
         preset: str,
@@ -48,7 +52,9 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
     ) -> pd.DataFrame:
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
         engine = engine_of(launch)
-        return ask_test(task, given, models, visual_store, model, parameters, preset, engine)
+        return ask_test(
+            task, given, models, visual_store, model, asking, parameters, preset, engine
+        )
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -66,6 +72,7 @@ def ask_test(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -78,6 +85,7 @@ def ask_test(
         models: Folder with a model folder per seed.
         visual_store: Visual store of the owners of images.
         model: Which images the models see, and how they attend.
+        asking: How they answer.
         parameters: Parameters of the evaluation.
         preset: What filters known answers where the parameters do not say.
         engine: Where they are asked.
@@ -86,7 +94,7 @@ def ask_test(
         A predictions table.
     """
     ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-    return ask(task, given, models, visual_store, model, parameters, preset, engine)
+    return ask(task, given, models, visual_store, model, asking, parameters, preset, engine)
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -133,9 +141,7 @@ def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
         wanted = parameters.explanations
         store = VisualStore(visual_store, **model.images.model_dump())
         given = dict(zip(task.tables, tables, strict=True))
-        rows = given[task.items]
-        owners = rows.index if task.owner == "post" else rows[task.owner]
-        asked = rows[(rows["split"] == "test") & store.has_images[owners]]
+        asked = _asked_with_images(task, given, store)
         found: dict[str, Any] = {"questions": 0, "deletion": [], "pointing": []}
         if asked.empty or not wanted.questions:
             return found
@@ -209,6 +215,9 @@ def report_for(
         layout = task.layout()
         given = dict(zip((*task.tables, *task.reports), inputs, strict=True))
         tables = {name: given[name] for name in task.tables}
+        if _asked_with_images(task, tables, store).empty:
+            # Those answers are the model's own.
+            predictions = predictions[predictions["expert"] != WITHOUT_IMAGES]
         evaluation = task.evaluate(
             pd.concat([predictions, baseline], ignore_index=True),
             tables,
@@ -261,6 +270,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "models",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:evaluation",
                 "params:launch",
                 "params:preset",
@@ -321,6 +331,7 @@ def _ask_queries(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: RankingEvaluationParameters,
     preset: str,
     engine: Engine,
@@ -334,6 +345,7 @@ def _ask_queries(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
             **{name: given[name] for name in task.experts if name in given},
         ),
         _of_test(given["queries"]),
@@ -350,6 +362,7 @@ def _ask_posts(
     models: Path,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -364,12 +377,22 @@ def _ask_posts(
             store_folder=visual_store,
             attention=model.attention,
             images=model.images.model_dump(),
+            precision=asking.precision,
         ),
         posts[posts["split"] == "test"],
         task.gold,
         batch_size=parameters.batch_size,
         engine=engine,
     )
+
+
+def _asked_with_images(
+    task: type[Task], tables: Mapping[str, pd.DataFrame], store: VisualStore
+) -> pd.DataFrame:
+    """The queries or posts of the test split whose entity or post has images."""
+    rows = tables[task.items]
+    owners = rows.index if task.owner == "post" else rows[task.owner]
+    return rows[(rows["split"] == "test") & store.has_images[owners]]
 
 
 def _looker(models: Path, model: ModelParameters) -> Looker:

@@ -150,10 +150,11 @@ def report_coverage(
 ) -> dict[str, Any]:
     """Report what the images cover, what was quarantined, and folders of no entity."""
     owners = match_owners(raw_images, entities["entity"].tolist(), parameters)
-    unknown = raw_images.images.loc[owners < 0, "folder"].drop_duplicates().tolist()
+    linked, missing = linked_images(raw_images.root, entities)
+    idle = (owners < 0) & ~raw_images.images["path"].isin(linked["path"])
+    unknown = raw_images.images.loc[idle, "folder"].drop_duplicates().tolist()
     report = reporting.graph_coverage(images, VisualStore(visual_store), triples, unknown)
     if "image_links" in entities:
-        _, missing = linked_images(raw_images.root, entities)
         links = int(entities["image_links"].map(len).sum())
         report["image_links"] = {"count": links, "without_file": sorted(set(missing))}
         if missing:
@@ -167,7 +168,7 @@ def report_coverage(
     )
     if unknown:
         logger.warning(
-            "%d image folders stand for no entity, %s first (owner_pattern: %s).",
+            "Folders of images that stand for no entity: %d, such as '%s' (owner_pattern: %s).",
             len(unknown),
             unknown[0],
             parameters.owner_pattern,

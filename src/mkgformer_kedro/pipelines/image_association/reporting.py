@@ -29,7 +29,7 @@ def coverage(images: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
         store: The finished store.
 
     Returns:
-        ``owners`` (all, with own images, borrowing, without), ``images`` (by status),
+        ``owners`` (all, with own images, borrowing, without), ``images`` (by status that occurs),
         ``images_per_owner`` (number of usable images: number of owners), ``stored`` (images
         per role) and ``quarantined`` by name.
     """
@@ -47,7 +47,11 @@ def coverage(images: pd.DataFrame, store: VisualStore) -> dict[str, Any]:
         },
         "images": {
             "listed": len(own),
-            **{status.value: int((own["status"] == status).sum()) for status in Status},
+            **{
+                status.value: int(count)
+                for status in Status
+                if (count := (own["status"] == status).sum())
+            },
         },
         "images_per_owner": {
             str(count): int(owners)
@@ -105,7 +109,7 @@ def posts_coverage(
         crops: The crops that were listed or detected.
 
     Returns:
-        What :func:`coverage` does, ``posts`` (per split how many there are, how many name a
+        What :func:`coverage` does, ``posts`` (per split how many there are, how many name an
         image, lack the one they name, have any image, and have one of each role) and
         ``crops`` (per role how many are listed, and how many of these are not there).
     """
@@ -116,7 +120,7 @@ def posts_coverage(
         named = rows["image"].notna()
         by_split[str(split)] = {
             "all": len(rows),
-            "naming_a_image": int(named.sum()),
+            "naming_an_image": int(named.sum()),
             "image_not_found": int((named & ~found[rows.index]).sum()),
             "with_images": int(store.has_images[rows.index].sum()),
             **{

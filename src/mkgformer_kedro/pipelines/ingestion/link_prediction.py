@@ -83,10 +83,18 @@ def index_graph(
         raise DataError(problems)
     _check_columns(raw)
     triples = triples[known].drop_duplicates(ignore_index=True)
+    splits = set(triples["split"])
+    if "split_by_this_project" in raw.facts and splits and splits != set(SPLITS):
+        what = (
+            "it cannot be split: too few pairs of entities are left of which both entities and all "
+            "relations have another triple"
+        )
+        remedy = "Give files.train, files.dev and files.test in place of files.graph."
+        raise DataError(Problem(str(raw.folder / raw.files["train"]), None, what, remedy))
     require_every_split(
         raw.folder,
         raw.files,
-        set(triples["split"]),
+        splits,
         "triples",
         "head <tab> relation <tab> tail",
     )
@@ -205,6 +213,9 @@ def report_ingestion(
         "duplicate_triples": {
             split: int(repeated[raw.triples["split"] == split].sum()) for split in SPLITS
         },
+        "self_loops": {
+            split: int((table["head"] == table["tail"]).sum()) for split, table in by_split.items()
+        },
         "triples_in_two_splits": {f"{one}_{other}": n for (one, other), n in overlap.items()},
         "inverse_leak": {split: float(by_split[split]["leak"].mean()) for split in ("dev", "test")},
         "entities_unseen_in_train": {split: len(ids) for split, ids in unseen.items()},
@@ -225,6 +236,8 @@ def report_ingestion(
         100 * report["inverse_leak"]["test"],
         report["entities_unseen_in_train"]["test"],
     )
+    if loops := sum(report["self_loops"].values()):
+        logger.info("Triples that link an entity with itself: %s", f"{loops:,}")
     return report
 
 

@@ -11,7 +11,6 @@ from kedro.pipeline import Node
 from mkgformer_kedro.datasets.post_files import RawPosts
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.extraction.counts import NEGATIVE
 from mkgformer_kedro.pipelines.ingestion.checks import check_counts, quarantine_table
 from mkgformer_kedro.pipelines.ingestion.parameters import RelationIngestionParameters
 from mkgformer_kedro.pipelines.ingestion.posts import (
@@ -43,8 +42,7 @@ def index_posts(
         parameters: What to do about bad lines, and what the corpus must be like.
 
     Returns:
-        The tables ``posts``, ``labels`` (relations in the order of their numbers, the negative one
-        under the name ``None``) and
+        The tables ``posts``, ``labels`` (relations in the order of their numbers) and
         ``quarantine`` (``file``, ``line``, ``what`` of every line left out).
 
     Raises:
@@ -111,7 +109,7 @@ def report_ingestion(
     overlapping = posts[["head_start", "tail_start"]].max(axis=1) < (
         posts[["head_end", "tail_end"]].min(axis=1)
     )
-    negative = int((labels["label"] == NEGATIVE).argmax())
+    negative = int(labels["negative"].argmax())
     report |= {
         "relations": {
             label: {split: int(relations[split][number]) for split in SPLITS}
@@ -139,14 +137,9 @@ def _labels(raw: RawPosts, parameters: RelationIngestionParameters) -> pd.DataFr
     if len(names) == 1:
         what = f"no relation but '{negative}', which stands for none"
         raise DataError(Problem(where, None, what, "Add those that the posts are to be told by."))
-    if negative != NEGATIVE and NEGATIVE in names:
-        what = f"'{NEGATIVE}' is a relation beside '{negative}', which is to stand for none"
-        remedy = f"Rename it, or set negative_label to {NEGATIVE}."
-        raise DataError(Problem(where, None, what, remedy))
-    # Whatever the files call it, from here on the negative relation has one name.
-    labels = [NEGATIVE if name == negative else name for name in names]
     texts = ["no relation" if name == negative else _text(name) for name in names]
-    return pd.DataFrame({"label": labels, "text": texts}, dtype="str")
+    labels = pd.DataFrame({"label": names, "text": texts}, dtype="str")
+    return labels.assign(negative=labels["label"] == negative)
 
 
 def _text(relation: str) -> str:

@@ -148,7 +148,13 @@ tagged_posts = DataFrameSchema(
     strict=True,
 )
 
-#: One row per relation or type of entity; the row number is the label's index everywhere.
+#: One row per relation or type of entity; the row number is the label's index everywhere. Of
+#: relations ``negative`` says which stands for none.
 labels = DataFrameSchema(
-    {"label": Column("str", _TEXT, unique=True), "text": Column("str", _TEXT)}, strict=True
+    {
+        "label": Column("str", _TEXT, unique=True),
+        "text": Column("str", _TEXT),
+        "negative": Column("bool", required=False),
+    },
+    strict=True,
 )

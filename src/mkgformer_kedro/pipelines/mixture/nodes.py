@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from kedro.pipeline import Node
 
-from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.inference.parameters import AskingParameters, MixtureParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.training.parameters import ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
@@ -26,6 +26,7 @@ def mix_experts(
     visual_store: Path,
     work_folder: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     launch: LaunchParameters,
     seed: int,
@@ -35,6 +36,8 @@ def mix_experts(
     Returns:
         The finished folder of the mixture.
     """
+    from mkgformer_kedro.datasets.visual_store import VisualStore
+    from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
     from mkgformer_kedro.inference.experts import load_experts
     from mkgformer_kedro.inference.mixture import choose_experts, fit_mixture
 
@@ -44,7 +47,12 @@ def mix_experts(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
+    store = VisualStore(visual_store, **model.images.model_dump())
+    if parameters.experts is None and not store.has_images.any():
+        # It would say what the model says.
+        experts = [expert for expert in experts if expert.name != WITHOUT_IMAGES]
     mixture = fit_mixture(
         choose_experts(experts, parameters.experts),
         queries,
@@ -66,6 +74,7 @@ def report_calibration(
     relations: pd.DataFrame,
     visual_store: Path,
     model: ModelParameters,
+    asking: AskingParameters,
     parameters: MixtureParameters,
     seed: int,
 ) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def report_calibration(
         The calibration report.
     """
     from mkgformer_kedro.inference.experts import load_experts
-    from mkgformer_kedro.inference.mixture import report_calibration
+    from mkgformer_kedro.inference.mixture import judge_calibration
 
     *_, mixed = load_experts(
         models,
@@ -84,8 +93,9 @@ def report_calibration(
         store_folder=visual_store,
         attention=model.attention,
         images=model.images.model_dump(),
+        precision=asking.precision,
     )
-    report = report_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
+    report = judge_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:
         logger.info(
             "Calibration error on test: %.3f; %.0f %% answer sets hold %.1f %% of the answers",
@@ -110,6 +120,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "visual_store",
                 "mixture_work",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:launch",
                 "params:seed",
@@ -127,6 +138,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "relations",
                 "visual_store",
                 "params:model",
+                "params:asking",
                 "params:mixture",
                 "params:seed",
             ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.hooks.lineage import place_of
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.study.parameters import Grid, StudyParameters
@@ -261,7 +262,7 @@ def _below_each_other(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _test_of(task: type[Task], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     items = tables["triples" if task.items == "queries" else task.items]
-    columns = ["head", "relation", "tail"] if task.items == "queries" else ["post", "words"]
+    columns = TRIPLE if task.items == "queries" else ["post", "words"]
     return items.loc[items["split"] == "test", columns].reset_index(drop=True).astype(str)
 
 

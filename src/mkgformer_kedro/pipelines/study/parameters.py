@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.training.parameters import Seed
 from mkgformer_kedro.training.tasks.registry import TASKS
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Grid(Parameters):

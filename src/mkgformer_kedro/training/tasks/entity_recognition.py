@@ -203,9 +203,10 @@ class EntityRecognition(PostsTask):
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
 
     def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-        """A row per entity: ``entity`` (its words), ``type``, ``text`` (the type in words), span.
+        """A row per entity: its words ``entity``, its ``type``, ``type_text``, and its span.
 
-        The span is ``start`` and ``end`` in words, end exclusive.
+        ``type_text`` is the type in words, such as "person" for PER, and the type itself where the
+        project has no words for it. The span is ``start`` and ``end`` in words, end exclusive.
         """
         texts = dict(zip(self.labels["label"], self.labels["text"], strict=True))
         rows, index = [], []
@@ -215,7 +216,7 @@ class EntityRecognition(PostsTask):
             for start, end, kind in entities_of(tags):
                 rows.append((" ".join(words[start:end]), kind, texts[kind], start, end))
                 index.append(post)
-        columns = ["entity", "type", "text", "start", "end"]
+        columns = ["entity", "type", "type_text", "start", "end"]
         return pd.DataFrame(rows, columns=columns, index=pd.Index(index, dtype=posts.index.dtype))
 
     @classmethod

@@ -12,6 +12,8 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE, HEADLINE_MRR
+from mkgformer_kedro.evaluation.ranking.tables import QUERY, TRIPLE, members
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.negatives import Negatives
 from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 
     from mkgformer_kedro.evaluation.ranking import RankingEvaluation
     from mkgformer_kedro.evaluation.report import Layout
-
-_HEADLINE = "both.realistic."
-_TRIPLE = ["head", "relation", "tail"]
 
 
 class SampledSoftmax(Parameters):
@@ -157,14 +156,14 @@ class LinkPrediction(Task):
     items: ClassVar[str] = "queries"
     kept_tables: ClassVar[tuple[str, ...]] = ("entities", "relations")
     starts_from: ClassVar[str | None] = "entity_model"
-    dev_metric: ClassVar[str] = f"{_HEADLINE}inverse_harmonic_mean_rank"
+    dev_metric: ClassVar[str] = HEADLINE_MRR
     scored: ClassVar[str] = "filtered, both directions"
     columns: ClassVar[Mapping[str, str]] = {
-        "MRR": f"{_HEADLINE}inverse_harmonic_mean_rank",
-        "Hits@1": f"{_HEADLINE}hits_at_1",
-        "Hits@3": f"{_HEADLINE}hits_at_3",
-        "Hits@10": f"{_HEADLINE}hits_at_10",
-        "mean rank": f"{_HEADLINE}arithmetic_mean_rank",
+        "MRR": HEADLINE_MRR,
+        "Hits@1": f"{HEADLINE}hits_at_1",
+        "Hits@3": f"{HEADLINE}hits_at_3",
+        "Hits@10": f"{HEADLINE}hits_at_10",
+        "mean rank": f"{HEADLINE}arithmetic_mean_rank",
     }
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.link_prediction",
@@ -247,8 +246,8 @@ class LinkPrediction(Task):
         for name in {"queries", "triples"} & set(tables):
             in_train = (tables[name]["split"] == "train").to_numpy()
             train, rest = tables[name][in_train], tables[name][~in_train]
-            triples = _as_triples(train) if name == "queries" else train[_TRIPLE]
-            distinct = triples.drop_duplicates().sort_values(_TRIPLE)
+            triples = _as_triples(train) if name == "queries" else train[TRIPLE]
+            distinct = triples.drop_duplicates().sort_values(TRIPLE)
             groups = distinct[["relation"]].to_numpy().tolist()
             kept = distinct[draw_subset(groups, subset, seed)]
             chosen = pd.MultiIndex.from_frame(triples).isin(pd.MultiIndex.from_frame(kept))
@@ -329,7 +328,7 @@ class LinkPrediction(Task):
         from mkgformer_kedro.training.entity_encoder import embed_unseen
 
         if parameters.entity_encoder:
-            known = np.isin(np.arange(len(self.entities)), items.entity[rows])
+            known = members(items.entity[rows], len(self.entities))
             embed_unseen(model, items.prompts, images, known, parameters.dev_batch_size, seed)
 
     def asked_at_a_time(self, most: int) -> int:
@@ -383,7 +382,7 @@ class LinkPrediction(Task):
         from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
 
         scores = ranking_metrics(decoded.reset_index(drop=True))
-        return {key: value for key, value in scores.items() if key.startswith(_HEADLINE)}
+        return {key: value for key, value in scores.items() if key.startswith(HEADLINE)}
 
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -403,15 +402,16 @@ class LinkPrediction(Task):
         return evaluate(predictions, tables, names={**NAMES, **_AS_PUBLISHED}, **options)
 
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Queries by the ids of ``entity`` and ``relation``; the direction is ``tail`` by default.
+        """Queries by the ids of ``entity`` and ``relation``; without a direction ``tail`` is meant.
 
         Raises:
             DataError: An id is not known, or a direction is neither ``tail`` nor ``head``.
         """
         check_columns(table, ("entity", "relation"))
+        direction = table.get("direction", pd.Series("tail", index=table.index))
         read = pd.DataFrame(
             {
-                "direction": table.get("direction", "tail"),
+                "direction": direction.astype(object).fillna("tail"),
                 "entity": read_rows(table, "entity", self.entities["entity"].tolist()),
                 "relation": read_rows(table, "relation", self.relations["relation"].tolist()),
             },
@@ -486,7 +486,7 @@ class LinkPrediction(Task):
 
 def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
     """The triples that queries and their answers stand for, a row each with the query's index."""
-    each = queries[["direction", "entity", "relation", "answers"]].explode("answers")
+    each = queries[[*QUERY, "answers"]].explode("answers")
     is_tail, answer = each["direction"] == "tail", each["answers"].astype(np.int64)
     return pd.DataFrame(
         {

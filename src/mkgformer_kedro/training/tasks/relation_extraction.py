@@ -57,7 +57,7 @@ class RelationExtraction(PostsTask):
     parameters_class: ClassVar[type[FinetuningParameters]] = RelationExtractionParameters
     new_tokens: ClassVar[tuple[str, ...]] = MARKERS
 
-    scored: ClassVar[str] = "all relations but None"
+    scored: ClassVar[str] = "all relations but the negative one"
     columns: ClassVar[Mapping[str, str]] = {**PostsTask.columns, "accuracy": "accuracy"}
     stages: ClassVar[Mapping[str, str]] = {
         "ingestion": "mkgformer_kedro.pipelines.ingestion.relation_extraction",
@@ -165,7 +165,9 @@ class RelationExtraction(PostsTask):
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Micro precision, recall and F1 without the negative class."""
         counts = count_relations(
-            posts["relation"].to_numpy(), predicted["predicted"].to_numpy(), self.class_names
+            posts["relation"].to_numpy(),
+            predicted["predicted"].to_numpy(),
+            self.labels["negative"].to_numpy(),
         )
         return dict(zip(METRICS, micro_scores(counts.sum(axis=0)).tolist(), strict=True))
 
@@ -206,9 +208,10 @@ class RelationExtraction(PostsTask):
         return posts
 
     def describe(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-        """``relation``, ``text`` (the relation in words), ``score``, and what was truncated."""
+        """``relation``, ``relation_text`` (in words), ``score``, and what was truncated."""
         labels = self.labels.iloc[predicted["predicted"]].set_index(predicted.index)
-        named = labels.rename(columns={"label": "relation"})[["relation", "text"]]
+        named = labels.rename(columns={"label": "relation", "text": "relation_text"})
+        named = named[["relation", "relation_text"]]
         return named.join(predicted.drop(columns="predicted"))
 
     @classmethod
