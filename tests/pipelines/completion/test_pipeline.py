@@ -104,7 +104,7 @@ def catalog(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
     monkeypatch.setattr(
         "mkgformer_kedro.datasets.visual_store.VisualStore",
-        lambda folder: SimpleNamespace(images=lambda entity: []),
+        lambda folder, **_: SimpleNamespace(images=lambda entity: [], has_images=np.zeros(0, bool)),
     )
     root = project()
     base = yaml.safe_load((root / "conf/base/parameters_link_prediction.yml").read_text())
