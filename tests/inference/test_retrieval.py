@@ -62,7 +62,10 @@ def test_where_all_are_candidates_it_is_exact(table):
     assert torch.allclose(scores, exact.values, atol=1e-5)
 
 
-def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(table, tmp_path, caplog):
+def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(
+    table, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     kept = Retrieval(folder=tmp_path / "index")
     expected = EntityIndex(table, kept).best(table.states, 5)
     (path,) = kept.folder.iterdir()
@@ -70,9 +73,7 @@ def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(table, tmp_pat
     assert torch.equal(EntityIndex(table, kept).best(table.states, 5)[0], expected[0])
     path.write_bytes(bytes_of[: len(bytes_of) // 2])
     again = EntityIndex(table, kept).best(table.states, 5)
-    # Several threads build an index, so that another building is not the same to the last link.
-    found_again = (again[1][:, :, None] == expected[1][:, None, :]).any(dim=2)
-    assert found_again.float().mean() > 0.9
+    assert torch.equal(again[1], expected[1])
     assert "is damaged" in caplog.text
     assert len(path.read_bytes()) == len(bytes_of)
     # Another table is another index.

@@ -145,10 +145,12 @@ def _vectors(model: Any) -> np.ndarray:
 
 
 def _fill(index: Any, vectors: np.ndarray) -> None:
+    """Add the entities, by as many threads as torch has; by one it is the same each time."""
+    threads = torch.get_num_threads()
     with Progress("Indexing entities", len(vectors), "entities") as progress:
         for start in range(0, len(vectors), _ADDED_AT_A_TIME):
             block = vectors[start : start + _ADDED_AT_A_TIME]
-            index.add(np.arange(start, start + len(block)), block)
+            index.add(np.arange(start, start + len(block)), block, threads=threads)
             progress.advance(len(block))
 
 
