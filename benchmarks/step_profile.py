@@ -72,8 +72,7 @@ class TrainingStep:
 
     def __init__(self, world: World, folder: Path, precision: str = "fp32") -> None:
         parameters = world.parameters
-        for name, value in world.task.configuration(parameters).items():
-            setattr(world.model.config, name, value)
+        world.task.configure(world.model, parameters)
         self.collator = Collator(world.queries, world.store)
         self._trainer = StageTrainer(
             model=world.model,
