@@ -99,17 +99,10 @@ def propose_triples(
         The best answers that train does not know, a row each.
     """
     from mkgformer_kedro.inference.completion import Roles, propose
-    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.experts import TrainedModels, load_experts
 
-    *_, mixed = load_experts(
-        models,
-        structure_models,
-        mixture,
-        store_folder=visual_store,
-        attention=model.attention,
-        images=model.images.model_dump(),
-        precision=asking.precision,
-    )
+    trained = TrainedModels.of(models, visual_store, model, asking)
+    *_, mixed = load_experts(trained, structure_models, mixture)
     train = triples[triples["split"] == "train"]
     neighbours = _neighbours(models, triples, len(entities), parameters.questions)
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions, neighbours)
