@@ -173,7 +173,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
         return [[look] if images.has_images[owner] else [] for owner in owners]
 
     monkeypatch.setattr(explanation, "look_at", look_at)
-    monkeypatch.setattr(evaluation_nodes, "_looker", lambda models, model: None)
+    monkeypatch.setattr(evaluation_nodes, "_looker", lambda trained: None)
     tables = tables_of(task)
     baseline = predict_baseline_for(task_named(task))(*tables)
     perfect = perfect_of(task, baseline)
