@@ -124,9 +124,9 @@ def keep_completions(
     Returns:
         The completions, twice (for two formats), and the report.
     """
-    from mkgformer_kedro.inference.completion import (
+    from mkgformer_kedro.inference.completion import functional_relations
+    from mkgformer_kedro.inference.keeping import (
         calibrate_proposals,
-        functional_relations,
         join_directions,
         judge_completions,
         name_completions,
@@ -173,7 +173,7 @@ def publish_completions(
     """
     from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.report.completions import render_completions
-    from mkgformer_kedro.inference.completion import completions_as_rdf
+    from mkgformer_kedro.inference.keeping import completions_as_rdf
 
     publication = parameters.publication
     is_rdf = ingestion_report.get("layout") == "rdf"
