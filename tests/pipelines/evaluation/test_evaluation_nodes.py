@@ -86,7 +86,9 @@ def store(tmp_path_factory) -> Path:
 
 def model_with(source: str) -> ModelParameters:
     """Parameters of a model that sees images of some kind."""
-    return ModelParameters.model_construct(images=ImagesParameters(source=source, seed=0))
+    return ModelParameters.model_construct(
+        attention="sdpa", images=ImagesParameters(source=source, seed=0)
+    )
 
 
 def graph_tables() -> dict[str, pd.DataFrame]:
