@@ -20,7 +20,7 @@ from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, Visua
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference import Predictor
 from mkgformer_kedro.inference.completion import Asking, Roles, _Known
-from mkgformer_kedro.inference.experts import load_experts
+from mkgformer_kedro.inference.experts import TrainedModels, load_experts
 from mkgformer_kedro.inference.mixed import MixedAnswers
 from mkgformer_kedro.inference.mixture import fit_mixture
 from mkgformer_kedro.inference.parameters import CompletionParameters
@@ -194,7 +194,9 @@ def project(tmp_path_factory, entity_model, store_folder, tables, parameters):
             description,
         ),
     )
-    experts = load_experts(models / "finetuning", models / "structure_modeling", store_folder=store)
+    experts = load_experts(
+        TrainedModels(models / "finetuning", VisualStore(store)), models / "structure_modeling"
+    )
     chosen = [experts[0], experts[2]]
     sizes = {"entities": 12, "relations": 2, "seed": 0}
     work = data.parent / "work"
@@ -262,10 +264,9 @@ def test_a_mixture_answers_as_completion_does(project, tables, tmp_path):
     assert [*answers] == ["question", "entity", "name", "score", "probability", "in_answer_set"]
 
     *experts, mixture = load_experts(
-        models / "finetuning",
+        TrainedModels(models / "finetuning", VisualStore(project / STORE)),
         models / "structure_modeling",
         models / "mixture",
-        store_folder=project / STORE,
     )
     wake(SimpleNamespace(_model=experts[0].model.parts[0]))
     train = tables["triples"].query("split == 'train'")

@@ -16,8 +16,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,9 @@ from torch import Tensor
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.training.finite import is_finite
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.queries import Queries
 
 KIND = "structure"
 EXPERT_FILE = "expert.json"
@@ -209,18 +213,19 @@ class StructuralModel(torch.nn.Module):
             return -torch.linalg.vector_norm(questions - entities, dim=-1)
         return (questions * entities).sum(dim=-1)
 
-    def ask(self, is_tail: Tensor, entity: Tensor, relation: Tensor) -> Tensor:
-        """Scores of every entity as the answer of queries of the graph.
+    def questions(self, queries: Queries, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Known entities and the relations or inverses they are asked by, ``(b,)`` each."""
+        inverse = np.where(queries.is_tail[rows], 0, self.num_relations)
+        return queries.entity[rows], queries.relation[rows] + inverse
 
-        Args:
-            is_tail: ``(b,)`` bool; True asks (entity, relation, ?), False (?, relation, entity).
-            entity: ``(b,)`` known entities.
-            relation: ``(b,)`` relations of the graph.
-
-        Returns:
-            ``(b, N)``.
-        """
-        asked_by = torch.where(is_tail, relation, relation + self.num_relations)
+    @torch.no_grad()
+    def answer(self, queries: Queries, rows: np.ndarray) -> Tensor:
+        """Scores of every entity, ``(b, N)``, for the queries ``rows``, ``(b,)``."""
+        self.eval()
+        device = next(self.parameters()).device
+        entity, asked_by = (
+            torch.from_numpy(array).to(device) for array in self.questions(queries, rows)
+        )
         return self.score_all(self.join(self.entities(entity), self.relations(asked_by)))
 
 

@@ -267,6 +267,7 @@ class Task(ABC):
         has_images: np.ndarray,
         seed: int,
         resamples: int,
+        reference: str = "model",
     ) -> Evaluation:
         """Score and compare experts.
 
@@ -276,6 +277,7 @@ class Task(ABC):
             has_images: Whether an owner of images has any, ``(owners,)``.
             seed: Seed of every resampling.
             resamples: Number of bootstrap samples.
+            reference: The expert with which the others are compared.
         """
 
     @classmethod
