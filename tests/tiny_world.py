@@ -94,6 +94,7 @@ _FINETUNING = {
     "answer_exponent": 0.5,
     "sampled_softmax": None,
     "precision": "fp32",
+    "freeze": None,
     "gradient_checkpointing": False,
     "loader_workers": 0,
     "processes": 1,
