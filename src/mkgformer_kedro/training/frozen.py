@@ -100,7 +100,7 @@ def frozen_images(
         model.config.to_dict(),
         [hashlib.sha256(_bytes(parameter)).hexdigest() for parameter in frozen],
         [sha256_of(images.folder / "store.json"), images.source, images.seed],
-        [encoded.tolist(), str(dtype)],
+        [encoded.tolist(), _BLOCK, str(dtype)],
     )
     if trainer.is_world_process_zero() and folder.is_dir():
         for other in folder.iterdir():
