@@ -1742,7 +1742,7 @@ for name, (options, says) in {
     "an open file in place of an image": ({"images": io.BytesIO(b"png")}, "is no image"),
     "an array without dimensions in place of images": (
         {"images": np.array("image.png")},
-        "A ndarray is no image",
+        "dtype='<U9') is no image",
     ),
     "images whose role is a number": ({"images": {0: "image.png"}}, "Images of 0 are given"),
     "fewer than no answers": ({"top": -1}, "top is -1"),
