@@ -71,6 +71,7 @@ _ENTITY_MODELING = {
 _FINETUNING = {
     "epochs": 3,
     "max_steps": None,
+    "min_steps": None,
     "batch_size": 4,
     "gradient_accumulation": 1,
     "learning_rates": {"default": 0.003, "fusion": 0.01},

@@ -247,7 +247,11 @@ def is_utf8(text: str) -> bool:
     Python puts such halves of characters where a file's name is no UTF-8, and escapes in JSON or
     Python literals can write them.
     """
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def relative(path: Path) -> Path:

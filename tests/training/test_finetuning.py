@@ -133,6 +133,11 @@ def test_the_last_step_is_evaluated_wherever_it_falls(run):
     assert curve.dropna(subset=[MRR])["step"].tolist()[-1] == 5
 
 
+def test_little_is_repeated_until_there_are_enough_steps(run):
+    _, curve = run(epochs=2, min_steps=50, evaluations_per_epoch=2)
+    assert curve.dropna(subset=[MRR])["step"].tolist() == [13, 26, 39, 50]
+
+
 def test_the_best_dev_model_is_kept(run, tables, store_folder):
     work, curve = run(epochs=6, learning_rates={"default": 0.05})
     dev = tables["queries"].query("split == 'dev'").drop(columns="split")

@@ -89,7 +89,7 @@ class ImageFolderDataset(ListedImages, AbstractDataset[None, ImageFolder]):
             problems: list[Problem] = []
             for folder in _scan(self._folder, problems):
                 if folder.is_dir() and not folder.name.startswith("."):
-                    entries = _scan(Path(folder.path), problems)
+                    entries = _scan(folder.path, problems)
                     rows += [
                         (folder.name, f"{folder.name}/{file.name}", _size(file))
                         for file in entries
@@ -147,7 +147,7 @@ def _size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _scan(folder: Path, problems: list[Problem]) -> list[os.DirEntry[str]]:
+def _scan(folder: str | Path, problems: list[Problem]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)

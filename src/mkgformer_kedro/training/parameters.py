@@ -155,6 +155,7 @@ class FinetuningParameters(PresetParameters):
 
     epochs: float = Field(gt=0, le=1e6)
     max_steps: int | None = Field(ge=1)
+    min_steps: int | None = Field(ge=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(ge=1)
     learning_rates: dict[str, float]
@@ -180,6 +181,12 @@ class FinetuningParameters(PresetParameters):
         if not all(0 <= value < math.inf for value in values.values()):
             raise ValueError(f"{info.field_name} must be numbers that are not negative")
         return values
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> Self:
+        if self.max_steps and self.min_steps and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps ({self.min_steps}) exceeds max_steps ({self.max_steps})")
+        return self
 
 
 StructureModelName = Literal["complex", "distmult", "transe", "rotate", "rescal", "tucker"]

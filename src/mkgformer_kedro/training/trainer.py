@@ -334,7 +334,8 @@ def training_arguments(
         precision: ``auto`` (bf16 where the device has it), ``fp32``, ``bf16`` or ``fp16``.
         loader_workers: Processes that build batches.
     """
-    steps_per_epoch = max(1, math.ceil(batches_per_epoch / parameters.gradient_accumulation))
+    once = max(1, math.ceil(batches_per_epoch / parameters.gradient_accumulation))
+    steps_per_epoch = max(once, (parameters.min_steps or 0) / parameters.epochs)
     steps = parameters.max_steps or math.ceil(steps_per_epoch * parameters.epochs)
     every = max(1, min(steps, math.ceil(steps_per_epoch / parameters.evaluations_per_epoch)))
     if precision == "auto":
