@@ -45,7 +45,6 @@ from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
 from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
 from mkgformer_kedro.training.sampler import BatchSampler
-from mkgformer_kedro.training.tasks.link_prediction import rank_answers_of
 from mkgformer_kedro.training.trainer import attention_of
 
 # Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
@@ -273,11 +272,8 @@ def rank(world: World, way: Way, rows: np.ndarray, mixed_precision: bool = False
             of="queries",
             **asked_in,
         )
-        tables = [
-            rank_answers_of(world.queries, numbers, outputs.logits.float())
-            for numbers, outputs in blocks
-        ]
-        return pd.concat(tables, ignore_index=True)
+        scored = ((numbers, outputs.logits.float()) for numbers, outputs in blocks)
+        return world.queries.all_ranks(rows, scored)
     _, answers = world.queries.answers.flat(rows)
     ranks = []
     for numbers in asked_blocks(world, way, rows):

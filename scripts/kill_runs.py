@@ -153,7 +153,7 @@ def runs_of(environment: str) -> list[Run]:
 
     import mkgformer_kedro.inference.mixture
     import mkgformer_kedro.training.finetuning  # noqa: F401 - not in the first run and then here
-    from mkgformer_kedro.hooks.lineage import place_of
+    from mkgformer_kedro.datasets.lineage import place_of
     from mkgformer_kedro.pipelines.study.stages import Workplace
     from mkgformer_kedro.training.tasks.registry import TASKS
 

@@ -11,10 +11,10 @@ from typing import Literal
 from kedro.io import CatalogProtocol
 
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
-from mkgformer_kedro.datasets.lineage import Lineage, raw_identity
+from mkgformer_kedro.datasets.lineage import Lineage, place_of, raw_identity
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.files import relative
-from mkgformer_kedro.hooks.lineage import Claims, artefact, place_of
+from mkgformer_kedro.hooks.lineage import Claims, artefact
 
 # Files of git and DVC.
 _OF_OTHERS = {".gitkeep", ".gitignore", "configuration.json"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _SHOWN = 20
@@ -48,6 +48,28 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def bad_input_behind(error: BaseException) -> BaseException | None:
+    """What says plainly what is wrong with the input, if that is why something failed."""
+    from kedro.io import DatasetError
+    from kedro.validation import ParameterValidationError
+
+    chain = list(causes_of(error))
+    # What the project says of its input comes before what Kedro says of where it was read.
+    for plain in (DataError, ParameterValidationError, DatasetError):
+        for found in chain:
+            if isinstance(found, plain):
+                return found
+    return None
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what caused it, what caused that, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def lacks_memory(error: BaseException | None) -> bool:

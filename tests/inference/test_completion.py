@@ -16,18 +16,15 @@ from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.evaluation.calibration import Calibrator
 from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
-from mkgformer_kedro.inference.completion import (
+from mkgformer_kedro.inference.completion import Roles, nearest_seen, plan_questions, propose
+from mkgformer_kedro.inference.keeping import (
     FOUND_BY,
-    Roles,
     calibrate_proposals,
     completions_as_rdf,
     join_directions,
     judge_completions,
     name_completions,
-    nearest_seen,
     open_proposals,
-    plan_questions,
-    propose,
     rank_proposals,
 )
 from mkgformer_kedro.inference.mixture import Calibration, Mixture, Weights

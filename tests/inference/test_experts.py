@@ -16,6 +16,7 @@ from mkgformer_kedro.inference.experts import (
     EXPERT_KINDS,
     LoadedModel,
     ModelExpert,
+    TrainedModels,
     load_experts,
 )
 from mkgformer_kedro.inference.predictions import predict_queries
@@ -142,7 +143,7 @@ def test_what_an_expert_answers_is_told(lookup, tables):
 
 
 def test_all_seeds_are_loaded_in_order(models, store_folder):
-    found = load_experts(models, store_folder=store_folder, precision="bf16")
+    found = load_experts(TrainedModels(models, VisualStore(store_folder), precision="bf16"))
     there = pickle.loads(pickle.dumps(found))  # noqa: S301 (as Ray sends experts)
     assert (
         {each.model.precision for each in there} == {each.precision for each in found} == {"bf16"}
@@ -168,7 +169,9 @@ def test_other_kinds_of_expert_are_found_by_their_file(
         folder.mkdir(parents=True)
         (folder / "expert.json").write_text(json.dumps({"kind": "test"}))
     found = load_experts(
-        models, tmp_path / "structures", tmp_path / "mixture", store_folder=store_folder
+        TrainedModels(models, VisualStore(store_folder)),
+        tmp_path / "structures",
+        tmp_path / "mixture",
     )
     assert [expert.name for expert in found[4:]] == ["lookup", "lookup"]
     assert [each[:2] for each in seen] == [("seed_1", 12), ("mixture", 12)]
@@ -180,15 +183,15 @@ def test_an_expert_of_no_known_kind_is_named(models, store_folder, tmp_path, tex
     (tmp_path / "mixture").mkdir()
     (tmp_path / "mixture/expert.json").write_text(text)
     with pytest.raises(DataError, match="no expert of a known kind"):
-        load_experts(models, mixture=tmp_path / "mixture", store_folder=store_folder)
+        load_experts(TrainedModels(models, VisualStore(store_folder)), mixture=tmp_path / "mixture")
 
 
 def test_a_store_of_another_graph_is_refused(models, store_folder, tmp_path):
     other = VisualStoreWriter(tmp_path, {"full": RoleLayout(16, 2)}, 3, "other").finish()
     with pytest.raises(DataError, match="3 owners, the model 12 entities"):
-        load_experts(models, store_folder=other)
+        load_experts(TrainedModels(models, VisualStore(other)))
 
 
 def test_a_folder_without_models_is_named(tmp_path, store_folder):
     with pytest.raises(DataError, match="no folder seed_<number>"):
-        load_experts(tmp_path, store_folder=store_folder)
+        load_experts(TrainedModels(tmp_path, VisualStore(store_folder)))

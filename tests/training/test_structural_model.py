@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.training import structural_model
+from mkgformer_kedro.training.queries import Queries
 from mkgformer_kedro.training.structural_model import (
     StructuralModel,
     StructureFolder,
@@ -39,8 +41,12 @@ def make_model():
 def test_scores_are_those_of_pykeen(make_model, name):
     model = make_model(name)
     entity, relation = torch.tensor([0, 3, 10]), torch.tensor([2, 0, 1])
-    tails = model.ask(torch.tensor([True] * 3), entity, relation)
-    heads = model.ask(torch.tensor([False] * 3), entity, relation)
+    tails, heads = (
+        model.answer(
+            Queries(np.full(3, is_tail), entity.numpy(), relation.numpy(), None, None), np.arange(3)
+        )
+        for is_tail in (True, False)
+    )
     pairs = torch.stack([entity, relation], dim=1)
     torch.testing.assert_close(tails, model.pykeen.score_t(pairs))
     inverse = torch.stack([entity, relation + len(RELATIONS)], dim=1)

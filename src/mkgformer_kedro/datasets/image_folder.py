@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 REMEDY = "See docs/data.md for where the images belong, or set `images` to null to run without any."
 
 
-class ListedImages(RawData):
+class ListedImages(RawData, AbstractDataset[None, Any]):
     """Raw images: they are known by their listing."""
+
+    _folder: Path | None
 
     def identity(self, *, hashed_up_to: float = math.inf) -> str | None:
         """Hash of the listing; None where it cannot be made."""
@@ -36,6 +38,20 @@ class ListedImages(RawData):
     @abstractmethod
     def load(self) -> Any:
         """List the images."""
+
+    def save(self, data: None) -> NoReturn:
+        """Refuse: images are put there by people."""
+        raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """First rows of the listing, for Kedro-Viz."""
+        return self.load().images.head(nrows).to_dict(orient="split")
+
+    def _exists(self) -> bool:
+        return self._folder is None or self._folder.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._folder}
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class ImageFolder:
     deeper: int = 0
 
 
-class ImageFolderDataset(ListedImages, AbstractDataset[None, ImageFolder]):
+class ImageFolderDataset(ListedImages):
     """Read-only listing of an image folder that has one sub-folder per owner.
 
     Files beside the sub-folders, hidden files and the litter of file managers are left out; no
@@ -100,24 +116,14 @@ class ImageFolderDataset(ListedImages, AbstractDataset[None, ImageFolder]):
                     beside += _is_listed(folder)
             if problems:
                 raise DataError(problems)
-        images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
-        images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        images = images.sort_values("path", ignore_index=True)
-        return ImageFolder(self._folder, images, beside, deeper)
+        return ImageFolder(self._folder, listing(rows), beside, deeper)
 
-    def save(self, data: None) -> NoReturn:
-        """Refuse: images are put there by people."""
-        raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
 
-    def preview(self, nrows: int = 20) -> TablePreview:
-        """First rows of the listing, for Kedro-Viz."""
-        return self.load().images.head(nrows).to_dict(orient="split")
-
-    def _exists(self) -> bool:
-        return self._folder is None or self._folder.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._folder}
+def listing(rows: list[tuple[str, str, int]]) -> pd.DataFrame:
+    """Folder, path and size in bytes of images as a table, ordered by ``path``."""
+    images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
+    images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
+    return images.sort_values("path", ignore_index=True)
 
 
 def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:

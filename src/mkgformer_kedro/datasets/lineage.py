@@ -20,10 +20,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, is_litter, sha256_of, written_atomically
+from mkgformer_kedro.parameters import deciding
+
+if TYPE_CHECKING:
+    from kedro.io import CatalogProtocol
 
 LINEAGE_FILE = "lineage.json"
 _PARQUET_KEY = b"mkgformer_kedro"
@@ -118,6 +122,26 @@ def raw_identity(data: Any) -> str | None:
     if (listing := getattr(data, "images", None)) is not None and hasattr(data, "root"):
         return fingerprint(listing[["path", "bytes"]].to_numpy().tolist())
     return None
+
+
+def block_of(name: str) -> str:
+    """The block of globals.yml that says how a raw dataset is read."""
+    return f"globals:{name.partition('.')[0]}"
+
+
+def reading_of(name: str, dataset: Any) -> dict[str, Any]:
+    """How a raw dataset is read, by the paths of these settings in globals.yml; else nothing."""
+    found: dict[str, Any] = {}
+    for key, value in dataset.reading.items() if isinstance(dataset, RawData) else ():
+        found |= deciding(value, f"{block_of(name)}.{key}")
+    return found
+
+
+def place_of(catalog: CatalogProtocol, name: str) -> Path | None:
+    """Where a dataset lies on the disk; None for one that lies nowhere."""
+    dataset = catalog.get(name)
+    places = (getattr(dataset, name, None) for name in ("_filepath", "_folder", "_path"))
+    return next((Path(str(place)) for place in places if place is not None), None)
 
 
 def parquet_lineage(path: Path) -> Lineage:

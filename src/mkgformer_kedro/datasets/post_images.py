@@ -7,19 +7,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import pandas as pd
-from kedro.io import AbstractDataset, DatasetError
 
-from mkgformer_kedro.datasets.image_folder import REMEDY, ListedImages, files_of
+from mkgformer_kedro.datasets.image_folder import REMEDY, ListedImages, files_of, listing
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
 from mkgformer_kedro.parameters import FileName, Folder, Parameters, typed
-
-if TYPE_CHECKING:
-    from kedro_datasets._typing import TablePreview
 
 #: Largest map of crops, in bytes unpacked (MNRE's largest has 1.4 million).
 MAX_MAP = 256 * 2**20
@@ -108,7 +104,7 @@ class PostImages:
             return None
 
 
-class PostImagesDataset(ListedImages, AbstractDataset[None, PostImages]):
+class PostImagesDataset(ListedImages):
     """Read-only listing of the images of a corpus of posts. No file is opened.
 
     Args:
@@ -171,25 +167,8 @@ class PostImagesDataset(ListedImages, AbstractDataset[None, PostImages]):
             raise DataError(problems)
         for folder in missing:
             logger.warning("There is no folder %s: its images are missing.", folder)
-        images = pd.DataFrame(rows, columns=["folder", "path", "bytes"])
-        images = images.astype({"folder": "str", "path": "str", "bytes": "int64"})
-        images = images.sort_values("path", ignore_index=True)
         crops = {} if self._folder is None else self._crops
-        return PostImages(self._folder, self._full, images, crops, tuple(missing))
-
-    def save(self, data: None) -> NoReturn:
-        """Refuse: images are put there by people."""
-        raise DatasetError(f"{self._folder} is put there by people; nothing is saved to it.")
-
-    def preview(self, nrows: int = 20) -> TablePreview:
-        """First rows of the listing, for Kedro-Viz."""
-        return self.load().images.head(nrows).to_dict(orient="split")
-
-    def _exists(self) -> bool:
-        return self._folder is None or self._folder.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._folder}
+        return PostImages(self._folder, self._full, listing(rows), crops, tuple(missing))
 
 
 class CropMap:

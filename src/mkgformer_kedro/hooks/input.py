@@ -8,19 +8,25 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol, DatasetError
+from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 
 from mkgformer_kedro.configuration import RUNTIME_GLOBALS, read_yaml
-from mkgformer_kedro.errors import DataError, Problem, lacks_memory
+from mkgformer_kedro.errors import (
+    DataError,
+    Problem,
+    bad_input_behind,
+    causes_of,
+    lacks_memory,
+)
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.tasks.registry import TASKS
 
@@ -170,36 +176,17 @@ def show_plainly(
         sys.__excepthook__(kind, error, traceback)
 
 
-def bad_input_behind(error: BaseException) -> BaseException | None:
-    """What says plainly what is wrong with the input, if that is why something failed."""
-    chain = list(_chain(error))
-    # What the project says of its input comes before what Kedro says of where it was read.
-    for plain in (DataError, ParameterValidationError, DatasetError):
-        for found in chain:
-            if isinstance(found, plain):
-                return found
-    return None
-
-
 _KILLED = re.compile(r"DataLoader worker .* (is killed|exited unexpectedly)")
 
 
 def _lack_of_memory_behind(error: BaseException) -> str | None:
     """What shows that memory is short, if that is why something failed."""
-    for found in _chain(error):
+    for found in causes_of(error):
         if isinstance(found, RuntimeError) and _KILLED.search(str(found)):
             return "a process that makes batches was killed"
         if lacks_memory(found):
             return (str(found) or "no more is to be had").splitlines()[0].rstrip(". ")
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, what caused it, what caused that, and so on."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 _OF_A_GROUP = re.compile(r"- Parameter '([^']+)': (?:Failed to instantiate .* parameter '\1': )?")

@@ -17,7 +17,6 @@ import logging
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from kedro.framework.context import KedroContext
@@ -26,7 +25,16 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
 from mkgformer_kedro import __version__
-from mkgformer_kedro.datasets.lineage import Artefact, Lineage, Origin, RawData, raw_identity
+from mkgformer_kedro.datasets.lineage import (
+    Artefact,
+    Lineage,
+    Origin,
+    RawData,
+    block_of,
+    place_of,
+    raw_identity,
+    reading_of,
+)
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import relative
 from mkgformer_kedro.parameters import deciding, value_at
@@ -116,19 +124,6 @@ class LineageHooks:
                 self._told.add(name)
                 where = "another version" if not made else f"version {made}"
                 logger.info("%s was made by %s of this project (%s now)", name, where, __version__)
-
-
-def reading_of(name: str, dataset: Any) -> dict[str, Any]:
-    """How a raw dataset is read, by the paths of these settings in globals.yml; else nothing."""
-    found: dict[str, Any] = {}
-    for key, value in dataset.reading.items() if isinstance(dataset, RawData) else ():
-        found |= deciding(value, f"{_block(name)}.{key}")
-    return found
-
-
-def _block(name: str) -> str:
-    """The block of globals.yml that says how a raw dataset is read."""
-    return f"globals:{name.partition('.')[0]}"
 
 
 def artefact(catalog: CatalogProtocol | None, name: str) -> Artefact | None:
@@ -221,7 +216,7 @@ class Claims:
         found = {} if parameters is None else dict(parameters.load())
         for name in self.made:
             if isinstance(dataset := self.catalog.get(name), RawData):
-                found[_block(name)] = found.get(_block(name), {}) | dataset.reading
+                found[block_of(name)] = found.get(block_of(name), {}) | dataset.reading
         return found
 
     def _changed(self, origin: Origin) -> list[str]:
@@ -253,10 +248,3 @@ def _shown(value: Any) -> str:
 
 def _lower(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
-
-
-def place_of(catalog: CatalogProtocol, name: str) -> Path | None:
-    """Where a dataset lies on the disk; None for one that lies nowhere."""
-    dataset = catalog.get(name)
-    places = (getattr(dataset, name, None) for name in ("_filepath", "_folder", "_path"))
-    return next((Path(str(place)) for place in places if place is not None), None)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from mkgformer_kedro.inference.parameters import AskingParameters
+    from mkgformer_kedro.training.parameters import ModelParameters
     from mkgformer_kedro.training.tasks.base import Task
 
 EXPERT_KINDS: dict[str, str] = {
@@ -267,71 +271,93 @@ def job_folder(
     return folder
 
 
+@dataclass(frozen=True)
+class TrainedModels:
+    """The models of all seeds, and how they are asked.
+
+    Attributes:
+        folder: Folder with one model folder ``seed_<seed>`` per seed.
+        store: Visual store of the owners of images.
+        attention: Attention implementation.
+        precision: In which the models are asked.
+    """
+
+    folder: Path
+    store: VisualStore
+    attention: str = "sdpa"
+    precision: Precision = "fp32"
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        visual_store: Path,
+        model: ModelParameters,
+        asking: AskingParameters | None = None,
+    ) -> Self:
+        """The models as parameters say that they are asked, which without ``asking`` is in fp32.
+
+        Raises:
+            DataError: There is no visual store.
+        """
+        # As the models saw it: in a control the images are not the owners' own.
+        store = VisualStore(visual_store, **model.images.model_dump())
+        return cls(folder, store, model.attention, asking.precision if asking else "fp32")
+
+    def by_seed(self) -> Iterator[tuple[int, LoadedModel]]:
+        """Seeds and their models, in order.
+
+        Raises:
+            DataError: There is none.
+        """
+        for seed, folder in seed_folders(self.folder):
+            yield seed, LoadedModel(folder, self.attention, self.precision)
+
+    def experts(self, kind: type[Any]) -> list[Any]:
+        """Of each seed ``model`` and ``without_images``, which share their weights.
+
+        Args:
+            kind: ``ModelExpert`` or ``ModelPostsExpert``.
+
+        Raises:
+            DataError: There is no model.
+        """
+        return [
+            kind(model, self.store, seed, with_images=with_images)
+            for seed, model in self.by_seed()
+            for with_images in (True, False)
+        ]
+
+
 def load_experts(
-    models: Path,
-    structure_models: Path | None = None,
-    mixture: Path | None = None,
-    *,
-    store_folder: Path,
-    attention: str = "sdpa",
-    images: Mapping[str, Any] | None = None,
-    precision: Precision = "fp32",
+    trained: TrainedModels, structure_models: Path | None = None, mixture: Path | None = None
 ) -> list[Expert]:
     """All experts of link prediction that were made: seeds of the model first, a mixture last.
 
     Args:
-        models: Folder with one model folder ``seed_<seed>`` per seed.
+        trained: The models.
         structure_models: Folder with folders of experts at any depth, which hold ``expert.json``.
         mixture: Folder of an expert that is made of the others.
-        store_folder: Visual store of the entities.
-        attention: Attention implementation of the models.
-        images: Which images the models see, as ``VisualStore`` takes it; None: each entity's own.
-        precision: In which the models are asked.
 
     Returns:
-        Of each seed ``model`` and ``without_images``, which share their weights, then the others.
-        Weights of the models are read when an expert is first asked, and leave with the experts.
+        Those of the models, then the others. Weights of the models are read when an expert is first
+        asked, and leave with the experts.
 
     Raises:
         DataError: A folder holds no model or expert, or the store is of another graph.
     """
-    store = VisualStore(store_folder, **(images or {}))
-    experts: list[Expert] = list(_of_seeds(ModelExpert, models, store, attention, precision))
-    task: Any = load_task(seed_folders(models)[0][1])
+    experts: list[Expert] = trained.experts(ModelExpert)
+    store, task = trained.store, load_task(seed_folders(trained.folder)[0][1])
     if len(store) != len(task.entities):
         what = f"the store has {len(store)} owners, the model {len(task.entities)} entities"
         remedy = "Give the visual store that the model was trained with."
-        raise DataError(Problem(str(store_folder), None, what, remedy))
+        raise DataError(Problem(str(store.folder), None, what, remedy))
     if structure_models is not None:
         for path in sorted(Path(structure_models).rglob(EXPERT_FILE)):
             experts.append(load_expert(path.parent, task, experts))
     if mixture is not None:
         experts.append(load_expert(mixture, task, experts))
     return experts
-
-
-def load_posts_experts(
-    models: Path,
-    *,
-    store_folder: Path,
-    attention: str = "sdpa",
-    images: Mapping[str, Any] | None = None,
-    precision: Precision = "fp32",
-) -> list[PostsExpert]:
-    """All experts of a task on posts: of each seed ``model`` and ``without_images``.
-
-    Args:
-        models: Folder with one model folder ``seed_<seed>`` per seed.
-        store_folder: Visual store of the posts.
-        attention: Attention implementation.
-        images: Which images the models see, as ``VisualStore`` takes it; None: each post's own.
-        precision: In which the models are asked.
-
-    Raises:
-        DataError: The folder holds no model, or no visual store.
-    """
-    store = VisualStore(store_folder, **(images or {}))
-    return list(_of_seeds(ModelPostsExpert, models, store, attention, precision))
 
 
 def load_expert(folder: Path, task: Task, experts: Sequence[Expert]) -> Expert:
@@ -364,12 +390,17 @@ def seed_folders(models: Path) -> list[tuple[int, Path]]:
     Raises:
         DataError: There is none.
     """
-    folders = Path(models).glob("seed_*[0-9]")
-    found = sorted((int(path.name.removeprefix("seed_")), path) for path in folders)
+    found = seeds_in(Path(models))
     if not found:
         what = "no folder seed_<number> of a model is there"
         raise DataError(Problem(str(models), None, what, "Run the stage finetuning."))
     return found
+
+
+def seeds_in(folder: Path) -> list[tuple[int, Path]]:
+    """As :func:`seed_folders`, of a folder that may hold none."""
+    matches = ((re.fullmatch("seed_([0-9]+)", path.name), path) for path in folder.glob("seed_*"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def decoded(
@@ -382,12 +413,3 @@ def decoded(
         for rows, outputs, items in blocks
     ]
     return pd.concat(parts).loc[table.index]
-
-
-def _of_seeds(
-    kind: type[Any], models: Path, store: VisualStore, attention: str, precision: Precision
-) -> Iterator[Any]:
-    for seed, folder in seed_folders(models):
-        model = LoadedModel(folder, attention, precision)
-        for with_images in (True, False):
-            yield kind(model, store, seed, with_images=with_images)

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
+from mkgformer_kedro.evaluation.ranking.tables import QUERY
+from mkgformer_kedro.training.queries import Queries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,21 +58,11 @@ class StructureExpert:
         self, queries: pd.DataFrame, *, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Scores of all entities in blocks that follow the rows of ``queries``."""
-        import torch
-
-        device = next(self._model.parameters()).device
-        columns = (
-            (queries["direction"] == "tail").to_numpy(),
-            queries["entity"].to_numpy(np.int64),
-            queries["relation"].to_numpy(np.int64),
-        )
+        asked, rows = Queries.from_frame(queries[QUERY]), np.arange(len(queries))
         size = rows_at_a_time(batch_size, len(self.learned))
-        for start in range(0, len(queries), size):
-            rows = np.arange(start, min(start + size, len(queries)))
-            asked = (torch.from_numpy(column[rows]).to(device) for column in columns)
-            with torch.no_grad():
-                scores = self._model.ask(*asked)
-            yield rows, scores
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            yield block, self._model.answer(asked, block)
 
     def answers(self, queries: pd.DataFrame) -> np.ndarray:
         """The queries whose entity and relation train has."""

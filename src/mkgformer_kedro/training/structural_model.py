@@ -16,8 +16,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,9 @@ from torch import Tensor
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint
 from mkgformer_kedro.training.finite import is_finite
+
+if TYPE_CHECKING:
+    from mkgformer_kedro.training.queries import Queries
 
 KIND = "structure"
 EXPERT_FILE = "expert.json"
@@ -59,6 +63,18 @@ class _Design:
     relation: dict[str, Any]
 
 
+def _join_by_product(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return entity * relation
+
+
+def _join_by_sum(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return entity + relation
+
+
+def _join_by_matrix(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return torch.einsum("bd,bde->be", entity, relation)
+
+
 def _join_tucker(interaction: Any, entity: Tensor, relation: Tensor) -> Tensor:
     entity = interaction.head_dropout(interaction.head_batch_norm(entity))
     core = torch.einsum("ijk,bj->bik", interaction.core_tensor, relation)
@@ -71,22 +87,14 @@ _SMALL = {"initializer": "normal", "initializer_kwargs": {"std": 1e-3}}
 _XAVIER = {"initializer": "xavier_normal"}
 
 _DESIGNS = {
-    "complex": _Design("complex", lambda _, e, r: e * r, False, True, False, _SMALL, _SMALL),
-    "distmult": _Design("distmult", lambda _, e, r: e * r, False, False, False, _SMALL, _SMALL),
-    "rescal": _Design(
-        "rescal",
-        lambda _, e, r: torch.einsum("bd,bde->be", e, r),
-        False,
-        False,
-        True,
-        _XAVIER,
-        _XAVIER,
-    ),
+    "complex": _Design("complex", _join_by_product, False, True, False, _SMALL, _SMALL),
+    "distmult": _Design("distmult", _join_by_product, False, False, False, _SMALL, _SMALL),
+    "rescal": _Design("rescal", _join_by_matrix, False, False, True, _XAVIER, _XAVIER),
     "tucker": _Design("tucker", _join_tucker, False, False, False, _XAVIER, _XAVIER),
-    "transe": _Design("transe", lambda _, e, r: e + r, True, False, False, _XAVIER, _XAVIER),
+    "transe": _Design("transe", _join_by_sum, True, False, False, _XAVIER, _XAVIER),
     "rotate": _Design(
         "rotate",
-        lambda _, e, r: e * r,
+        _join_by_product,
         True,
         True,
         False,
@@ -209,18 +217,19 @@ class StructuralModel(torch.nn.Module):
             return -torch.linalg.vector_norm(questions - entities, dim=-1)
         return (questions * entities).sum(dim=-1)
 
-    def ask(self, is_tail: Tensor, entity: Tensor, relation: Tensor) -> Tensor:
-        """Scores of every entity as the answer of queries of the graph.
+    def questions(self, queries: Queries, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Known entities and the relations or inverses they are asked by, ``(b,)`` each."""
+        inverse = np.where(queries.is_tail[rows], 0, self.num_relations)
+        return queries.entity[rows], queries.relation[rows] + inverse
 
-        Args:
-            is_tail: ``(b,)`` bool; True asks (entity, relation, ?), False (?, relation, entity).
-            entity: ``(b,)`` known entities.
-            relation: ``(b,)`` relations of the graph.
-
-        Returns:
-            ``(b, N)``.
-        """
-        asked_by = torch.where(is_tail, relation, relation + self.num_relations)
+    @torch.no_grad()
+    def answer(self, queries: Queries, rows: np.ndarray) -> Tensor:
+        """Scores of every entity, ``(b, N)``, for the queries ``rows``, ``(b,)``."""
+        self.eval()
+        device = next(self.parameters()).device
+        entity, asked_by = (
+            torch.from_numpy(array).to(device) for array in self.questions(queries, rows)
+        )
         return self.score_all(self.join(self.entities(entity), self.relations(asked_by)))
 
 

@@ -14,10 +14,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE_MRR, ranking_metrics
-from mkgformer_kedro.evaluation.ranking.ranks import Cells, below_each_other, rank_answers
+from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE_MRR
 from mkgformer_kedro.evaluation.ranking.tables import members
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.progress import Progress
@@ -37,7 +36,7 @@ from mkgformer_kedro.training.parameters import (
     StructureModelingParameters,
     StructureModelSettings,
 )
-from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.queries import Queries, dev_scores
 from mkgformer_kedro.training.structural_model import (
     EXPERT_FILE,
     KIND,
@@ -51,39 +50,6 @@ logger = logging.getLogger(__name__)
 
 _CURVE = "curve.csv"
 _CURVE_COLUMNS = ["model", "seed", "epoch", "loss"]
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries as arrays; see the dataset ``queries`` in ``docs/architecture.md``.
-
-    Attributes:
-        is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
-        entity: ``(n,)`` index of the known entity.
-        relation: ``(n,)`` index of the relation.
-        answers: Answers in the query's own split.
-        known: Answers in any split.
-    """
-
-    is_tail: np.ndarray
-    entity: np.ndarray
-    relation: np.ndarray
-    answers: Ragged
-    known: Ragged
-
-    @classmethod
-    def from_frame(cls, frame: pd.DataFrame) -> Self:
-        """Read the columns of the table ``queries``."""
-        return cls(
-            is_tail=(frame["direction"] == "tail").to_numpy(),
-            entity=frame["entity"].to_numpy(np.int64),
-            relation=frame["relation"].to_numpy(np.int64),
-            answers=Ragged.from_rows(frame["answers"]),
-            known=Ragged.from_rows(frame["known"]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.entity)
 
 
 def model_structure(
@@ -291,7 +257,6 @@ class _Fit:
         self.model, self.train, self.dev = model, train, dev
         self.settings, self.seed = settings, seed
         self.device = next(model.parameters()).device
-        self.asked_by = train.relation + np.where(train.is_tail, 0, model.num_relations)
         # Softmax touches every entity in every step, so the optimizers are dense ones.
         if settings.optimizer == "adagrad":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adagrad(
@@ -349,7 +314,7 @@ class _Fit:
         positions, answers = self.train.answers.flat(rows)
         entity, asked_by, positions, answers = (
             torch.from_numpy(array).to(self.device)
-            for array in (self.train.entity[rows], self.asked_by[rows], positions, answers)
+            for array in (*self.model.questions(self.train, rows), positions, answers)
         )
         loss = batch_loss(
             self.model,
@@ -402,22 +367,10 @@ class _Fit:
 
     def _evaluate(self) -> dict[str, float]:
         """Filtered scores of the dev queries over both directions, under PyKEEN's keys."""
-
-        def ranks() -> Iterator[dict[str, np.ndarray]]:
-            for start in range(0, len(self.dev), self.settings.dev_batch_size):
-                rows = np.arange(start, min(start + self.settings.dev_batch_size, len(self.dev)))
-                scores = score_queries(self.model, self.dev, rows)
-                answers, known = (
-                    Cells(*(torch.from_numpy(each).to(scores.device) for each in ragged.flat(rows)))
-                    for ragged in (self.dev.answers, self.dev.known)
-                )
-                ranked = rank_answers(scores, answers, known, top=1)
-                names = ("rank_optimistic", "rank_pessimistic", "candidates")
-                yield {name: getattr(ranked, name).cpu().numpy() for name in names}
-
-        ranked = below_each_other(ranks(), len(self.dev.answers.values))
-        scores = ranking_metrics(pd.DataFrame({"direction": "both", **ranked}))
-        return {key: value for key, value in scores.items() if key.startswith("both.realistic.")}
+        rows, size = np.arange(len(self.dev)), self.settings.dev_batch_size
+        blocks = (rows[start : start + size] for start in range(0, len(rows), size))
+        asked = ((block, self.model.answer(self.dev, block)) for block in blocks)
+        return dev_scores(self.dev.all_ranks(rows, asked))
 
     def _save(self, path: Path, job: str) -> None:
         """Write everything that decides the rest of the fit into one file, whole or not at all."""
@@ -481,19 +434,6 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-@torch.no_grad()
-def score_queries(model: StructuralModel, queries: Queries, rows: np.ndarray) -> Tensor:
-    """Scores of all entities, ``(b, N)`` float32, for the queries ``rows``, ``(b,)``."""
-    device = next(model.parameters()).device
-    model.eval()
-    return model.ask(
-        *(
-            torch.from_numpy(array[rows]).to(device)
-            for array in (queries.is_tail, queries.entity, queries.relation)
-        )
-    )
 
 
 def _batches(count: int, size: int) -> list[slice]:

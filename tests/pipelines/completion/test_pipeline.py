@@ -97,15 +97,15 @@ def graph():
 def catalog(graph, tmp_path, monkeypatch):
     experts = [Expert("text", graph.table, 1.0), Expert("structure", graph.table, 2.0)]
 
-    def load_experts(models, structure_models, mixture=None, **options):
+    def load_experts(trained, structure_models, mixture=None):
         size = {"entities": len(graph.entities), "relations": RELATIONS}
         return experts if mixture is None else [*experts, Mixture.load(mixture, experts, **size)]
 
     monkeypatch.setattr(expert_module, "load_experts", load_experts)
-    monkeypatch.setattr(
-        "mkgformer_kedro.datasets.visual_store.VisualStore",
-        lambda folder, **_: SimpleNamespace(images=lambda entity: [], has_images=np.zeros(0, bool)),
-    )
+    store = SimpleNamespace(images=lambda entity: [], has_images=np.zeros(0, bool))
+    for module in ("datasets.visual_store", "inference.experts"):
+        name = f"mkgformer_kedro.{module}.VisualStore"
+        monkeypatch.setattr(name, lambda folder, **_: store)
     root = project()
     base = yaml.safe_load((root / "conf/base/parameters_link_prediction.yml").read_text())
     given = base["link_prediction"]

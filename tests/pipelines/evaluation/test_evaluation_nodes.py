@@ -86,7 +86,9 @@ def store(tmp_path_factory) -> Path:
 
 def model_with(source: str) -> ModelParameters:
     """Parameters of a model that sees images of some kind."""
-    return ModelParameters.model_construct(images=ImagesParameters(source=source, seed=0))
+    return ModelParameters.model_construct(
+        attention="sdpa", images=ImagesParameters(source=source, seed=0)
+    )
 
 
 def graph_tables() -> dict[str, pd.DataFrame]:
@@ -173,7 +175,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
         return [[look] if images.has_images[owner] else [] for owner in owners]
 
     monkeypatch.setattr(explanation, "look_at", look_at)
-    monkeypatch.setattr(evaluation_nodes, "_looker", lambda models, model: None)
+    monkeypatch.setattr(evaluation_nodes, "_looker", lambda trained: None)
     tables = tables_of(task)
     baseline = predict_baseline_for(task_named(task))(*tables)
     perfect = perfect_of(task, baseline)

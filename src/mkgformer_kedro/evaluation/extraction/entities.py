@@ -194,7 +194,6 @@ def evaluate_entities(
     seed: int,
     resamples: int = RESAMPLES,
     reference: str = REFERENCE,
-    names: Mapping[str, str] = NAMES,
 ) -> EntityEvaluation:
     """Score any number of experts on the same test posts and compare them.
 
@@ -205,7 +204,6 @@ def evaluate_entities(
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
         reference: The expert with which the others are compared.
-        names: What experts are called, where their names with blanks for underscores do not do.
 
     Returns:
         Scores, comparisons, views of subsets, errors, confusion, and groups by ``subset``,
@@ -241,7 +239,7 @@ def evaluate_entities(
     one_seed = model["seed"] == model["seed"].min()
     return EntityEvaluation(
         reference=reference,
-        names=names,
+        names=NAMES,
         metric=F1,
         units="test posts",
         has_images=bool(with_images[answers[reference]["post"]].any()),

@@ -159,7 +159,6 @@ def evaluate_relations(
     seed: int,
     resamples: int = RESAMPLES,
     reference: str = REFERENCE,
-    names: Mapping[str, str] = NAMES,
 ) -> RelationEvaluation:
     """Score any number of experts on the same test posts and compare them.
 
@@ -170,7 +169,6 @@ def evaluate_relations(
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
         reference: The expert with which the others are compared.
-        names: What experts are called, where their names with blanks for underscores do not do.
 
     Returns:
         Scores, comparisons, views of subsets, confusion, and groups by ``subset``, ``images``,
@@ -203,7 +201,7 @@ def evaluate_relations(
     one_seed = model[model["seed"] == model["seed"].min()]
     return RelationEvaluation(
         reference=reference,
-        names=names,
+        names=NAMES,
         metric=F1,
         units="test posts",
         has_images=bool(with_images[answers[reference]["post"]].any()),

@@ -40,12 +40,11 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         seed: int,
         *inputs: pd.DataFrame,
     ) -> pd.DataFrame:
+        from mkgformer_kedro.inference.experts import TrainedModels
+
         tables = dict(zip(task.tables, inputs, strict=True))
-        engine = engine_of(launch)
-        asked = ask_test(
-            task, tables, models, visual_store, model, asking, parameters, preset, engine
-        )
-        parts = [asked]
+        trained = TrainedModels.of(models, visual_store, model, asking)
+        parts = [ask_test(task, tables, trained, parameters, preset, engine_of(launch))]
         if (subset := finetuning.train_subset) is None:
             parts.append(task.predict_baseline(tables))
         else:

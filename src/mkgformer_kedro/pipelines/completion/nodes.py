@@ -99,17 +99,10 @@ def propose_triples(
         The best answers that train does not know, a row each.
     """
     from mkgformer_kedro.inference.completion import Roles, propose
-    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.experts import TrainedModels, load_experts
 
-    *_, mixed = load_experts(
-        models,
-        structure_models,
-        mixture,
-        store_folder=visual_store,
-        attention=model.attention,
-        images=model.images.model_dump(),
-        precision=asking.precision,
-    )
+    trained = TrainedModels.of(models, visual_store, model, asking)
+    *_, mixed = load_experts(trained, structure_models, mixture)
     train = triples[triples["split"] == "train"]
     neighbours = _neighbours(models, triples, len(entities), parameters.questions)
     roles = Roles.from_train(train, len(entities), len(relations), parameters.questions, neighbours)
@@ -131,9 +124,9 @@ def keep_completions(
     Returns:
         The completions, twice (for two formats), and the report.
     """
-    from mkgformer_kedro.inference.completion import (
+    from mkgformer_kedro.inference.completion import functional_relations
+    from mkgformer_kedro.inference.keeping import (
         calibrate_proposals,
-        functional_relations,
         join_directions,
         judge_completions,
         name_completions,
@@ -180,7 +173,7 @@ def publish_completions(
     """
     from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.report.completions import render_completions
-    from mkgformer_kedro.inference.completion import completions_as_rdf
+    from mkgformer_kedro.inference.keeping import completions_as_rdf
 
     publication = parameters.publication
     is_rdf = ingestion_report.get("layout") == "rdf"

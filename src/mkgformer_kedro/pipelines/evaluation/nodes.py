@@ -24,6 +24,7 @@ from mkgformer_kedro.training.tasks.base import Task
 if TYPE_CHECKING:
     from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.report import Look
+    from mkgformer_kedro.inference.experts import TrainedModels
     from mkgformer_kedro.inference.explanation import Looker
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,11 @@ def predict_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         preset: str,
         *inputs: Any,
     ) -> pd.DataFrame:
+        from mkgformer_kedro.inference.experts import TrainedModels
+
         given = dict(zip((*task.tables, *task.experts), inputs, strict=True))
-        engine = engine_of(launch)
-        return ask_test(
-            task, given, models, visual_store, model, asking, parameters, preset, engine
-        )
+        trained = TrainedModels.of(models, visual_store, model, asking)
+        return ask_test(task, given, trained, parameters, preset, engine_of(launch))
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__name__ = f"predict_{task.name}"
@@ -69,10 +70,7 @@ def parameters_of(task: type[Task]) -> type[EvaluationParameters]:
 def ask_test(
     task: type[Task],
     given: Mapping[str, Any],
-    models: Path,
-    visual_store: Path,
-    model: ModelParameters,
-    asking: AskingParameters,
+    trained: TrainedModels,
     parameters: EvaluationParameters,
     preset: str,
     engine: Engine,
@@ -82,10 +80,7 @@ def ask_test(
     Args:
         task: The task.
         given: Its ``tables``, and folders of its ``experts``, by name.
-        models: Folder with a model folder per seed.
-        visual_store: Visual store of the owners of images.
-        model: Which images the models see, and how they attend.
-        asking: How they answer.
+        trained: The models.
         parameters: Parameters of the evaluation.
         preset: What filters known answers where the parameters do not say.
         engine: Where they are asked.
@@ -93,8 +88,26 @@ def ask_test(
     Returns:
         A predictions table.
     """
-    ask = {"queries": _ask_queries, "posts": _ask_posts}[task.items]
-    return ask(task, given, models, visual_store, model, asking, parameters, preset, engine)
+    from mkgformer_kedro.inference.experts import ModelPostsExpert, load_experts
+    from mkgformer_kedro.inference.predictions import predict_posts, predict_queries
+
+    if task.items == "posts":
+        posts = given["posts"]
+        return predict_posts(
+            trained.experts(ModelPostsExpert),
+            posts[posts["split"] == "test"],
+            task.gold,
+            batch_size=parameters.batch_size,
+            engine=engine,
+        )
+    return predict_queries(
+        load_experts(trained, **{name: given[name] for name in task.experts if name in given}),
+        _of_test(given["queries"]),
+        _of_test(given["triples"]),
+        batch_size=parameters.batch_size,
+        known_offset=parameters.offset(preset),
+        engine=engine,
+    )
 
 
 def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
@@ -134,18 +147,19 @@ def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
         seed: int,
         *tables: pd.DataFrame,
     ) -> dict[str, Any]:
-        from mkgformer_kedro.datasets.visual_store import VisualStore
         from mkgformer_kedro.evaluation.explanations import deletion_scores, pointing_scores
+        from mkgformer_kedro.inference.experts import TrainedModels
         from mkgformer_kedro.inference.explanation import delete_patches, point
 
         wanted = parameters.explanations
-        store = VisualStore(visual_store, **model.images.model_dump())
+        trained = TrainedModels.of(models, visual_store, model)
+        store = trained.store
         given = dict(zip(task.tables, tables, strict=True))
         asked = _asked_with_images(task, given, store)
         found: dict[str, Any] = {"questions": 0, "deletion": [], "pointing": []}
         if asked.empty or not wanted.questions:
             return found
-        looker = _looker(models, model)
+        looker = _looker(trained)
         resampling = {"seed": seed, "resamples": parameters.resamples}
         drawn = _drawn(asked, wanted.questions, seed)
         changes = delete_patches(
@@ -207,11 +221,11 @@ def report_for(
         seed: int,
         *inputs: Any,
     ) -> tuple[dict[str, Any], pd.DataFrame, Any, str]:
-        from mkgformer_kedro.datasets.visual_store import VisualStore
         from mkgformer_kedro.evaluation.report import Published, render
+        from mkgformer_kedro.inference.experts import TrainedModels
 
-        # As the model saw them: in a control these are not the owners' own.
-        store = VisualStore(visual_store, **model.images.model_dump())
+        trained = TrainedModels.of(models, visual_store, model)
+        store = trained.store
         layout = task.layout()
         given = dict(zip((*task.tables, *task.reports), inputs, strict=True))
         tables = {name: given[name] for name in task.tables}
@@ -231,7 +245,7 @@ def report_for(
         def explain(items: pd.DataFrame) -> list[list[Look]]:
             from mkgformer_kedro.inference.explanation import look_at
 
-            return look_at(_looker(models, model), items, store) if len(items) else []
+            return look_at(_looker(trained), items, store) if len(items) else []
 
         page = render(
             layout,
@@ -325,67 +339,6 @@ def nodes(task: type[Task]) -> list[Node]:
     ]
 
 
-def _ask_queries(
-    task: type[Task],
-    given: Mapping[str, Any],
-    models: Path,
-    visual_store: Path,
-    model: ModelParameters,
-    asking: AskingParameters,
-    parameters: RankingEvaluationParameters,
-    preset: str,
-    engine: Engine,
-) -> pd.DataFrame:
-    from mkgformer_kedro.inference.experts import load_experts
-    from mkgformer_kedro.inference.predictions import predict_queries
-
-    return predict_queries(
-        load_experts(
-            models,
-            store_folder=visual_store,
-            attention=model.attention,
-            images=model.images.model_dump(),
-            precision=asking.precision,
-            **{name: given[name] for name in task.experts if name in given},
-        ),
-        _of_test(given["queries"]),
-        _of_test(given["triples"]),
-        batch_size=parameters.batch_size,
-        known_offset=parameters.offset(preset),
-        engine=engine,
-    )
-
-
-def _ask_posts(
-    task: type[Task],
-    given: Mapping[str, Any],
-    models: Path,
-    visual_store: Path,
-    model: ModelParameters,
-    asking: AskingParameters,
-    parameters: EvaluationParameters,
-    preset: str,
-    engine: Engine,
-) -> pd.DataFrame:
-    from mkgformer_kedro.inference.experts import load_posts_experts
-    from mkgformer_kedro.inference.predictions import predict_posts
-
-    posts = given["posts"]
-    return predict_posts(
-        load_posts_experts(
-            models,
-            store_folder=visual_store,
-            attention=model.attention,
-            images=model.images.model_dump(),
-            precision=asking.precision,
-        ),
-        posts[posts["split"] == "test"],
-        task.gold,
-        batch_size=parameters.batch_size,
-        engine=engine,
-    )
-
-
 def _asked_with_images(
     task: type[Task], tables: Mapping[str, pd.DataFrame], store: VisualStore
 ) -> pd.DataFrame:
@@ -395,12 +348,12 @@ def _asked_with_images(
     return rows[(rows["split"] == "test") & store.has_images[owners]]
 
 
-def _looker(models: Path, model: ModelParameters) -> Looker:
+def _looker(trained: TrainedModels) -> Looker:
     """The model of the first seed."""
-    from mkgformer_kedro.inference.experts import LoadedModel, seed_folders
     from mkgformer_kedro.inference.explanation import Looker
 
-    return Looker(*LoadedModel(seed_folders(models)[0][1], model.attention).parts)
+    _, model = next(trained.by_seed())
+    return Looker(*model.parts)
 
 
 def _drawn(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:

@@ -36,21 +36,13 @@ def mix_experts(
     Returns:
         The finished folder of the mixture.
     """
-    from mkgformer_kedro.datasets.visual_store import VisualStore
     from mkgformer_kedro.evaluation.experts import WITHOUT_IMAGES
-    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.experts import TrainedModels, load_experts
     from mkgformer_kedro.inference.mixture import choose_experts, fit_mixture
 
-    experts = load_experts(
-        models,
-        structure_models,
-        store_folder=visual_store,
-        attention=model.attention,
-        images=model.images.model_dump(),
-        precision=asking.precision,
-    )
-    store = VisualStore(visual_store, **model.images.model_dump())
-    if parameters.experts is None and not store.has_images.any():
+    trained = TrainedModels.of(models, visual_store, model, asking)
+    experts = load_experts(trained, structure_models)
+    if parameters.experts is None and not trained.store.has_images.any():
         # It would say what the model says.
         experts = [expert for expert in experts if expert.name != WITHOUT_IMAGES]
     mixture = fit_mixture(
@@ -83,18 +75,11 @@ def report_calibration(
     Returns:
         The calibration report.
     """
-    from mkgformer_kedro.inference.experts import load_experts
+    from mkgformer_kedro.inference.experts import TrainedModels, load_experts
     from mkgformer_kedro.inference.mixture import judge_calibration
 
-    *_, mixed = load_experts(
-        models,
-        structure_models,
-        mixture,
-        store_folder=visual_store,
-        attention=model.attention,
-        images=model.images.model_dump(),
-        precision=asking.precision,
-    )
+    trained = TrainedModels.of(models, visual_store, model, asking)
+    *_, mixed = load_experts(trained, structure_models, mixture)
     report = judge_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
     if (test := report["test"]) is not None:
         logger.info(

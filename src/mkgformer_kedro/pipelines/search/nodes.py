@@ -12,9 +12,9 @@ import pandas as pd
 import yaml
 from kedro.framework.project import settings
 
+from mkgformer_kedro.datasets.lineage import place_of
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, written_atomically
-from mkgformer_kedro.hooks.lineage import place_of
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.search.parameters import Range, SearchParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all

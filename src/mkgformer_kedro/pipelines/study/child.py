@@ -20,9 +20,8 @@ from typing import Any
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from mkgformer_kedro.errors import shortened
+from mkgformer_kedro.errors import bad_input_behind, shortened
 from mkgformer_kedro.files import written_atomically
-from mkgformer_kedro.hooks.input import bad_input_behind
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 
 _LONGEST = 1000

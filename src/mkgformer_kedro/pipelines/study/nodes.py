@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mkgformer_kedro.datasets.lineage import place_of
 from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
-from mkgformer_kedro.hooks.lineage import place_of
 from mkgformer_kedro.launch import LaunchParameters, engine_of
 from mkgformer_kedro.pipelines.study.parameters import Grid, StudyParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all

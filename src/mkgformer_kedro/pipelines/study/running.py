@@ -17,7 +17,7 @@ from contextlib import suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from mkgformer_kedro.hooks.lineage import place_of
+from mkgformer_kedro.datasets.lineage import place_of
 from mkgformer_kedro.pipelines.study.stages import StageRun, Workplace
 from mkgformer_kedro.progress import seconds_in_words
 

@@ -24,10 +24,9 @@ from pydantic import BaseModel
 import mkgformer_kedro
 from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
-from mkgformer_kedro.datasets.lineage import raw_identity
+from mkgformer_kedro.datasets.lineage import raw_identity, reading_of
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, sha256_of
-from mkgformer_kedro.hooks.lineage import reading_of
 from mkgformer_kedro.parameters import deciding
 from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named

@@ -262,6 +262,7 @@ class Task(ABC):
         has_images: np.ndarray,
         seed: int,
         resamples: int,
+        reference: str = "model",
     ) -> Evaluation:
         """Score and compare experts.
 
@@ -271,6 +272,7 @@ class Task(ABC):
             has_images: Whether an owner of images has any, ``(owners,)``.
             seed: Seed of every resampling.
             resamples: Number of bootstrap samples.
+            reference: The expert with which the others are compared.
         """
 
     @classmethod

@@ -18,11 +18,11 @@ from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.negatives import Negatives
 from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
-from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.queries import Queries, dev_scores
 from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
-from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, wrong
+from mkgformer_kedro.training.tasks.questions import check_columns, is_text, read_rows, wrong
 
 if TYPE_CHECKING:
     import torch
@@ -71,42 +71,18 @@ class LinkPredictionParameters(FinetuningParameters):
 
 
 @dataclass(frozen=True)
-class EncodedQueries:
-    """Queries as arrays; see the dataset ``queries`` in ``docs/architecture.md``.
+class EncodedQueries(Queries):
+    """Queries, and what the model is shown of them.
 
     Attributes:
-        is_tail: ``(n,)`` bool; True asks (entity, relation, ?), False asks (?, relation, entity).
-        entity: ``(n,)`` index of the known entity.
         owners: ``(n,)`` owner of the images that are seen: the known entity.
-        relation: ``(n,)`` index of the relation.
-        answers: Answers in the query's own split; None where they are not known.
-        known: Answers in any split, likewise.
         prompts: Builder of the model's prompts.
         negatives: What stands for all other entities in the loss; None: they do themselves.
     """
 
-    is_tail: np.ndarray
-    entity: np.ndarray
     owners: np.ndarray
-    relation: np.ndarray
-    answers: Ragged | None
-    known: Ragged | None
     prompts: PromptBuilder
     negatives: Negatives | None = None
-
-    @classmethod
-    def from_frame(cls, frame: pd.DataFrame, prompts: PromptBuilder) -> Self:
-        """Read the columns of the table ``queries``."""
-        entity = frame["entity"].to_numpy(np.int64)
-        return cls(
-            is_tail=(frame["direction"] == "tail").to_numpy(),
-            entity=entity,
-            owners=entity,
-            relation=frame["relation"].to_numpy(np.int64),
-            answers=Ragged.from_rows(frame["answers"]) if "answers" in frame else None,
-            known=Ragged.from_rows(frame["known"]) if "known" in frame else None,
-            prompts=prompts,
-        )
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -231,7 +207,9 @@ class LinkPrediction(Task):
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any
     ) -> EncodedQueries:
         """Queries with their prompts, and their answers where they have any."""
-        return EncodedQueries.from_frame(table, self.prompt_builder(tokenizer, config))
+        owners = table["entity"].to_numpy(np.int64)
+        prompts = self.prompt_builder(tokenizer, config)
+        return EncodedQueries.from_frame(table, owners=owners, prompts=prompts)
 
     @classmethod
     def restrict_train(
@@ -341,7 +319,7 @@ class LinkPrediction(Task):
         self, model: Any, outputs: Any, items: EncodedQueries, rows: np.ndarray, table: pd.DataFrame
     ) -> pd.DataFrame:
         """Filtered ranks of all answers of a block: what ``ranking_metrics`` needs, a row each."""
-        return rank_answers_of(items, rows, outputs.logits.float())
+        return pd.DataFrame(items.ranks(rows, outputs.logits.float()))
 
     def decode_all(
         self,
@@ -352,14 +330,7 @@ class LinkPrediction(Task):
         table: pd.DataFrame,
     ) -> pd.DataFrame:
         """Filtered ranks of all answers, for which memory is taken once."""
-        from mkgformer_kedro.evaluation.ranking.ranks import below_each_other
-
-        ranked = (
-            self.decode(model, outputs, items, block, table.iloc[block])
-            for block, outputs in blocks
-        )
-        parts = ({name: part[name].to_numpy() for name in part} for part in ranked)
-        return pd.DataFrame(below_each_other(parts, items.answers.lengths_of(rows).sum()))
+        return items.all_ranks(rows, ((block, outputs.logits.float()) for block, outputs in blocks))
 
     def tokens(
         self,
@@ -379,10 +350,7 @@ class LinkPrediction(Task):
 
     def dev_scores(self, table: pd.DataFrame, decoded: pd.DataFrame) -> dict[str, float]:
         """Metrics of both directions and realistic ranks, as PyKEEN names them."""
-        from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics
-
-        scores = ranking_metrics(decoded.reset_index(drop=True))
-        return {key: value for key, value in scores.items() if key.startswith(HEADLINE)}
+        return dev_scores(decoded)
 
     @classmethod
     def predict_baseline(cls, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -427,30 +395,31 @@ class LinkPrediction(Task):
         """New entities, as rows of the table ``entities``.
 
         Raises:
-            DataError: There are none, a column is missing, an id is known already or given twice,
-                or a name or text is empty. Each mistake is named.
+            DataError: There are none, a column is missing or unknown, an id is known already, given
+                twice or has blanks around it, or a name or text is empty. Each mistake is named.
         """
         columns = ["entity", "name", "text"]
-        if missing := [name for name in columns if name not in table]:
-            what = f"missing: {', '.join(missing)}"
-            remedy = "Give each entity its id, its name and its text."
-            raise DataError(Problem("entities", None, what, remedy))
-        if table.empty:
-            raise DataError(Problem("entities", None, "there are none", "Give at least one."))
+        check_columns(table, columns, columns, of=("entities", "an entity"))
         problems = []
-        ids = list(table["entity"])
-        taken = set(self.entities["entity"])
+        known, given = set(self.entities["entity"]), set[str]()
         for index, *values in table[columns].itertuples(name=None):
             for name, value in zip(columns, values, strict=True):
-                if not isinstance(value, str) or not value.strip():
+                if not is_text(value):
                     what = f"{name} is {value!r}, no text or an empty one"
-                    problems.append(Problem(f"entity {index}", None, what, "Give a text."))
-            if values[0] in taken:
-                what = f"the model has an entity '{values[0]}' already"
-                problems.append(Problem(f"entity {index}", None, what, "Leave it out."))
-            elif ids.count(values[0]) > 1:
-                what = f"'{values[0]}' is given twice"
-                problems.append(Problem(f"entity {index}", None, what, "Give it once."))
+                    remedy = "Give a text in UTF-8, without NUL characters."
+                    problems.append(Problem(f"entity {index}", None, what, remedy))
+            if not is_text(entity := values[0]):
+                continue
+            problem = None
+            if entity in known:
+                problem = f"the model has an entity '{entity}' already", "Leave it out."
+            elif entity in given:
+                problem = f"'{entity}' is given twice", "Give it once."
+            elif entity != entity.strip():
+                problem = f"'{entity}' has blanks around it", "Take them away: no file keeps them."
+            if problem:
+                problems.append(Problem(f"entity {index}", None, *problem))
+            given.add(entity)
         if problems:
             raise DataError(problems)
         return table[columns].assign(text_source="long")
@@ -493,41 +462,5 @@ def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
             "head": each["entity"].where(is_tail, answer),
             "relation": each["relation"],
             "tail": answer.where(is_tail, each["entity"]),
-        }
-    )
-
-
-def rank_answers_of(items: EncodedQueries, rows: np.ndarray, scores: torch.Tensor) -> pd.DataFrame:
-    """Filtered ranks of all answers of a block of queries.
-
-    Args:
-        items: All queries.
-        rows: ``(b,)`` numbers of the block's queries.
-        scores: ``(b, entities)``.
-
-    Returns:
-        ``direction``, ``rank_optimistic``, ``rank_pessimistic``, ``candidates``; one row per
-        answer.
-    """
-    import torch
-
-    from mkgformer_kedro.evaluation.ranking.ranks import Cells, rank_answers
-
-    def cells(ragged: Ragged) -> Cells:
-        positions, values = ragged.flat(rows)
-        return Cells(
-            torch.from_numpy(positions).to(scores.device),
-            torch.from_numpy(values).to(scores.device),
-        )
-
-    answers = cells(items.answers)
-    ranked = rank_answers(scores, answers, cells(items.known), top=1)
-    is_tail = items.is_tail[rows][answers.rows.cpu().numpy()]
-    return pd.DataFrame(
-        {
-            "direction": np.where(is_tail, "tail", "head"),
-            "rank_optimistic": ranked.rank_optimistic.cpu().numpy(),
-            "rank_pessimistic": ranked.rank_pessimistic.cpu().numpy(),
-            "candidates": ranked.candidates.cpu().numpy(),
         }
     )
