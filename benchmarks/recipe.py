@@ -63,6 +63,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "binary cross-entropy": {"loss": "binary_cross_entropy"},
     "128 queries a step, 5e-4": {"learning_rates": {"default": 5e-4}, "batch_size": 128},
     "4,096 sampled negatives": {"sampled_softmax": {"negatives": 4096, "uniform": 0.25}},
+    "4,096 sampled negatives, entities in half precision": {
+        "sampled_softmax": {"negatives": 4096, "uniform": 0.25},
+        "half_precision_entities": True,
+    },
     "answers of the batch, almost alone": {"sampled_softmax": {"negatives": 1, "uniform": 1.0}},
     "temperature 2": {"scores": (False, 2.0)},
     "temperature .5": {"scores": (False, 0.5)},

@@ -7,7 +7,8 @@
 ``stages`` makes a seeded graph and a tiny text tower, runs the project's own stages on them (each
 in a process of its own, whose peak memory is that of the stage), and prints a table. ``curves``
 asks and ranks with one model while queries, entities, tokens or images grow; ``training`` takes
-steps of training while entities, tokens or images grow, with a full and with a sampled softmax.
+steps of training while entities, tokens or images grow, with a full softmax, with a sampled one,
+and with a sampled one over entities in half precision.
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ MEANING = {
     "cell": "ranking of {queries} queries",
 }
 TOWER = {
-    "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 128,
@@ -126,18 +126,19 @@ def make_graph(folder: Path, entities: int, seed: int) -> None:
         table.to_csv(folder / name, sep="\t", header=False, index=False)
 
 
-def make_tower(folder: Path) -> Path:
+def make_tower(folder: Path, width: int = 64) -> Path:
     """Write a text tower of two layers that knows the made-up words, untrained."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *made_up_words()]
     pieces += ["is", "the", "description", "of"]
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
     torch.manual_seed(0)
-    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **TOWER)).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=width, **TOWER)
+    BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
+def make_project(work: Path, entities: int, steps: int, seed: int, width: int, half: bool) -> Path:
     """A project folder beside this one: its code and base configuration, and the graph.
 
     Args:
@@ -145,6 +146,8 @@ def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
         entities: Number of entities.
         steps: Training steps.
         seed: Seed of the graph.
+        width: Width of the text tower and of the entities' embeddings.
+        half: Whether these learn in half precision.
     """
     shutil.rmtree(work, ignore_errors=True)
     for name in ("conf/scale", "conf/local"):
@@ -154,7 +157,7 @@ def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
     for name in ("pyproject.toml", "conf/logging.yml"):
         shutil.copy(PROJECT / name, work / name)
     make_graph(work / "data/01_raw/scale", entities, seed)
-    tower = make_tower(work / "tower")
+    tower = make_tower(work / "tower", width)
     settings = {
         "globals": {
             "dataset": "scale",
@@ -182,6 +185,7 @@ def make_project(work: Path, entities: int, steps: int, seed: int) -> Path:
                     "dev_queries": 100,
                     "log_every": 50,
                     "sampled_softmax": {"negatives": 1024, "uniform": 0.25},
+                    "half_precision_entities": half,
                 },
             }
         },
@@ -223,7 +227,7 @@ def show_stages(options: argparse.Namespace) -> None:
     for entities in options.entities:
         work = options.work / f"scale_{entities}"
         if options.stages == list(STAGES):
-            make_project(work, entities, options.steps, options.seed)
+            make_project(work, entities, options.steps, options.seed, options.width, options.half)
         for row in run_stages(work, options.stages):
             meaning = MEANING[row["stage"]]
             if row["stage"] == "cell":
@@ -319,7 +323,7 @@ def rank_point(tower: Path, work: Path, **point: int) -> tuple[float, float]:
 
 
 def train_point(
-    tower: Path, work: Path, *, steps: int, sampled: bool, **point: int
+    tower: Path, work: Path, *, steps: int, sampled: bool, half: bool, **point: int
 ) -> tuple[float, float]:
     """Take steps of training, from the numbers of a batch's items to updated weights.
 
@@ -328,6 +332,7 @@ def train_point(
         work: Folder for the visual store.
         steps: Steps that count; one before them makes what is made once.
         sampled: Whether the softmax is over 1,024 drawn entities, and not over all.
+        half: Whether the entities' embeddings are in half precision.
         **point: As for :func:`make_world`, without queries.
 
     Returns:
@@ -338,11 +343,13 @@ def train_point(
     values = configured["link_prediction"]["finetuning"] | {
         "loss": "cross_entropy",
         "sampled_softmax": {"negatives": 1024, "uniform": 0.25} if sampled else None,
+        "half_precision_entities": half,
         "max_steps": steps + 1,
         "precision": "fp32",
     }
     parameters = LinkPredictionParameters.model_validate(values).with_preset("corrected")
     world = make_world(tower, work, queries=(steps + 1) * parameters.batch_size, **point)
+    world.task.configure(world.model, parameters)
     rows = np.arange(len(world.queries))
     held = forget_peak()
     trainer = StageTrainer(
@@ -426,12 +433,12 @@ def show_curves(options: argparse.Namespace) -> None:
 
 
 def show_training(options: argparse.Namespace) -> None:
-    """Print the curves of training, of a full softmax and of a sampled one."""
-    make_tower(options.work / "tower")
+    """Print the curves of training, of a full softmax and of sampled ones."""
+    make_tower(options.work / "tower", options.width)
     print("| softmax | grows | to | CPU seconds a step | x | memory above the model's, GiB |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
-    for label in ("full", "sampled"):
-        settings = {"steps": options.steps, "sampled": label == "sampled"}
+    for label in ("full", "sampled", "sampled, half precision"):
+        settings = {"steps": options.steps, "sampled": label != "full", "half": "half" in label}
         show_points(options, train_point, {"entities": 1000}, f"{label} | ", **settings)
 
 
@@ -447,6 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="of a graph made before"
     )
     stages.set_defaults(show=show_stages)
+    stages.add_argument("--half", action="store_true", help="entities in half precision")
     curves = commands.add_parser("curves", help="time and memory of asking and ranking")
     curves.set_defaults(show=show_curves, growing=list(CURVES))
     training = commands.add_parser("training", help="time and memory of a training step")
@@ -454,6 +462,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training.set_defaults(
         show=show_training, growing=[name for name in CURVES if name != "queries"]
     )
+    for command in (stages, training):
+        command.add_argument("--width", type=int, default=64, help="of the text tower")
     for command in (curves, training):
         growing = command.get_default("growing")
         command.add_argument("--curves", nargs="+", choices=growing, default=growing)

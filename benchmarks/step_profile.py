@@ -74,8 +74,7 @@ class TrainingStep:
 
     def __init__(self, world: World, folder: Path, precision: str = "fp32") -> None:
         self._world, parameters = world, world.parameters
-        for name, value in world.task.configuration(parameters).items():
-            setattr(world.model.config, name, value)
+        world.task.configure(world.model, parameters)
         self.collator = Collator(world.queries, world.store)
         self._frozen: Collator | None = None
         self._trainer = StageTrainer(

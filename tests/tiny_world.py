@@ -94,6 +94,7 @@ _FINETUNING = {
     "label_smoothing": 0.1,
     "answer_exponent": 0.5,
     "sampled_softmax": None,
+    "half_precision_entities": False,
     "precision": "fp32",
     "freeze": None,
     "gradient_checkpointing": False,

@@ -31,6 +31,8 @@ def test_points_of_curves(tmp_path):
     seconds, peak = scale.rank_point(tower, tmp_path / "store", queries=5, **point)
     assert seconds > 0
     assert peak >= 0
-    seconds, peak = scale.train_point(tower, tmp_path / "store", steps=1, sampled=True, **point)
+    seconds, peak = scale.train_point(
+        tower, tmp_path / "store", steps=1, sampled=True, half=True, **point
+    )
     assert seconds > 0
     assert peak > 0

@@ -29,14 +29,14 @@ class Table:
         self.entities = self.table
 
     def score_each(self, states, entities):
-        found = torch.einsum("bkd,bd->bk", self.table(entities), states)
+        found = torch.einsum("bkd,bd->bk", self.table(entities).float(), states)
         return found + self.entity_bias[entities]
 
     def score_added(self, states):
         return states.new_empty(len(states), 0)
 
     def exact(self, top):
-        return (self.states @ self.table.weight.T + self.entity_bias).topk(top)
+        return (self.states @ self.table.weight.T.float() + self.entity_bias).topk(top)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,10 @@ def test_nearly_all_of_the_best_are_found_and_scored_exactly(table):
     assert torch.allclose(scores[:, 0], exact.values[:, 0], atol=1e-5)
 
 
-def test_where_all_are_candidates_it_is_exact(table):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_all_are_candidates_it_is_exact(dtype):
     small = Table(200)
+    small.table.to(dtype)
     found, scores = EntityIndex(small, Retrieval(least=200)).best(small.states, 10)
     exact = small.exact(10)
     assert torch.equal(found, exact.indices)

@@ -20,7 +20,7 @@ from transformers import (
     DistilBertModel,
 )
 
-from mkgformer_kedro.modeling import MKGformerForLinkPrediction, MKGformerModel
+from mkgformer_kedro.modeling import MKGformerForLinkPrediction, MKGformerModel, modeling_mkgformer
 from mkgformer_kedro.modeling.modeling_mkgformer import (
     correlation_aware_fusion,
     multi_answer_binary_cross_entropy,
@@ -847,6 +847,24 @@ def test_added_entities_leave_other_scores_as_they_are(tiny):
     table, words = model.mkgformer.graph_embeddings, model.get_input_embeddings()
     second = torch.tensor([[tiny.words + tiny.entities + 1]])
     assert torch.equal(table(second, words)[0, 0], new[1])
+
+
+@torch.no_grad()
+def test_entities_in_half_precision_are_widened_where_they_are_used(tiny, monkeypatch):
+    monkeypatch.setattr(modeling_mkgformer, "_WIDENED", 4)
+    model, texts = tiny.model(), tiny.texts(tokens=tiny.vocabulary)
+    model.entity_bias.normal_()
+    table = model.mkgformer.graph_embeddings.entities
+    table.weight.copy_(table.weight.bfloat16())
+    states, some = model.encode_mask(**texts), torch.tensor([[4, 0]] * len(texts["input_ids"]))
+    expected = model.score_entities(states), model.score_each(states, some)
+
+    model.halve_entities()
+
+    assert torch.equal(model.encode_mask(**texts), states)
+    close(model.score_entities(states), expected[0])
+    close(model.score_entities(states, some[0]), expected[0][:, some[0]])
+    assert torch.equal(model.score_each(states, some), expected[1])
 
 
 def test_text_tower_configs_are_shared(tiny):

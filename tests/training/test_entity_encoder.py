@@ -93,3 +93,28 @@ def test_states_are_those_of_the_entities_asked_for(trained, batch_size):
     whole = encode_descriptions(model, prompts, store, 12)
     some = encode_descriptions(model, prompts, store, batch_size, np.array([7, 0, 3]))
     torch.testing.assert_close(some, whole[[7, 0, 3]])
+
+
+@torch.no_grad()
+def test_entities_in_half_precision(trained):
+    """Ranks move no further than the rounding of embeddings moves scores."""
+    model, prompts, images = trained
+    states = encode_descriptions(model, prompts, images, batch_size=5)
+    exact, embeddings = model.score_entities(states), rows_of(model)
+    model.halve_entities()
+
+    scores = model.score_entities(states)
+
+    error = 2**-8 * states.abs() @ embeddings.abs().T + 1e-5  # of eight bits, and of sums
+    assert ((scores - exact).abs() <= error).all()
+    ahead = exact - exact.diag()[:, None]
+    slack = error + error.diag()[:, None]
+    rank = (scores > scores.diag()[:, None]).sum(dim=1)
+    assert ((ahead > slack).sum(dim=1) <= rank).all()
+    assert (rank < (ahead >= -slack).sum(dim=1)).all()
+
+    known = np.arange(12) < 9
+    embed_unseen(model, prompts, images, known, batch_size=5, seed=0)
+    made = model.embed_entities(encode_descriptions(model, prompts, images, 5, np.arange(9, 12)))
+    assert torch.equal(rows_of(model)[9:], made.bfloat16())
+    assert torch.equal(rows_of(model)[:9], embeddings[:9].bfloat16())

@@ -208,10 +208,11 @@ def test_faithful_preset_repeats_queries(run):
 def test_killed_and_run_again_it_ends_with_the_same_weights(
     tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment
 ):
-    # Draws of negatives go on where they were, too, and so do states of frozen layers.
-    sampled = {"negatives": 5, "uniform": 0.5} if moment == "step" else None
-    finetuning_values["sampled_softmax"] = sampled
-    finetuning_values["freeze"] = "vision_below_fusion" if moment == "checkpoint" else None
+    if moment == "step":  # draws of negatives, and of rounding, go on where they were, too
+        finetuning_values["sampled_softmax"] = {"negatives": 5, "uniform": 0.5}
+        finetuning_values["half_precision_entities"] = True
+    if moment == "checkpoint":  # and so do states of frozen layers
+        finetuning_values["freeze"] = "vision_below_fusion"
 
     def job(name):
         world = (tables, entity_model, store_folder, model_parameters)
@@ -245,6 +246,8 @@ def test_a_sampled_softmax_of_all_entities_learns_what_the_exact_one_does(run):
         torch.testing.assert_close(weights_of(whole)[name], weight, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="sampled_softmax needs the loss cross_entropy"):
         run(sampled_softmax={"negatives": 4, "uniform": 1.0}, loss="binary_cross_entropy")
+    with pytest.raises(ValueError, match="half_precision_entities needs sampled_softmax"):
+        run(half_precision_entities=True)
 
 
 def test_every_seed_leaves_a_model(run):
@@ -373,6 +376,7 @@ def test_a_step_waits_for_nothing(
         "max_steps": 2,
         "loss": "cross_entropy",
         "sampled_softmax": {"negatives": 3, "uniform": 0.5},
+        "half_precision_entities": True,
         "entity_encoder": False,
     }
 

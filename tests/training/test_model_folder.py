@@ -29,12 +29,18 @@ def change(folder, edit):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_it_gives_back_model_tokenizer_and_task(folder, tables, tmp_path):
+@pytest.mark.parametrize("half", [False, True])
+def test_it_gives_back_model_tokenizer_and_task(folder, tables, tmp_path, half):
+    if half:
+        model, *rest = load_model(folder)
+        model.halve_entities()
+        folder = save_model(tmp_path / "half", model, *rest)
     model, tokenizer, task = load_model(folder)
     pd.testing.assert_frame_equal(task.entities, tables["entities"])
     assert (task.name, task.prompt, task.max_length) == ("link_prediction", "paper", 16)
     embeddings = model.mkgformer.graph_embeddings.entities.weight
-    assert torch.equal(torch.from_numpy(load_entity_embeddings(folder)), embeddings)
+    assert embeddings.dtype == (torch.bfloat16 if half else torch.float32)
+    assert torch.equal(torch.from_numpy(load_entity_embeddings(folder)), embeddings.float())
     again = save_model(tmp_path / "again", model, tokenizer, task)
     assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
     for name in ("model.safetensors", "task.json", "entities.parquet", "tokenizer.json"):

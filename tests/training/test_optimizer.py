@@ -23,7 +23,8 @@ def lookups():
 
 
 def loss_of(table, layer, rows):
-    return (layer(table(torch.tensor(rows))) ** 2).sum() + table(torch.tensor(rows)).sin().sum()
+    found = table(torch.tensor(rows)).float()
+    return (layer(found) ** 2).sum() + found.sin().sum()
 
 
 @pytest.fixture
@@ -100,11 +101,16 @@ def test_each_number_of_a_vector_is_a_parameter_of_its_own(sparse):
     assert vector[5] == start[5]
 
 
-def test_it_goes_on_from_its_state(world, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_goes_on_from_its_state(world, tmp_path, dtype):
+    world[0].to(dtype)
     (table, layer), (other, other_layer) = world, deepcopy(world)
+    table.weight.grad_dtype = other.weight.grad_dtype = torch.float32
     batches = lookups()
+    torch.manual_seed(3)
     train(table, layer, optimizer_of(table, layer), batches)
 
+    torch.manual_seed(3)
     first = optimizer_of(other, other_layer)
     train(other, other_layer, first, batches[:5])
     torch.save(first.state_dict(), tmp_path / "optimizer.pt")
@@ -114,3 +120,39 @@ def test_it_goes_on_from_its_state(world, tmp_path):
 
     assert torch.equal(table.weight, other.weight)
     assert torch.equal(layer.weight, other_layer.weight)
+
+
+def half_precision_table(value, **options):
+    table = torch.nn.Parameter(value.bfloat16())
+    table.grad_dtype = torch.float32
+    return table, RowwiseAdamW([{"params": [table], "rowwise": True}], **options)
+
+
+def test_what_half_precision_cannot_hold_is_right_in_the_mean():
+    rate, steps = 2e-4, 50
+    table, optimizer = half_precision_table(torch.ones(1, 10_000), lr=rate, weight_decay=0.0)
+    nearest = table.detach().clone()
+    torch.manual_seed(0)
+    for _ in range(steps):
+        table.grad = torch.full(table.shape, -3.0)
+        optimizer.step()
+        nearest = (nearest.float() + rate).bfloat16()
+    assert (nearest == 1).all()
+    # A step goes up by one bit, 1/128, with probability rate * 128.
+    error = (steps * rate / 128 / table.numel()) ** 0.5
+    assert table.float().mean().item() == pytest.approx(1 + steps * rate, abs=4 * error)
+
+
+def test_in_half_precision_a_row_has_one_second_moment():
+    gradient = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    gradient[1] = 0
+    table, optimizer = half_precision_table(torch.ones(3, 8), **OPTIONS)
+    table.grad = gradient
+    optimizer.step()
+    size = gradient.square().mean(dim=1, keepdim=True).sqrt()
+    expected = 1 - OPTIONS["lr"] * (OPTIONS["weight_decay"] + gradient / size)
+    expected[1] = 1
+    torch.testing.assert_close(table.float(), expected, rtol=2**-7, atol=0)
+    moments = optimizer.state[table]
+    assert (moments["exp_avg"].dtype, moments["exp_avg_sq"].dtype) == (table.dtype, torch.float32)
+    assert moments["exp_avg_sq"].shape == (3, 1)

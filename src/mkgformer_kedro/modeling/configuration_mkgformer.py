@@ -127,6 +127,9 @@ class MKGformerConfig(PreTrainedConfig):
         entity_encoder (`bool`, *optional*, defaults to `False`):
             Whether the model makes embeddings of new entities from their descriptions, see
             [`MKGformerForLinkPrediction.embed_entities`].
+        half_precision_entities (`bool`, *optional*, defaults to `False`):
+            Whether the entities' embeddings are kept in bfloat16, whatever the other weights are,
+            see [`MKGformerForLinkPrediction.halve_entities`].
         mask_token_id (`int`, *optional*):
             Token id of `[MASK]`.
         loss (`str`, *optional*, defaults to `"binary_cross_entropy"`):
@@ -175,6 +178,7 @@ class MKGformerConfig(PreTrainedConfig):
     num_entities: int = 0
     num_relations: int = 0
     entity_encoder: bool = False
+    half_precision_entities: bool = False
     mask_token_id: int | None = None
     loss: str = "binary_cross_entropy"
     label_smoothing: float = 0.0

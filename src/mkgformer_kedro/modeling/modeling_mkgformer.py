@@ -51,6 +51,9 @@ _HEAD_INIT_SCALE = 0.1
 # Score of a forbidden transition: finite, so that no difference of two is NaN.
 _FORBIDDEN = -1e6
 
+# Rows of a table in half precision that are widened at a time.
+_WIDENED = 1 << 14
+
 
 @dataclass
 class MKGformerModelOutput(ModelOutput):
@@ -265,10 +268,18 @@ def _keep_untrained(module: nn.Module, *names: str) -> None:
 
 
 def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Score classes in float32, whatever the model computes in."""
+    """Score classes in float32, whatever the model computes in.
+
+    Of a weight in half precision some rows are widened at a time, lest all of them take the memory
+    that it saves.
+    """
     with torch.autocast(states.device.type, enabled=False):
-        bias = None if bias is None else bias.float()
-        return nn.functional.linear(states.float(), weight.float(), bias)
+        states, bias = states.float(), None if bias is None else bias.float()
+        if weight.dtype == torch.float32:
+            return nn.functional.linear(states, weight, bias)
+        parts = [nn.functional.linear(states, rows.float()) for rows in weight.split(_WIDENED)]
+        scores = torch.cat(parts, dim=1)
+        return scores if bias is None else scores.add_(bias)
 
 
 def _entity_encoder(config: MKGformerConfig) -> nn.Linear:
@@ -545,7 +556,8 @@ class MKGformerGraphEmbeddings(nn.Module):
     def __init__(self, config: MKGformerConfig):
         super().__init__()
         width = config.text_config.hidden_size
-        self.entities = nn.Embedding(config.num_entities, width)
+        dtype = torch.bfloat16 if config.half_precision_entities else None
+        self.entities = nn.Embedding(config.num_entities, width, dtype=dtype)
         self.relations = nn.Embedding(config.num_relations, width)
         # Entities that came after training, each time some. They count as the last entities.
         self.added = nn.ModuleList()
@@ -1327,6 +1339,18 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         embeddings = MKGformerGraphEmbeddings(self.config).to(self.device, self.dtype)
         self.mkgformer.graph_embeddings = embeddings.apply(self._init_weights)
         self.entity_bias = nn.Parameter(self.entity_bias.new_zeros(num_entities))
+
+    def halve_entities(self) -> None:
+        """Round the entities' embeddings to bfloat16, from here on and in what is saved.
+
+        They are widened where they are looked up and scored, so that all else is in the precision
+        that it had.
+
+        Raises:
+            ValueError: The model has no entities.
+        """
+        self._graph_embeddings().entities.to(torch.bfloat16)
+        self.config.half_precision_entities = True
 
     def set_entity_encoder(self, weight: Tensor, bias: Tensor) -> None:
         """Give the model the map from states to embeddings that [`embed_entities`] takes.

@@ -82,7 +82,7 @@ def fit_entity_encoder(model: Any, states: torch.Tensor, known: np.ndarray) -> N
     # Whole tables in double precision would be large: some rows at a time.
     mean = states.mean(dim=0)
     covariance = second_moments(states, mean) / len(states)
-    middle = sum(embeddings[part].sum(dim=0) for part in rows.split(_BLOCK)) / len(rows)
+    middle = sum(embeddings[part].float().sum(dim=0) for part in rows.split(_BLOCK)) / len(rows)
     variance = covariance.diagonal().mean()
     if variance <= _LEAST_VARIANCE * mean.double().square().mean():
         model.set_entity_encoder(torch.zeros_like(covariance).to(mean), middle)
@@ -140,5 +140,5 @@ def embed_unseen(
     if len(unseen):
         states = encode_descriptions(model, prompts, images, batch_size, unseen)
         embeddings = model.mkgformer.graph_embeddings.entities.weight
-        embeddings[torch.from_numpy(unseen)] = model.embed_entities(states)
+        embeddings[torch.from_numpy(unseen)] = model.embed_entities(states).to(embeddings)
         model.entity_bias[torch.from_numpy(unseen)] = 0.0

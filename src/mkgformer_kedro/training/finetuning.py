@@ -202,8 +202,7 @@ def _begin(
         model, tokenizer, before = load_model(folder, model_parameters.attention)
         kept = {name: getattr(before, name) for name in kind.kept_tables}
         task = kind.from_parameters(kept, parameters)
-        for name, value in task.configuration(parameters).items():
-            setattr(model.config, name, value)
+        task.configure(model, parameters)
         return model, tokenizer, task
     kept = {name: read_table(paths[name]) for name in kind.kept_tables}
     task = kind.from_parameters(kept, parameters)

@@ -19,6 +19,12 @@ class RowwiseAdamW(torch.optim.AdamW):
     the moments are corrected. All other rows, and all other parameters, learn as by
     :class:`torch.optim.AdamW`. The learning rate is everywhere that of the present step.
 
+    A matrix in bf16 learns in fp32 and is rounded up or down by chance, so that it is right in the
+    mean: rounded to the nearest, a change of less than half of the last of bf16's eight bits would
+    be lost in every step. So is its first moment. Its second moment is one fp32 number a row, the
+    mean over the row, as in FBGEMM's ``partial_rowwise_adam``
+    (``fbgemm_gpu/codegen/genscript/optimizers.py``): some four bytes a number in all, not twelve.
+
     Gradients may be sparse, as :class:`torch.nn.Embedding` makes them with ``sparse``, so that a
     step costs what the rows of its batch cost, however large the vocabulary is.
     """
@@ -45,25 +51,41 @@ class RowwiseAdamW(torch.optim.AdamW):
             parameter.grad = gradient
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state, second moments in the precision in which they were saved."""
+        super().load_state_dict(state_dict)  # rounds them to that of the parameter
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, number in zip(group["params"], saved["params"], strict=True):
+                if parameter.dtype == torch.bfloat16 and number in state_dict["state"]:
+                    square = state_dict["state"][number]["exp_avg_sq"]
+                    self.state[parameter]["exp_avg_sq"] = square.to(parameter.device)
+
     def _step_rows(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
-        state = self.state[parameter]
+        state, half = self.state[parameter], parameter.dtype == torch.bfloat16
         if not state:
             counts = (len(parameter), *[1] * (parameter.dim() - 1))
             state["step"] = parameter.new_zeros(counts, dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(state["step"] if half else parameter)
         rows, gradient, looked_up = _looked_up(gradient)
         beta1, beta2 = group["betas"]
         step = state["step"][rows] + 1
-        mean = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
-        square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        mean = state["exp_avg"][rows].float().lerp_(gradient, 1 - beta1)
+        size = gradient.square().mean(dim=1, keepdim=True).sqrt_() if half else gradient
+        square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(size, size, value=1 - beta2)
         for name, value in (("step", step), ("exp_avg", mean), ("exp_avg_sq", square)):
-            state[name][rows] = torch.where(looked_up, value, state[name][rows])
+            self._write(state[name], rows, value, looked_up)
         scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
         change = (mean / (1 - beta1**step)).div_(scale)
-        before = parameter[rows]
-        after = before * (1 - group["lr"] * group["weight_decay"])
-        parameter[rows] = torch.where(looked_up, after.sub_(change, alpha=group["lr"]), before)
+        after = parameter[rows].float() * (1 - group["lr"] * group["weight_decay"])
+        self._write(parameter, rows, after.sub_(change, alpha=group["lr"]), looked_up)
+
+    @staticmethod
+    def _write(table: Tensor, rows: Tensor, values: Tensor, looked_up: Tensor) -> None:
+        """Give a table its new rows, but those that were not looked up."""
+        if table.dtype == torch.bfloat16:
+            values = _rounded_by_chance(values)
+        table[rows] = torch.where(looked_up, values, table[rows])
 
 
 def summed_up(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,6 +104,17 @@ def summed_up(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     entries = torch.arange(len(rows), device=rows.device)
     holders = rows.new_empty(len(gradient)).index_put_((rows,), entries)[rows]
     return rows, torch.zeros_like(values).index_add_(0, holders, values), holders
+
+
+def _rounded_by_chance(values: Tensor) -> Tensor:
+    """Matrix in bf16 whose mean over chance is the matrix ``values`` in fp32.
+
+    A number that is not negative and below one bf16, added to the bits of fp32, carries over into
+    those that bf16 has as often as these are short of the value. All rows get the same draws: on a
+    GPU a row may be there twice, and must be the same.
+    """
+    drawn = torch.randint_like(values[:1], 1 << 16, dtype=torch.int32)
+    return ((values.view(torch.int32) + drawn) & -(1 << 16)).view(torch.float32).bfloat16()
 
 
 def _looked_up(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:

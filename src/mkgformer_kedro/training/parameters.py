@@ -32,6 +32,7 @@ _SET_ELSEWHERE = {
     "loss": "link_prediction.finetuning.loss",
     "label_smoothing": "link_prediction.finetuning.label_smoothing",
     "answer_exponent": "link_prediction.finetuning.answer_exponent",
+    "half_precision_entities": "link_prediction.finetuning.half_precision_entities",
     "representation": "relation_extraction.finetuning.representation",
     "constrain_transitions": "entity_recognition.finetuning.units",
     "classifier_dropout": "finetuning.classifier_dropout of the task",

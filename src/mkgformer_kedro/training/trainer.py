@@ -110,6 +110,7 @@ class StageTrainer(Trainer):
                     # would have to wait for a GPU.
                     waits = module.padding_idx is not None and not on_host(module.weight)
                     module.sparse = self.args.world_size == 1 and not waits
+                    module.weight.grad_dtype = torch.float32  # of half-precision tables, too
             groups: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:

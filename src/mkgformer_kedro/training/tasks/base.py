@@ -89,6 +89,11 @@ class Task(ABC):
     def configuration(self, parameters: Any) -> dict[str, Any]:
         """Fields of the model's configuration that the task and its parameters decide."""
 
+    def configure(self, model: Any, parameters: Any) -> None:
+        """Make a model that an earlier stage left one for the task and its parameters, in place."""
+        for name, value in self.configuration(parameters).items():
+            setattr(model.config, name, value)
+
     @abstractmethod
     def fits(self, config: Any) -> bool:
         """Whether a model of this configuration tells apart what the task's tables name."""

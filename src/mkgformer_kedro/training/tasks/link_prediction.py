@@ -57,6 +57,7 @@ class LinkPredictionParameters(FinetuningParameters):
     label_smoothing: float = Field(ge=0, lt=1)
     answer_exponent: float = Field(ge=0, le=1)
     sampled_softmax: SampledSoftmax | None
+    half_precision_entities: bool
     item: Literal["query", "triple"] | None
     shuffle: bool | None
     queries_per_entity: int = Field(ge=1)
@@ -67,6 +68,8 @@ class LinkPredictionParameters(FinetuningParameters):
     def _samples_a_softmax(self) -> Self:
         if self.sampled_softmax is not None and self.loss != "cross_entropy":
             raise ValueError(f"sampled_softmax needs the loss cross_entropy, not {self.loss}")
+        if self.half_precision_entities and (self.sampled_softmax is None or self.processes > 1):
+            raise ValueError("half_precision_entities needs sampled_softmax, and a single process")
         return self
 
 
@@ -184,6 +187,12 @@ class LinkPrediction(Task):
             name: getattr(parameters, name)
             for name in ("loss", "label_smoothing", "answer_exponent")
         }
+
+    def configure(self, model: Any, parameters: LinkPredictionParameters) -> None:
+        """With entities in half precision, where the parameters say so."""
+        super().configure(model, parameters)
+        if parameters.half_precision_entities:
+            model.halve_entities()
 
     def fits(self, config: Any) -> bool:
         """Whether a model of this configuration has so many entities and relations."""
