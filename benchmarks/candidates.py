@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,8 @@ from step_profile import TrainingStep
 from throughput import OURS, Clock, draw_batches, measure, shape_of, take_turn
 from torch import nn
 from worlds import World, add_world_options, world_of
+
+FROZEN = "frozen below the fusion (other results)"
 
 
 def as_it_stands(step: TrainingStep, batches: Sequence[np.ndarray]) -> None:
@@ -62,8 +65,14 @@ def overlapped(step: TrainingStep, loader: torch.utils.data.DataLoader) -> None:
         step.learn(batch)
 
 
+def frozen(step: TrainingStep, batches: Sequence[np.ndarray], folder: Path) -> None:
+    """Other results: the visual layers below the fusion stay as they are, their states are read."""
+    with step.frozen(np.concatenate(batches), folder):
+        as_it_stands(step, batches)
+
+
 def candidates(
-    step: TrainingStep, batches: Sequence[np.ndarray], workers: int
+    step: TrainingStep, batches: Sequence[np.ndarray], workers: int, folder: Path
 ) -> dict[str, Callable[[], None]]:
     """What trains on all batches, by name; the first is the step as it stands."""
     loader = torch.utils.data.DataLoader(
@@ -81,6 +90,7 @@ def candidates(
         "torch.compile, dynamic shapes": partial(compiled, step, batches, model),
         "channels-last image embedding": partial(channels_last, step, batches),
         f"{workers} loader workers": partial(overlapped, step, loader),
+        FROZEN: partial(frozen, step, batches, folder),
     }
 
 
@@ -114,12 +124,16 @@ def rows_of(
     step = TrainingStep(world, folder, precision)
     device = world.model.device
     batches = draw_batches(world, OURS, 0, steps)
-    computed = 3 * sum(
-        multiply_adds(world.model.config, shape_of(world, OURS, rows)) for rows in batches
-    )
+
+    def computed(name: str) -> int:
+        shapes = [shape_of(world, OURS, rows) for rows in batches]
+        shapes = [replace(each, below_fusion=name != FROZEN) for each in shapes]
+        return 3 * sum(multiply_adds(world.model.config, each) for each in shapes)
+
+    tried = candidates(step, batches, workers, folder / "visual_states")
     jobs = {
         name: job
-        for number, (name, job) in enumerate(candidates(step, batches, workers).items())
+        for number, (name, job) in enumerate(tried.items())
         if not number or any(word in name for word in chosen)
     }
     once = {name: start_up(job, clock) for name, job in jobs.items()}
@@ -127,7 +141,9 @@ def rows_of(
     peak = partial(peak_rate, dtype, device, clock)
     measured = measure(
         {
-            name: lambda number, job=job: take_turn(len(batches), computed, job, device, clock)
+            name: lambda number, name=name, job=job: take_turn(
+                len(batches), computed(name), job, device, clock
+            )
             for name, job in jobs.items()
         },
         dict.fromkeys(jobs, 1),
@@ -162,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--candidates",
         nargs="+",
-        default=["compile", "channels", "workers"],
+        default=["compile", "channels", "workers", "frozen"],
         help="words of the names of those to try (default: all)",
     )
     options = parser.parse_args(arguments)

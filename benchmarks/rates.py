@@ -30,6 +30,7 @@ class Shape:
         groups: ``G``.
         every_position: Whether states at all positions are scored, for the whole vocabulary,
             instead of those at the mask, for entities.
+        below_fusion: Whether the visual layers below the fusion are computed.
     """
 
     examples: int
@@ -37,6 +38,7 @@ class Shape:
     with_images: int
     groups: int
     every_position: bool = False
+    below_fusion: bool = True
 
 
 def multiply_adds(config: MKGformerConfig, shape: Shape) -> int:
@@ -72,11 +74,14 @@ def multiply_adds(config: MKGformerConfig, shape: Shape) -> int:
         ]
         patches = sum(count * (size // patch) ** 2 for count, size in images)
         seen = patches + sum(count for count, _ in images)
-        below = vision.num_hidden_layers - fused
+        if shape.below_fusion:
+            below = vision.num_hidden_layers - fused
+            total += (
+                below * layers(shape.groups, seen, seen, vision)
+                + shape.groups * patches * vision.num_channels * patch**2 * visual_width
+            )
         total += (
-            below * layers(shape.groups, seen, seen, vision)
-            + shape.groups * patches * vision.num_channels * patch**2 * visual_width
-            + fused * layers(rows, seen, shape.tokens + seen, vision)
+            fused * layers(rows, seen, shape.tokens + seen, vision)
             - (rows - shape.groups) * seen * 3 * visual_width**2
             + rows * ((fused - 1) * shape.tokens + asked) * width * (inner + 2 * seen)
         )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worlds import World, add_world_options, world_of
 
 from mkgformer_kedro.training.batches import Collator
+from mkgformer_kedro.training.frozen import frozen_images
 from mkgformer_kedro.training.trainer import StageTrainer, training_arguments
 
 # Kinds of work, by whole words of the operators' names; the first that has one holds.
@@ -71,9 +73,10 @@ class TrainingStep:
     """
 
     def __init__(self, world: World, folder: Path, precision: str = "fp32") -> None:
-        parameters = world.parameters
+        self._world, parameters = world, world.parameters
         world.task.configure(world.model, parameters)
         self.collator = Collator(world.queries, world.store)
+        self._frozen: Collator | None = None
         self._trainer = StageTrainer(
             model=world.model,
             args=training_arguments(
@@ -106,6 +109,30 @@ class TrainingStep:
             self._trainer._clip_grad_norm(self.model)
         self._optimizer.step()
         self.model.zero_grad()
+
+    @contextmanager
+    def frozen(self, rows: np.ndarray, folder: Path) -> Iterator[None]:
+        """Freeze the visual layers below the fusion for a while.
+
+        Args:
+            rows: The queries of all batches meanwhile, the same each time.
+            folder: Where the states of their images are kept.
+        """
+        collator, world = self.collator, self._world
+        if self._frozen is None:
+            owners = world.queries.owners[rows]
+            images = frozen_images(self._trainer, world.store, owners, folder)
+            self._frozen = Collator(world.queries, images)
+        below = world.model.base_model.visual_parameters_below_fusion()
+        self.collator = self._frozen
+        try:
+            for parameter in below:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            self.collator = collator
+            for parameter in below:
+                parameter.requires_grad_(True)
 
 
 def job_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import logging
 import os
@@ -1300,6 +1301,7 @@ for name, (options, says) in {
     "an attention that there is not": ({"attention": "magic"}, "not 'magic'"),
     "a precision of asking that there is not": ({"precision": "fp16"}, "not 'fp16'"),
     "a store that is a number": ({"store": 5}, "store: Input should be the name of a folder"),
+    "a retrieval that is a number": ({"retrieval": 5}, "retrieval: it is 5"),
 }.items():
 
     @case("Model folders", name, says)
@@ -1704,6 +1706,10 @@ for name, (question, says) in {
         "no part of a question: directoin",
     ),
     "an empty table": ((pd.DataFrame({"entity": [], "relation": []}),), "there are none"),
+    "a table with a column twice": (
+        (pd.DataFrame([["e0", "next", "next"]], columns=["entity", "relation", "relation"]),),
+        "the column relation is there twice",
+    ),
 }.items():
 
     @case("Python interface", name, says)
@@ -1733,6 +1739,12 @@ for name, (options, says) in {
     ),
     "bytes in place of an image": ({"images": b"png"}, "b'png' is no image"),
     "an image that is a device": ({"images": "/dev/zero"}, "no such image file"),
+    "an open file in place of an image": ({"images": io.BytesIO(b"png")}, "is no image"),
+    "an array without dimensions in place of images": (
+        {"images": np.array("image.png")},
+        "dtype='<U9') is no image",
+    ),
+    "images whose role is a number": ({"images": {0: "image.png"}}, "Images of 0 are given"),
     "fewer than no answers": ({"top": -1}, "top is -1"),
     "no question at a time": ({"batch_size": 0}, "batch_size is 0"),
 }.items():
@@ -1764,6 +1776,9 @@ for name, (post, says) in {
     "a word that is nothing": ({"words": ["Ann", None, "Bob"]}, "None is no word"),
     "a word of blanks": ({"words": ["Ann", " ", "Bob"]}, "' ' is no word"),
     "a word of half a character": ({"words": ["Ann", "\ud800", "Bob"]}, "is no word"),
+    "a word with a NUL character": ({"words": ["Ann", "\0", "Bob"]}, "is no word"),
+    "words in an array without dimensions": ({"words": np.array("Ann")}, "words is a text"),
+    "a mention in an array without dimensions": ({"tail": np.array(2)}, "tail is 2"),
     "a mention behind the end": ({"tail": (2, 9)}, "(2, 9) is no span"),
     "a mention that is backwards": ({"tail": (2, 1)}, "(2, 1) is no span"),
     "a mention before the start": ({"tail": (-1, 1)}, "(-1, 1) is no span"),
@@ -1789,9 +1804,95 @@ def _(world):
     )
 
 
-@case("Python interface", "a way to explain that there is not", "by is 'magic'")
+for name, (by, says) in {
+    "a way to explain that there is not": ("magic", "by is 'magic'"),
+    "ways to explain in an array": (np.array(["gradient", "attention"]), "by is array"),
+}.items():
+
+    @case("Python interface", name, says)
+    def _(world, by=by):
+        world.fixture("predictor").explain("e0", "next", by=by)
+
+
+NEW = {"entity": ["x"], "name": ["X"], "text": ["word1"]}
+
+for name, (table, options, says) in {
+    "new entities in a dict": (NEW, {}, "a dict, no table"),
+    "new entities with their images in the table": (
+        pd.DataFrame(NEW).assign(images="x.png"),
+        {},
+        "no part of an entity: images",
+    ),
+    "new entities with a column twice": (
+        pd.DataFrame([["x", "X", "a", "b"]], columns=[*NEW, "text"]),
+        {},
+        "the column text is there twice",
+    ),
+    "a new entity whose id is a list": (pd.DataFrame(NEW | {"entity": [["x"]]}), {}, "no text"),
+    "a new entity whose id has blanks around it": (
+        pd.DataFrame(NEW | {"entity": ["e0 "]}),
+        {},
+        "'e0 ' has blanks around it",
+    ),
+    "a new entity with half a character in its text": (
+        pd.DataFrame(NEW | {"text": ["\ud800"]}, dtype=object),
+        {},
+        "text is '\\ud800', no text",
+    ),
+    "a new entity with a NUL character in its name": (
+        pd.DataFrame(NEW | {"name": ["a\0b"]}),
+        {},
+        "name is 'a\\x00b', no text",
+    ),
+    "no new entity at a time": (pd.DataFrame(NEW), {"batch_size": 0}, "batch_size is 0"),
+    "images of new entities in an array without dimensions": (
+        pd.DataFrame(NEW),
+        {"images": np.array(None)},
+        "neither a list nor a dict",
+    ),
+}.items():
+
+    @case("Python interface", name, says)
+    def _(world, table=table, options=options):
+        world.fixture("predictor").add_entities(table, **options)
+
+
+for name, (ask, says) in {
+    "a part of an explanation that there is not": (
+        lambda seen: seen.heat("tail"),
+        "no part 'tail'",
+    ),
+    "a layer of an explanation that there is not": (lambda seen: seen.of_layer(2), "no layer 2"),
+    "an explanation saved to nothing": (
+        lambda seen: seen.save(None),
+        "folder: Input should be the name of a folder",
+    ),
+}.items():
+
+    @case("Python interface", name, says)
+    def _(world, ask=ask):
+        from mkgformer_kedro.inference.explanation import Explanation
+
+        ask(Explanation("correlation", pd.DataFrame(), (1,), (), {}, ()))
+
+
+@case("Python interface", "a folder to write to that is a file", "a file stands where a folder")
 def _(world):
-    world.fixture("predictor").explain("e0", "next", by="magic")
+    (world.folder / "file").write_text("mine")
+    with written_atomically(world.folder / "file/deep/figure.png"):
+        pass
+
+
+for name, (values, says) in {
+    "a retrieval by a graph of one neighbour": ({"connectivity": 1}, "a whole number from 2"),
+    "a retrieval whose folder is a number": ({"folder": 5}, "retrieval.folder: Input should be"),
+}.items():
+
+    @case("Python interface", name, says)
+    def _(world, values=values):
+        from mkgformer_kedro.inference.retrieval import Retrieval
+
+        Retrieval(**values)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ _FINETUNING = {
     "sampled_softmax": None,
     "half_precision_entities": False,
     "precision": "fp32",
+    "freeze": None,
     "gradient_checkpointing": False,
     "loader_workers": 0,
     "processes": 1,

@@ -26,6 +26,13 @@ _READ_ONLY = {
     errno.EACCES: "this folder may not be written to",
     errno.EPERM: "this folder may not be written to",
 }
+_IN_THE_WAY = {
+    errno.EEXIST: "a file stands where a folder is to be",
+    errno.ENOTDIR: "a file stands where a folder is to be",
+    errno.EISDIR: "a folder stands where a file is to be",
+    errno.ELOOP: "links lead round in a circle",
+    errno.ENAMETOOLONG: "the name is too long",
+}
 _GONE = {
     errno.EIO: "the disk answers with an error",
     errno.ESTALE: "the storage of this folder is no longer there",
@@ -45,17 +52,21 @@ def storage_explained(
         kept: What the reader need not worry about.
 
     Raises:
-        DataError: The disk is full, read-only, broken or gone, or the folder is not ours.
+        DataError: The disk is full, read-only, broken or gone, the folder is not ours, or what is
+            there lets nothing have that name.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is not None and not Path(error.filename).is_relative_to(path.parent):
+        named = path.parent if error.filename is None else Path(error.filename)
+        if not (named.is_relative_to(path.parent) or path.is_relative_to(named)):
             raise  # of another file, which the block reads
         if what := _NO_SPACE.get(error.errno or 0):
             remedy = "Free some space and run the same command again."
         elif what := _READ_ONLY.get(error.errno or 0):
             remedy = "Make it writable, or run in a copy of the project elsewhere."
+        elif what := _IN_THE_WAY.get(error.errno or 0):
+            remedy = "Choose another name, or move away what is there."
         elif what := _gone(path, error):
             remedy = "Bring the disk or mount back, and run the same command again."
         else:

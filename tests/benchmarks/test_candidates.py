@@ -1,5 +1,7 @@
 """Candidates take the same steps on the same batches; how long they take is not tested."""
 
+from contextlib import contextmanager
+
 import candidates
 import numpy as np
 import pytest
@@ -35,16 +37,21 @@ class Step:
     def __call__(self, rows):
         self.learn(self.collator(rows))
 
+    @contextmanager
+    def frozen(self, rows, folder):
+        assert rows.tolist() == [0, 2, 1, 3, 4]
+        yield
+
     def learn(self, batch):
         self.seen.append(batch["rows"].tolist())
         self.model(torch.zeros(1, 3, 4, 4))
 
 
-def test_all_train_on_the_same_batches(monkeypatch):
+def test_all_train_on_the_same_batches(monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "compile", nn.Sequential)
     step = Step()
     plain = step.model
-    jobs = candidates.candidates(step, BATCHES, workers=1)
+    jobs = candidates.candidates(step, BATCHES, 1, tmp_path)
     laid = {}
     for name, job in jobs.items():
         step.seen, plain.last = [], []
@@ -54,7 +61,7 @@ def test_all_train_on_the_same_batches(monkeypatch):
         laid[name] = plain.last
     channels_last = laid.pop("channels-last image embedding")
     assert channels_last == [True] * 3
-    assert list(laid.values()) == [[False] * 3] * 3
+    assert list(laid.values()) == [[False] * 3] * 4
 
 
 def test_start_up_is_what_the_first_time_takes_longer():

@@ -476,6 +476,19 @@ class TestRates:
         counted = counter.get_total_flops() / 2
         assert rates.multiply_adds(world.model.config, shape) == pytest.approx(counted, rel=0.02)
 
+    def test_the_formula_knows_what_lies_below_the_fusion(self, world):
+        throughput.set_up(world.model.eval(), throughput.OURS)
+        rows = throughput.draw_batches(world, throughput.OURS, 0, 1)[0]
+        batch = throughput.collate(world, throughput.OURS, rows)
+        images = {name: each for name, each in batch.items() if "pixel" in name}
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            world.model.base_model.encode_images(**images)
+        shape = throughput.shape_of(world, throughput.OURS, rows)
+        above = replace(shape, below_fusion=False)
+        whole, rest = (rates.multiply_adds(world.model.config, each) for each in (shape, above))
+        assert whole - rest == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
+
     def test_the_peak_is_that_of_the_quickest_product(self):
         clock = iter([0, 4, 10, 12, 20, 23])
         rate = rates.peak_rate(clock=lambda: next(clock), size=4, repeats=3)

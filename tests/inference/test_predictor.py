@@ -1,6 +1,9 @@
 """A person asks a model: what is given in which form, what comes back, what is refused."""
 
+import pickle
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +36,7 @@ from mkgformer_kedro.training.structural_model import (
     graph_digest,
     write_structure_folder,
 )
+from mkgformer_kedro.training.tasks.questions import count
 from mkgformer_kedro.training.tasks.registry import task_named
 from tiny_world import COMPLETION
 
@@ -120,7 +124,7 @@ def test_a_table_is_as_its_questions_one_by_one(link, image_file):
             "entity": ["e3", "e0", "e0"],
             "relation": ["next", "mirror", "next"],
             "direction": [None, "head", float("nan")],
-            "images": [None, image_file, None],
+            "images": [pd.NA, image_file, None],
         },
         index=["a", "b", "a"],
     )
@@ -147,11 +151,14 @@ def test_images_of_the_store_are_used_unless_others_are_given(
     other = link.predict("e2", "next", images=image_file)
     assert not np.allclose(other["score"], seen["score"])
     pd.testing.assert_frame_equal(other, blind.predict("e2", "next", images=image_file), atol=1e-5)
-    without = link.predict("e2", "next", images=[])
+    without = link.predict("e2", "next", images=[None])
+    pd.testing.assert_frame_equal(without, link.predict("e2", "next", images=[]))
     pd.testing.assert_frame_equal(without, blind.predict("e2", "next"), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", [str, lambda path: path, Image.open, lambda path: [path]])
+@pytest.mark.parametrize(
+    "form", [str, Image.open, lambda path: np.array([path]), lambda path: iter([path])]
+)
 def test_an_image_is_given_in_any_form(link, image_file, form):
     answers = link.predict("e1", "next", images=form(image_file))
     assert not np.allclose(answers["score"], link.predict("e1", "next")["score"])
@@ -206,7 +213,7 @@ def project(tmp_path_factory, entity_model, store_folder, tables, parameters):
 
 
 def test_the_store_that_a_model_was_made_from_is_found(project, caplog):
-    models = project / MODELS / "finetuning"
+    models = project / MODELS / "mixture/../finetuning"
     own, given, blind = (
         wake(Predictor.from_folder(models, store=store)).predict("e2", "next")
         for store in (None, project / STORE, False)
@@ -297,6 +304,8 @@ def test_a_mixture_answers_of_entities_that_were_added(project, monkeypatch):
         for answers in (before, after)
     ]
     assert learned[0] == learned[1]
+    in_another_process = pickle.loads(pickle.dumps(predictor))  # noqa: S301
+    pd.testing.assert_frame_equal(in_another_process.predict("e0", "next", top=99), after)
     of_new = predictor.predict("x1", "next", "head", top=99)
     assert len(of_new) == 13, "all but the entity itself"
     assert np.isfinite(of_new["score"]).all()
@@ -311,6 +320,11 @@ def test_a_mixture_that_cannot_be_asked(project, tmp_path):
     options = {"path": models / "finetuning", "mixture": models / "mixture"}
     with pytest.raises(DataError, match="a retrieval finds answers of the model alone"):
         Predictor.from_folder(**options, retrieval=Retrieval())
+    lineage = models / "mixture/lineage.json"
+    lineage.write_text(lineage.read_text().replace("{}", '{"asking.precision": "fp32"}'))
+    Predictor.from_folder(**options)
+    with pytest.raises(DataError, match="fitted to scores in fp32, and would be asked in bf16"):
+        Predictor.from_folder(**options, precision="bf16")
     (data / QUERIES).unlink()
     with pytest.raises(DataError, match="where the queries that it was made from would lie"):
         Predictor.from_folder(**options)
@@ -341,6 +355,39 @@ def test_new_entities_are_asked_about_and_are_answers(link, image_file):
     asked = [link.predict(entity, "next")["score"] for entity in ("x1", "x2", "e0")]
     assert not np.allclose(asked[0], asked[1])
     np.testing.assert_array_equal(asked[2], second["score"][:10])
+
+
+def test_entities_are_added_whole_or_not_at_all(link, monkeypatch):
+    before = link.predict("e0", "next", top=99)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pd, "concat", stop)
+        with pytest.raises(KeyboardInterrupt):
+            link.add_entities(NEW)
+    pd.testing.assert_frame_equal(link.predict("e0", "next", top=99), before)
+
+
+def test_threads_are_answered_one_after_the_other(link, monkeypatch):
+    asking, most = [], []
+
+    def answers(*_):
+        asking.append(1)
+        most.append(len(asking))
+        time.sleep(0.01)
+        asking.pop()
+        return pd.DataFrame()
+
+    monkeypatch.setattr(Predictor, "_answers", answers)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: link.predict("e0", "next"), range(8)))
+    assert max(most) == 1
+
+
+def test_numbers_of_numpy_do_not_overflow():
+    assert type(count("predict", "batch_size", np.int8(100))) is int
 
 
 @pytest.mark.parametrize("with_store", [True, False])
@@ -436,7 +483,9 @@ def test_entities_are_listed_with_their_spans_and_look_at_images(on_posts, image
         at = explained.parts[f"{entity.entity} ({entity.type})"]
         assert at.tolist() == list(range(1 + entity.start, 1 + entity.end))
     for by in ("attention", "gradient"):
-        assert predictor.explain(words, images=by_role, by=by).heat()[1].shape == (1, 1)
+        with torch.inference_mode():
+            heat = predictor.explain(words, images=by_role, by=by).heat()
+        assert heat[1].shape == (1, 1)
 
 
 @pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])
@@ -468,6 +517,7 @@ def test_a_store_of_another_graph_is_refused(entity_model, tmp_path):
 def test_the_folder_of_a_task_or_of_all_seeds_will_do(entity_model, tmp_path, where):
     (tmp_path / where).parent.mkdir(exist_ok=True)
     (tmp_path / where).symlink_to(entity_model)
+    (tmp_path / where).with_name("seed_a1").mkdir()
     assert len(Predictor.from_folder(tmp_path).predict("e0", "next")) == 10
 
 

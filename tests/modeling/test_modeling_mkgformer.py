@@ -22,7 +22,6 @@ from transformers import (
 
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction, MKGformerModel, modeling_mkgformer
 from mkgformer_kedro.modeling.modeling_mkgformer import (
-    _Images,
     correlation_aware_fusion,
     multi_answer_binary_cross_entropy,
     multi_answer_cross_entropy,
@@ -889,7 +888,7 @@ def test_patches_stand_where_their_pixels_are_embedded(tiny, kind):
 
     def embedded(pixels):
         normalized = [model.normalize(each) for each in pixels.values()]
-        return model._embed_images(_Images(normalized, None, None, None))[0][0]
+        return model._embed_images(normalized)[0]
 
     before = embedded(images)
     slots = [(name, slot) for name, each in images.items() for slot in range(each.shape[1])]

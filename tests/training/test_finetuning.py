@@ -138,14 +138,23 @@ def test_little_is_repeated_until_there_are_enough_steps(run):
     assert curve.dropna(subset=[MRR])["step"].tolist() == [13, 26, 39, 50]
 
 
-def test_the_best_dev_model_is_kept(run, tables, store_folder):
-    work, curve = run(epochs=6, learning_rates={"default": 0.05})
+@pytest.mark.parametrize("freeze", [None, "vision_below_fusion"])
+def test_the_best_dev_model_is_kept(run, tables, store_folder, entity_model, freeze):
+    rates = {"default": 0.05}
+    work, curve = run(epochs=6 if freeze is None else 2, learning_rates=rates, freeze=freeze)
+    assert {path.name for path in work.iterdir()} == {"models"}
     dev = tables["queries"].query("split == 'dev'").drop(columns="split")
     triples = tables["triples"].query("split == 'dev'").reset_index(drop=True)
     expert = ModelExpert(LoadedModel(work / "models/seed_0"), VisualStore(store_folder), 0)
     ranks = predict_queries([expert], dev, triples, batch_size=64)
     mrr = (1 / ranks[["rank_optimistic", "rank_pessimistic"]].mean(axis=1)).mean()
     assert mrr == pytest.approx(curve[MRR].max(), abs=1e-6)
+    before, after = load_file(entity_model / "model.safetensors"), weights_of(work)
+    kept = {name for name, weight in before.items() if torch.equal(weight, after[name])}
+    vision = {name for name in before if "vision_model" in name}
+    fused = {name for name in vision if ".layers.1." in name}
+    assert (vision - fused <= kept) == (freeze is not None)
+    assert not fused <= kept
 
 
 def test_a_part_of_the_model_has_its_own_rate(run, entity_model):
@@ -202,6 +211,8 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     if moment == "step":  # draws of negatives, and of rounding, go on where they were, too
         finetuning_values["sampled_softmax"] = {"negatives": 5, "uniform": 0.5}
         finetuning_values["half_precision_entities"] = True
+    if moment == "checkpoint":  # and so do states of frozen layers
+        finetuning_values["freeze"] = "vision_below_fusion"
 
     def job(name):
         world = (tables, entity_model, store_folder, model_parameters)
@@ -378,7 +389,10 @@ def test_a_step_waits_for_nothing(
     torch.testing.assert_close(weights_of(tmp_path / "gpu"), weights_of(tmp_path / "host"))
 
 
-@pytest.mark.parametrize("task", ["relation_extraction", "entity_recognition"])
+@pytest.mark.parametrize(
+    ("task", "freeze"),
+    [("relation_extraction", None), ("entity_recognition", "vision_below_fusion")],
+)
 def test_a_step_on_posts_waits_for_nothing(
     tmp_path,
     watch_steps,
@@ -389,8 +403,10 @@ def test_a_step_on_posts_waits_for_nothing(
     model_parameters,
     posts_values,
     task,
+    freeze,
 ):
-    parameters = task_named(task).parameters_class(**posts_values[task] | {"max_steps": 2})
+    values = posts_values[task] | {"max_steps": 2, "freeze": freeze}
+    parameters = task_named(task).parameters_class(**values)
     job = {
         "task": task,
         "inputs": {},

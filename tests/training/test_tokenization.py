@@ -86,6 +86,8 @@ def test_prompts_have_the_tokenizers_own_special_tokens(tokenizer):
 def test_truncation_and_nothing(tokenizer):
     assert token_numbers(tokenizer, []) == []
     assert len(token_numbers(tokenizer, ["the red bird lies in Berlin"], 3)[0]) == 3
+    short, long = (token_numbers(tokenizer, ["bird " * times], 3) for times in (3, 1000))
+    assert long == short
 
 
 def test_a_tokenizer_without_mask_is_refused(tokenizer):

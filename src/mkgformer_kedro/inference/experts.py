@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -389,12 +390,17 @@ def seed_folders(models: Path) -> list[tuple[int, Path]]:
     Raises:
         DataError: There is none.
     """
-    folders = Path(models).glob("seed_*[0-9]")
-    found = sorted((int(path.name.removeprefix("seed_")), path) for path in folders)
+    found = seeds_in(Path(models))
     if not found:
         what = "no folder seed_<number> of a model is there"
         raise DataError(Problem(str(models), None, what, "Run the stage finetuning."))
     return found
+
+
+def seeds_in(folder: Path) -> list[tuple[int, Path]]:
+    """As :func:`seed_folders`, of a folder that may hold none."""
+    matches = ((re.fullmatch("seed_([0-9]+)", path.name), path) for path in folder.glob("seed_*"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def decoded(

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mkgformer_kedro.datasets.visual_store import INPUT_NAMES
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.explanations import (
     RANDOM,
     WAYS,
@@ -33,6 +34,7 @@ from mkgformer_kedro.evaluation.explanations import (
 )
 from mkgformer_kedro.evaluation.report import Look
 from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.batches import asking_order, on_device
 
@@ -92,17 +94,27 @@ class Explanation:
         Returns:
             Of correlations the mean over these tokens; of attention the share of a patch's
             attention that goes to these tokens, for all tokens lambda.
+
+        Raises:
+            DataError: There is no such part.
         """
         return [each.mean(axis=0) for each in self.heat_by_layer(part)]
 
     def heat_by_layer(self, part: str | None = None) -> list[np.ndarray]:
         """As :meth:`heat`, for each layer: ``(layers, rows, columns)`` for each image."""
+        if part is not None:
+            _require(part, "part", list(self.parts))
         at = np.arange(len(self.tokens)) if part is None else self.parts[part]
         combine = np.sum if self.by == "attention" else np.mean
         return [combine(image.weights[:, at], axis=1) for image in self.images]
 
     def of_layer(self, layer: int) -> Explanation:
-        """What is looked at in one of the ``layers``."""
+        """What is looked at in one of the ``layers``.
+
+        Raises:
+            DataError: It is none of them.
+        """
+        _require(layer, "layer", list(self.layers))
         at = [self.layers.index(layer)]
         images = tuple(replace(image, weights=image.weights[at]) for image in self.images)
         return replace(self, layers=(layer,), images=images)
@@ -124,9 +136,11 @@ class Explanation:
 
         Args:
             folder: Folder to write into; it is made where it is not there.
+
+        Raises:
+            DataError: It cannot be one, or nothing can be written there.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = typed(Folder, folder, "folder", remedy="Give the path of a folder.")
         figure = self.figure()
         for kind in ("png", "svg"):
             with written_atomically(folder / f"{self.by}.{kind}") as path:
@@ -138,6 +152,13 @@ class Explanation:
             arrays[f"weights_{image.role}_{image.slot}"] = image.weights
         with written_atomically(folder / f"{self.by}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **arrays)
+
+
+def _require(one: Any, called: str, known: list[Any]) -> None:
+    if one not in known:
+        what = f"no {called} {one!r}"
+        remedy = f"There are: {', '.join(map(str, known)) or 'none'}."
+        raise DataError(Problem("explanation", None, what, remedy))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
@@ -26,6 +27,9 @@ class GivenImages:
         given: For each owner what the processor takes as the images of one example.
         names: What each owner is called in errors, such as ``question 3``.
         store: Images of the owners that come first, or None.
+
+    Raises:
+        DataError: An owner has more images than there are slots, or in roles that have none.
     """
 
     def __init__(
@@ -36,18 +40,23 @@ class GivenImages:
         store: VisualStore | GivenImages | None = None,
     ) -> None:
         self._processor = processor
-        self._given = [None if is_nothing(images) else images for images in given]
         self._names = names
+        # As slots: a list may be changed later, and a generator gives its images once.
+        self._slots = [
+            self._checked(number, processor.slots, None if is_nothing(images) else images)
+            for number, images in enumerate(given)
+        ]
         self._store = store
         self.first = 0 if store is None else len(store)
 
     def __len__(self) -> int:
-        return self.first + len(self._given)
+        return self.first + len(self._slots)
 
     @cached_property
     def has_images(self) -> NDArray[np.bool_]:
         """Whether each owner has at least one image, ``(owners,)``."""
-        own = np.array([_holds_any(images) for images in self._given], dtype=bool)
+        filled = [any(image is not None for image in slots) for slots in self._slots]
+        own = np.array(filled, dtype=bool)
         return own if self._store is None else np.concatenate([self._store.has_images, own])
 
     def read(self, owners: ArrayLike) -> dict[str, NDArray]:
@@ -63,22 +72,20 @@ class GivenImages:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _read(self, number: int) -> dict[str, NDArray]:
+        inputs = self._checked(number, self._processor.image_inputs, [self._slots[number]])
+        inputs.pop("image_index")
+        return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+    def _checked(self, number: int, read: Callable[[Any], Any], images: Any) -> Any:
+        """What the processor makes of images, or the error that names their owner."""
         try:
-            inputs = self._processor.image_inputs([self._given[number]])
+            return read(images)
         except ValueError as error:
             remedy = "Give a path, a PIL image, or a list of these."
             where, what = str(self._names[number]), str(error).rstrip(".")
             raise DataError(Problem(where, None, what, remedy)) from error
-        inputs.pop("image_index")
-        return {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
 def is_nothing(images: Any) -> bool:
     """Whether a cell of a table says nothing of images."""
-    return images is None or (isinstance(images, float) and np.isnan(images))
-
-
-def _holds_any(images: Any) -> bool:
-    if isinstance(images, Mapping):
-        return any(map(_holds_any, images.values()))
-    return bool(images) if isinstance(images, list | tuple) else images is not None
+    return images is None or (pd.api.types.is_scalar(images) and pd.isna(images))

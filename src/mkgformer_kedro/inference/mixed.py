@@ -117,7 +117,8 @@ class MixedAnswers:
             ``structure_modeling``, and the graph's queries in the same project.
 
     Raises:
-        DataError: A folder is damaged or missing, or they do not belong together.
+        DataError: A folder is damaged or missing, they do not belong together, or the model is
+            asked in another precision than the mixture was fitted in.
     """
 
     def __init__(self, model: LoadedModel, folder: Path) -> None:
@@ -131,7 +132,15 @@ class MixedAnswers:
         for path in sorted((folder.parent / "structure_modeling").rglob(EXPERT_FILE)):
             experts.append(load_expert(path.parent, task, experts))
         self._mixture: Any = load_expert(folder, task, experts)
-        queries = read_table(source_of(folder, "queries")[0])
+        place, settings = source_of(folder, "queries")
+        fitted_in = settings.get("asking.precision", model.precision)
+        if fitted_in != model.precision:
+            what = (
+                f"it was fitted to scores in {fitted_in}, and would be asked in {model.precision}"
+            )
+            remedy = f"Ask in {fitted_in} (precision), or run the stage 'mixture' in the other."
+            raise DataError(Problem(str(folder), None, what, remedy))
+        queries = read_table(place)
         train = queries[queries["split"] == "train"]
         keys = zip(*(train[name] for name in QUERY), strict=True)
         self._train = dict(zip(keys, train["answers"], strict=True))

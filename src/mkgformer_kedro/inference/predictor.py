@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal, Self
+from threading import RLock
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from mkgformer_kedro.datasets.lineage import check_folder
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.explanations import WAYS, Way
-from mkgformer_kedro.inference.experts import LoadedModel
+from mkgformer_kedro.inference.experts import LoadedModel, seeds_in
 from mkgformer_kedro.inference.explanation import Explanation, Looker
 from mkgformer_kedro.inference.images import GivenImages, is_nothing
 from mkgformer_kedro.inference.mixed import MixedAnswers
@@ -27,15 +28,32 @@ from mkgformer_kedro.training.batches import Collator, ask
 from mkgformer_kedro.training.entity_encoder import encode_descriptions
 from mkgformer_kedro.training.model_folder import TASK_FILE
 from mkgformer_kedro.training.parameters import Precision
-from mkgformer_kedro.training.tasks.questions import check_columns, is_whole
+from mkgformer_kedro.training.tasks.questions import check_columns, count, is_whole
 
 logger = logging.getLogger(__name__)
 
 _PATH = "Give the path of a folder."
+_Given = ParamSpec("_Given")
+_Told = TypeVar("_Told")
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[Predictor, _Given], _Told],
+) -> Callable[Concatenate[Predictor, _Given], _Told]:
+    """A method that threads call one after the other, whatever mode of torch they are in."""
+
+    @wraps(method)
+    def alone(self: Predictor, *given: _Given.args, **named: _Given.kwargs) -> _Told:
+        import torch
+
+        with self._lock, torch.inference_mode(False):  # gradients explain, and tensors are kept
+            return method(self, *given, **named)
+
+    return alone
 
 
 class Predictor:
-    """A trained model for any task, ready to be asked.
+    """A trained model for any task, ready to be asked. Threads that ask it wait for each other.
 
     Args:
         model: The model.
@@ -63,13 +81,26 @@ class Predictor:
         self._model, self._tokenizer, self.task = model.parts
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
         self._precision = model.precision
+        if not isinstance(retrieval, Retrieval | None):
+            what, remedy = f"it is {retrieval!r}", "Give a Retrieval(...), or leave it out."
+            raise DataError(Problem("retrieval", None, what, remedy))
         if retrieval is not None and mixture is not None:
             what = "a retrieval finds answers of the model alone, and a mixture is given"
             raise DataError(Problem("retrieval", None, what, "Leave out one of them."))
         self._retrieval, self._mixture = retrieval, mixture
         self._store: VisualStore | GivenImages | None = store
+        self._lock = RLock()
         if store is not None:
             self._check_store(store)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock, and the index of entities, which is made anew."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_lock", "_entities")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=RLock())
 
     @classmethod
     def from_folder(
@@ -97,14 +128,16 @@ class Predictor:
                 model alone answers.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
             precision: In which questions are asked: ``fp32``, or ``bf16``, which takes about .6 of
-                the time where the processor or GPU has it. What the model explains, and what it
-                makes of new entities, is in fp32.
+                the time where the processor or GPU has it. A mixture is asked in what it was fitted
+                in (``asking.precision``). What the model explains, and what it makes of new
+                entities, is in fp32.
             retrieval: How answers are found in a large graph, for link prediction; None: every
                 entity is scored.
 
         Raises:
             DataError: There is no model, a file is damaged, or not the one that the stage wrote,
-                the mixture is of another model, or there is no such attention or precision.
+                the mixture is of another model or precision, or there is no such attention or
+                precision.
         """
         folder = _model_folder(typed(Folder, path, "path", remedy=_PATH))
         mixed_in = typed(Folder | None, mixture, "mixture", remedy=_PATH)
@@ -120,6 +153,7 @@ class Predictor:
         mixed = None if mixed_in is None else MixedAnswers(model, mixed_in)
         return cls(model, images, retrieval, mixed)
 
+    @_one_at_a_time
     def predict(
         self,
         *question: Any,
@@ -168,10 +202,8 @@ class Predictor:
             DataError: A question cannot be asked, an image cannot be used, or ``top`` or
                 ``batch_size`` is no positive number.
         """
-        for name, value in (("top", top), ("batch_size", batch_size)):
-            if not is_whole(value) or value < 1:
-                what = f"{name} is {value!r}; it must be a whole number from 1"
-                raise DataError(Problem("predict", None, what, "Give such a number."))
+        top = count("predict", "top", top)
+        batch_size = count("predict", "batch_size", batch_size)
         whole = bool(question) and isinstance(question[0], pd.DataFrame)
         if whole and (len(question) > 1 or parts or images is not None):
             what = "a table is given, and parts of a question beside it"
@@ -186,6 +218,7 @@ class Predictor:
         answers.insert(0, "question", answers.index)
         return answers.reset_index(drop=True)
 
+    @_one_at_a_time
     def add_entities(
         self,
         table: pd.DataFrame,
@@ -207,9 +240,11 @@ class Predictor:
             batch_size: Entities read at a time.
 
         Raises:
-            DataError: An entity is known already or described badly, an image cannot be used, or
-                nobody in the mixture reads texts.
+            DataError: An entity is known already or described badly, an image cannot be used,
+                ``batch_size`` is no positive number, or nobody in the mixture reads texts. Then
+                nothing was added.
         """
+        batch_size = count("add_entities", "batch_size", batch_size)
         if not getattr(self._model.config, "entity_encoder", False):
             what = "the model has no encoder of entities"
             remedy = "Take a model of a graph, of the preset `corrected`."
@@ -224,14 +259,18 @@ class Predictor:
         prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
         seen = GivenImages(self._processor, given, names)
         states = encode_descriptions(self._model, prompts, seen, batch_size)
-        self._model.add_entities(self._model.embed_entities(states))
+        embeddings = self._model.embed_entities(states)
         if self._store is None:
             before = len(self.task.entities)
             given, names = [None] * before + given, [None] * before + names
-        self._store = GivenImages(self._processor, given, names, self._store)
-        known = [self.task.entities, new]
-        self.task = replace(self.task, entities=pd.concat(known, ignore_index=True))
+        store = GivenImages(self._processor, given, names, self._store)
+        known = pd.concat([self.task.entities, new], ignore_index=True)
+        task = replace(self.task, entities=known)
+        # All that can fail has not.
+        self._model.add_entities(embeddings)
+        self._store, self.task = store, task
 
+    @_one_at_a_time
     def explain(
         self,
         *question: Any,
@@ -258,7 +297,7 @@ class Predictor:
             DataError: The question cannot be asked, has no images, or an image cannot be used; or
                 there is no such way or layer.
         """
-        if by not in WAYS:
+        if not isinstance(by, str) or by not in WAYS:
             what = f"by is {by!r}; it must be {', '.join(WAYS)}"
             raise DataError(Problem("explain", None, what, "Choose one of them."))
         fused = self._model.config.num_fusion_layers
@@ -384,9 +423,8 @@ def _model_folder(path: Path) -> Path:
     if (path / TASK_FILE).is_file():
         return path
     for folder in (path, path / "finetuning"):
-        seeds = sorted(folder.glob("seed_*[0-9]"), key=lambda each: int(each.name[5:]))
-        if seeds:
-            return seeds[0]
+        if found := seeds_in(folder):
+            return found[0][1]
     return path
 
 
@@ -399,7 +437,10 @@ def _by_row(images: Any, entities: Sequence[str]) -> list[Any]:
         if unknown := [name for name in images if name not in entities]:
             problem = f"images of {unknown[0]!r}, which is no entity of the table"
         images = [images.get(name) for name in entities]
-    elif not isinstance(images, list | tuple | pd.Series | np.ndarray):
+    elif (
+        not isinstance(images, list | tuple | pd.Series | np.ndarray)
+        or getattr(images, "ndim", 1) == 0
+    ):
         problem = f"images is {type(images).__name__}, neither a list nor a dict"
     elif len(images) != len(entities):
         problem = f"there are {len(entities)} entities, but images of {len(images)}"

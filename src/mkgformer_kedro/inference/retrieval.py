@@ -21,8 +21,9 @@ from torch import Tensor
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import fingerprint, written_atomically
+from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.progress import Progress
-from mkgformer_kedro.training.tasks.questions import is_whole
+from mkgformer_kedro.training.tasks.questions import count
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Retrieval:
         folder: Where the index lies between two predictors; None builds it anew each time.
 
     Raises:
-        DataError: A number is none, or below 1.
+        DataError: A number is none, or below 1 (``connectivity``: 2), or the folder cannot be one.
     """
 
     above: int = 200_000
@@ -57,9 +58,9 @@ class Retrieval:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name, value in vars(self).items():
-            if name != "folder" and not (is_whole(value) and value >= 1):
-                what = f"{name} is {value!r}; it must be a whole number from 1"
-                raise DataError(Problem("retrieval", None, what, "Give such a number."))
+            if name != "folder":
+                count("retrieval", name, value, least=2 if name == "connectivity" else 1)
+        typed(Folder | None, self.folder, "retrieval.folder", remedy="Give the path of a folder.")
 
 
 class EntityIndex:
@@ -86,9 +87,10 @@ class EntityIndex:
             ndim=vectors.shape[1],
             metric="ip",
             dtype="bf16",
-            connectivity=retrieval.connectivity,
-            expansion_add=retrieval.building,
-            expansion_search=retrieval.expansion,
+            # More than there are find no more, and take memory.
+            connectivity=min(retrieval.connectivity, max(2, len(vectors))),
+            expansion_add=min(retrieval.building, len(vectors)),
+            expansion_search=min(retrieval.expansion, len(vectors)),
         )
         path = None
         if retrieval.folder is not None:
@@ -96,7 +98,6 @@ class EntityIndex:
         if path is None or not _loaded(index, path, len(vectors)):
             _fill(index, vectors)
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with written_atomically(path) as temporary:
                     index.save(str(temporary))
         self._index = index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def source_of(folder: Path, name: str) -> tuple[Path, Mapping[str, Any]]:
         remedy = f"Take it together with the {called} of the run that made it."
         return DataError(Problem(str(folder), None, what, remedy))
 
-    found = origin_of(folder.absolute())
+    found = origin_of(Path(os.path.abspath(folder)))  # noqa: PTH100 (links are kept, .. is not)
     known = {} if found is None else found[1].made_from
     identity = next((known[key] for key in known if key.partition(".")[2] == name), None)
     if found is None or identity is None:

@@ -726,14 +726,16 @@ class MKGformerPreTrainedModel(PreTrainedModel):
 class _Images:
     """Images that are looked at, and who looks at which."""
 
-    pixel_values: list[Tensor]
-    """For each role `(G, count, channels, size, size)`, normalised."""
+    given: list[Tensor]
+    """For each role `(G, count, channels, size, size)`, normalised; or their states `(G, V, d)`."""
     mask: Tensor | None
     """`(G, slots)`, True where there is an image; None where all take part."""
     index: Tensor | None
     """`(P,)` row of the images that each example sees; None where row i is that of example i."""
     rows: Tensor | None
     """`(P,)` examples that have images; None where all have."""
+    are_encoded: bool = False
+    """Whether states are given."""
 
 
 class MKGformerModel(MKGformerPreTrainedModel):
@@ -813,6 +815,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         image_rows: Tensor | None = None,
+        visual_states: Tensor | None = None,
         positions: Tensor | None = None,
         output_attentions: bool = False,
     ) -> MKGformerModelOutput:
@@ -842,6 +845,9 @@ class MKGformerModel(MKGformerPreTrainedModel):
             image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
                 The examples that have images, in order, for a caller who knows them: on a GPU the
                 host else waits to be told. Every row of images is encoded then.
+            visual_states (`torch.FloatTensor` of shape `(G, V, d)`, *optional*):
+                In the place of images: their states below the fusion, which [`encode_images`]
+                gives. Of attention below it nothing is recorded then.
             positions (`torch.LongTensor` of shape `(B, K)`, *optional*):
                 Tokens whose states are asked for: the last layer does no more than these need.
             output_attentions (`bool`, *optional*, defaults to `False`):
@@ -867,6 +873,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             image_mask,
             image_index,
             image_rows,
+            visual_states,
         )
         attention = self.text_family.attention(self.text_model, text_states, attention_mask)
         recording = None
@@ -963,16 +970,8 @@ class MKGformerModel(MKGformerPreTrainedModel):
 
         rows, image_index = images.rows, images.index
         batch_size = len(text_states)
-        visual_states, visual_mask = self._embed_images(images)
+        visual_states, visual_mask = self._encode_images(images, batch_size, recording)
         vision_config = self.vision_model.config
-        layer_mask = bidirectional_mask(vision_config, visual_states, visual_mask)
-        for layer in vision_layers[:-depth]:
-            if recording is not None:
-                weights = self._visual_weights(layer, visual_states, visual_mask)
-                weights = _select(weights, image_index)
-                recording.vision_attentions.append(_scatter(weights, rows, batch_size))
-            visual_states = layer(visual_states, layer_mask)
-
         if visual_mask is not None:
             visual_mask = _select(visual_mask, image_index)
         tokens = _select(attention_mask, rows)
@@ -1016,6 +1015,53 @@ class MKGformerModel(MKGformerPreTrainedModel):
             visual_mask = torch.ones(shape, dtype=torch.bool, device=tokens.device)
         return text_states, _scatter(visual_mask, rows, batch_size)
 
+    def visual_parameters_below_fusion(self) -> list[nn.Parameter]:
+        """Parameters that [`encode_images`] computes with."""
+        fused = self.vision_family.layers(self.vision_model)[-self.config.num_fusion_layers :]
+        above = {id(parameter) for layer in fused for parameter in layer.parameters()}
+        below = (self.vision_model, self.crop_position_embeddings)
+        parameters = [parameter for module in below for parameter in module.parameters()]
+        return [parameter for parameter in parameters if id(parameter) not in above]
+
+    def encode_images(
+        self,
+        pixel_values: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        detection_pixel_values: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> Tensor:
+        """States of rows of images below the fusion, `(G, V, d)`; arguments as of [`forward`].
+
+        Raises:
+            ValueError: Images do not have the shapes that the configuration gives, or there are
+                none.
+        """
+        given = [pixel_values, grounding_pixel_values, detection_pixel_values]
+        num_rows = max((len(pixels) for pixels in given if pixels is not None), default=0)
+        rows = torch.arange(num_rows, device=self.image_scale.device)
+        images = self._look_up_images(num_rows, given, image_mask, None, rows)
+        if images is None:
+            raise ValueError("There are no images to encode.")
+        return self._encode_images(images, num_rows)[0]
+
+    def _encode_images(
+        self, images: _Images, batch_size: int, recording: _Recording | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """States `(G, V, d)` below the fusion, and which of them are of images `(G, V)`."""
+        if images.are_encoded:
+            (states,) = images.given
+            return states, self._visual_mask(images.mask, states.shape[1])
+        states = self._embed_images(images.given)
+        visual_mask = self._visual_mask(images.mask, states.shape[1])
+        layers = self.vision_family.layers(self.vision_model)[: -self.config.num_fusion_layers]
+        layer_mask = bidirectional_mask(self.vision_model.config, states, visual_mask)
+        for layer in layers:
+            if recording is not None:
+                weights = _select(self._visual_weights(layer, states, visual_mask), images.index)
+                recording.vision_attentions.append(_scatter(weights, images.rows, batch_size))
+            states = layer(states, layer_mask)
+        return states, visual_mask
+
     def _visual_weights(
         self, layer: nn.Module, states: Tensor, visual_mask: Tensor | None
     ) -> Tensor:
@@ -1053,11 +1099,15 @@ class MKGformerModel(MKGformerPreTrainedModel):
         image_mask: Tensor | None,
         image_index: Tensor | None,
         image_rows: Tensor | None,
+        visual_states: Tensor | None = None,
     ) -> _Images | None:
         """Check the images and leave out what nobody looks at; None where no image is left."""
         device = self.image_scale.device
         given = self._check_images(batch_size, pixel_values, image_mask, image_index)
-        if not self.config.mask_missing_images:
+        if visual_states is not None:
+            given = [visual_states]
+            image_mask = image_mask if self.config.mask_missing_images else None
+        elif not self.config.mask_missing_images:
             return self._fill_missing_images(batch_size, given, image_mask, image_index)
         if not given or len(given[0]) == 0:
             return None
@@ -1083,6 +1133,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
             image_mask,
             index,
             None if len(image_rows) == batch_size else image_rows,
+            are_encoded=visual_states is not None,
         )
 
     def _fill_missing_images(
@@ -1177,6 +1228,16 @@ class MKGformerModel(MKGformerPreTrainedModel):
         Returns:
             For each slot, in the order of the slots, the positions `(rows, columns)` of its grid.
         """
+        sides, start, before_each = self._grids(num_tokens)
+        positions = []
+        for side in sides:
+            start += before_each
+            positions.append(torch.arange(start, start + side**2).view(side, side))
+            start += side**2
+        return positions
+
+    def _grids(self, num_tokens: int) -> tuple[list[int], int, int]:
+        """Patches at a side of each slot's image; tokens before all slots, and before each."""
         config = self.config
         patch_size = config.vision_config.patch_size
         sides = [
@@ -1186,19 +1247,23 @@ class MKGformerModel(MKGformerPreTrainedModel):
         ]
         others = num_tokens - sum(side**2 for side in sides)
         shared = config.visual_embeddings == "class_and_crops"
-        start, before_each = (others, 0) if shared else (0, others // len(sides))
-        positions = []
-        for side in sides:
-            start += before_each
-            positions.append(torch.arange(start, start + side**2).view(side, side))
-            start += side**2
-        return positions
+        return (sides, others, 0) if shared else (sides, 0, others // len(sides))
 
-    def _embed_images(self, images: _Images) -> tuple[Tensor, Tensor | None]:
-        """Put the tokens of all images of a row side by side: `(G, V, d_v)` and `(G, V)`."""
+    def _visual_mask(self, mask: Tensor | None, num_tokens: int) -> Tensor | None:
+        """Which visual tokens are of images `(G, V)`, given which slots hold one `(G, slots)`."""
+        if mask is None:
+            return None
+        sides, before_all, before_each = self._grids(num_tokens)
+        masks = [mask.any(dim=1, keepdim=True).expand(-1, before_all)]
+        for slot, side in enumerate(sides):
+            masks.append(mask[:, slot, None].expand(-1, before_each + side**2))
+        return torch.cat(masks, dim=1)
+
+    def _embed_images(self, pixel_values: list[Tensor]) -> Tensor:
+        """Put the tokens of all images of a row side by side: `(G, V, d_v)`."""
         kind = self.config.visual_embeddings
-        states, lengths = [], []
-        for role, pixels in zip(self.config.image_roles, images.pixel_values, strict=True):
+        states = []
+        for role, pixels in zip(self.config.image_roles, pixel_values, strict=True):
             flat = pixels.flatten(0, 1)
             if kind == "class_and_position":
                 # The position table is interpolated once per call, that is once per image size.
@@ -1206,7 +1271,6 @@ class MKGformerModel(MKGformerPreTrainedModel):
             else:  # CLIP's alone
                 tokens = self.vision_model.embeddings.patch_embedding(flat).flatten(2)
                 tokens = tokens.transpose(1, 2)
-            lengths.append(tokens.shape[1])
             tokens = tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2)
             if kind == "class_and_crops":
                 tokens = tokens + cast(nn.Embedding, self.crop_position_embeddings[role]).weight
@@ -1214,17 +1278,7 @@ class MKGformerModel(MKGformerPreTrainedModel):
         if kind == "class_and_crops":
             class_token = self.vision_model.embeddings.class_embedding
             states.insert(0, class_token.expand(len(states[0]), 1, -1))
-        hidden_states = self.vision_family.normalize(self.vision_model, torch.cat(states, dim=1))
-        if images.mask is None:
-            return hidden_states, None
-        roles = images.mask.split([pixels.shape[1] for pixels in images.pixel_values], dim=1)
-        masks = [
-            mask[:, :, None].expand(-1, -1, length).flatten(1)
-            for mask, length in zip(roles, lengths, strict=True)
-        ]
-        if kind == "class_and_crops":
-            masks.insert(0, images.mask.any(dim=1, keepdim=True))
-        return hidden_states, torch.cat(masks, dim=1)
+        return self.vision_family.normalize(self.vision_model, torch.cat(states, dim=1))
 
     def _reach_visual_parameters(self, text_states: Tensor) -> Tensor:
         """Make the gradient of visual parameters zero, not None, in a batch without images.
@@ -1420,6 +1474,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         image_rows: Tensor | None = None,
+        visual_states: Tensor | None = None,
         labels: Tensor | None = None,
         candidates: Tensor | None = None,
         log_counts: Tensor | None = None,
@@ -1446,6 +1501,8 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
                 Row of each example's images, -1 for none.
             image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
                 The examples that have images, see [`MKGformerModel.forward`].
+            visual_states (`torch.FloatTensor` of shape `(G, V, d)`, *optional*):
+                In the place of images, see [`MKGformerModel.forward`].
             labels (`torch.LongTensor` of shape `(B, A)`, *optional*):
                 Distinct entities that answer each query, padded with -100. With `candidates` they
                 are given by their places among these.
@@ -1473,6 +1530,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             image_mask=image_mask,
             image_index=image_index,
             image_rows=image_rows,
+            visual_states=visual_states,
             output_attentions=output_attentions,
         )
         logits = self.score_entities(states, candidates)
@@ -1530,6 +1588,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         image_rows: Tensor | None = None,
+        visual_states: Tensor | None = None,
         head_index: Tensor | None = None,
         tail_index: Tensor | None = None,
         labels: Tensor | None = None,
@@ -1556,6 +1615,8 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
                 Row of each example's images, -1 for none.
             image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
                 The examples that have images, see [`MKGformerModel.forward`].
+            visual_states (`torch.FloatTensor` of shape `(G, V, d)`, *optional*):
+                In the place of images, see [`MKGformerModel.forward`].
             head_index (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Position of the token that opens the head mention. The representation `markers`
                 needs it.
@@ -1594,6 +1655,7 @@ class MKGformerForRelationExtraction(MKGformerPreTrainedModel):
             image_mask=image_mask,
             image_index=image_index,
             image_rows=image_rows,
+            visual_states=visual_states,
             positions=positions,
             output_attentions=output_attentions,
             return_dict=True,
@@ -1660,6 +1722,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
         image_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         image_rows: Tensor | None = None,
+        visual_states: Tensor | None = None,
         word_index: Tensor | None = None,
         labels: Tensor | None = None,
         output_attentions: bool = False,
@@ -1685,6 +1748,8 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
                 Row of each example's images, -1 for none.
             image_rows (`torch.LongTensor` of shape `(P,)`, *optional*):
                 The examples that have images, see [`MKGformerModel.forward`].
+            visual_states (`torch.FloatTensor` of shape `(G, V, d)`, *optional*):
+                In the place of images, see [`MKGformerModel.forward`].
             word_index (`torch.LongTensor` of shape `(B, W)`, *optional*):
                 Position of each word's first token, padded with -1. Left out: every token is a
                 word, and `attention_mask` tells which are padding.
@@ -1713,6 +1778,7 @@ class MKGformerForTokenClassification(MKGformerPreTrainedModel):
             image_mask=image_mask,
             image_index=image_index,
             image_rows=image_rows,
+            visual_states=visual_states,
             output_attentions=output_attentions,
             return_dict=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ class MKGformerProcessor(ProcessorMixin):
         rows: dict[tuple[Any, ...], tuple[int, list[Any]]] = {}
         index = []
         for of_one in images:
-            slots = self._slots(of_one)
+            slots = self.slots(of_one)
             if all(image is None for image in slots):
                 index.append(-1)
                 continue
@@ -147,10 +148,18 @@ class MKGformerProcessor(ProcessorMixin):
         mask = [[image is not None for image in slots] for slots in filled]
         return {**inputs, "image_mask": torch.tensor(mask), "image_index": torch.tensor(index)}
 
-    def _slots(self, images: ImagesOfOne) -> list[Any]:
-        """What fills each slot of one example: a path as `str`, a PIL image or None."""
+    def slots(self, images: ImagesOfOne) -> list[Any]:
+        """What fills each slot of one example: a path as `str`, a PIL image or None.
+
+        Args:
+            images: The example's images, as [`image_inputs`] takes them.
+
+        Raises:
+            ValueError: A role has no slots, or there are more images than slots.
+        """
         if isinstance(images, Mapping):
-            if unknown := sorted(set(images) - set(self.image_roles)):
+            unknown = sorted(str(role) for role in images if role not in self.image_roles)
+            if unknown:
                 raise ValueError(
                     f"Images of {', '.join(unknown)} are given, but the model has slots for "
                     f"{', '.join(self.image_roles)}."
@@ -167,8 +176,9 @@ class MKGformerProcessor(ProcessorMixin):
 def _several(images: Any) -> list[Any]:
     if images is None:
         return []
-    single = isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable)
-    if single or getattr(images, "ndim", 1) > 1:  # an array: the pixels of one image
+    whole = (str, bytes, os.PathLike, io.IOBase)  # though some give one thing after the other
+    single = isinstance(images, whole) or not isinstance(images, Iterable)
+    if single or getattr(images, "ndim", 1) != 1:  # an array: the pixels of one image
         return [_named(images)]
     return [_named(image) for image in images]
 

@@ -48,8 +48,11 @@ class Images(Protocol):
 
     has_images: NDArray[np.bool_]
 
-    def read(self, owners: ArrayLike) -> dict[str, NDArray]:
-        """The model's image inputs, a row for each of ``owners``, with ``image_mask``."""
+    def read(self, owners: ArrayLike) -> dict[str, Any]:
+        """The model's image inputs, a row for each of ``owners``, with ``image_mask``.
+
+        Arrays, or tensors where NumPy lacks their type.
+        """
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def image_inputs(images: Images | None, owners: np.ndarray) -> dict[str, torch.T
     index[with_images] = row
     rows = np.flatnonzero(with_images)
     arrays = {**images.read(distinct), "image_index": index, "image_rows": rows}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {name: torch.as_tensor(array) for name, array in arrays.items()}
 
 
 def asking_order(items: Items, rows: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.launch import LOCAL, Engine, Job
 from mkgformer_kedro.training.batches import Collator, Items, ask
+from mkgformer_kedro.training.frozen import frozen_images
 from mkgformer_kedro.training.model_folder import load_model, read_table, save_model
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters, Preset
 from mkgformer_kedro.training.tasks.base import Task
@@ -36,6 +38,8 @@ from mkgformer_kedro.training.trainer import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_STATES = "visual_states"  # in the work folder, of all seeds
 
 
 def finetune(
@@ -102,6 +106,7 @@ def finetune(
     # Not before all seeds are done: until then a finished seed is found by its last checkpoint.
     for each in seeds:
         discard_checkpoints(work_folder / f"checkpoints_{each}")
+    shutil.rmtree(work_folder / _STATES, ignore_errors=True)
     for path in tables:
         path.unlink()
     return result, pd.concat(curves, ignore_index=True)
@@ -165,6 +170,10 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         table=table,
         dev_batch_size=parameters.dev_batch_size,
     )
+    if parameters.freeze is not None:
+        states = Path(job["checkpoints"]).with_name(_STATES)
+        images = frozen_images(trainer, store, items.owners, states)
+        trainer.data_collator = replace(trainer.data_collator, images=images)
     settings = {
         "parameters": parameters.model_dump(exclude={"seeds", *parameters.no_result_depends_on}),
         **{name: job[name] for name in ("task", "model", "preset", "seed")},

@@ -168,6 +168,7 @@ class FinetuningParameters(PresetParameters):
     seeds: Seeds | None
     train_subset: TrainSubset | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    freeze: Literal["vision_below_fusion"] | None
     gradient_checkpointing: bool
     patience: int | None = Field(ge=1)
     dev_batch_size: int = Field(ge=1)

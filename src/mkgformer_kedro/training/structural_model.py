@@ -63,6 +63,18 @@ class _Design:
     relation: dict[str, Any]
 
 
+def _join_by_product(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return entity * relation
+
+
+def _join_by_sum(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return entity + relation
+
+
+def _join_by_matrix(_: Any, entity: Tensor, relation: Tensor) -> Tensor:
+    return torch.einsum("bd,bde->be", entity, relation)
+
+
 def _join_tucker(interaction: Any, entity: Tensor, relation: Tensor) -> Tensor:
     entity = interaction.head_dropout(interaction.head_batch_norm(entity))
     core = torch.einsum("ijk,bj->bik", interaction.core_tensor, relation)
@@ -75,22 +87,14 @@ _SMALL = {"initializer": "normal", "initializer_kwargs": {"std": 1e-3}}
 _XAVIER = {"initializer": "xavier_normal"}
 
 _DESIGNS = {
-    "complex": _Design("complex", lambda _, e, r: e * r, False, True, False, _SMALL, _SMALL),
-    "distmult": _Design("distmult", lambda _, e, r: e * r, False, False, False, _SMALL, _SMALL),
-    "rescal": _Design(
-        "rescal",
-        lambda _, e, r: torch.einsum("bd,bde->be", e, r),
-        False,
-        False,
-        True,
-        _XAVIER,
-        _XAVIER,
-    ),
+    "complex": _Design("complex", _join_by_product, False, True, False, _SMALL, _SMALL),
+    "distmult": _Design("distmult", _join_by_product, False, False, False, _SMALL, _SMALL),
+    "rescal": _Design("rescal", _join_by_matrix, False, False, True, _XAVIER, _XAVIER),
     "tucker": _Design("tucker", _join_tucker, False, False, False, _XAVIER, _XAVIER),
-    "transe": _Design("transe", lambda _, e, r: e + r, True, False, False, _XAVIER, _XAVIER),
+    "transe": _Design("transe", _join_by_sum, True, False, False, _XAVIER, _XAVIER),
     "rotate": _Design(
         "rotate",
-        lambda _, e, r: e * r,
+        _join_by_product,
         True,
         True,
         False,

@@ -15,6 +15,9 @@ from mkgformer_kedro.errors import DataError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Characters: of a text of megabytes nobody reads what is truncated.
+_LONGEST_TOKEN = 1000
+
 
 def leading_space(tokenizer: PreTrainedTokenizerBase) -> str:
     """What must stand before a word so that it is tokenised as inside a text."""
@@ -38,8 +41,9 @@ def token_numbers(
     if not texts:
         return []
     space = leading_space(tokenizer)
+    reach = None if max_length is None else _LONGEST_TOKEN * max_length
     encoded = tokenizer(
-        [space + text for text in texts],
+        [space + text[:reach] for text in texts],
         add_special_tokens=False,
         split_special_tokens=True,
         truncation=max_length is not None,

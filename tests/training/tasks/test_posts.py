@@ -146,9 +146,9 @@ def test_an_interrupted_run_with_other_seeds_leaves_nothing(run, tmp_path):
     [
         ("relation_extraction", {"representation": "cls"}),
         ("relation_extraction", {"gradient_checkpointing": True}),
-        ("relation_extraction", {"loader_workers": 1}),
+        ("relation_extraction", {"loader_workers": 1, "freeze": "vision_below_fusion"}),
         ("entity_recognition", {"units": "tokens"}),
-        ("entity_recognition", {"precision": "bf16"}),
+        ("entity_recognition", {"precision": "bf16", "freeze": "vision_below_fusion"}),
         ("entity_recognition", {"learning_rates": {"default": 0.003, "crf": 0.05}}),
     ],
     ids=str,

@@ -22,7 +22,7 @@ from mkgformer_kedro.training.queries import Queries, dev_scores
 from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
-from mkgformer_kedro.training.tasks.questions import check_columns, read_rows, wrong
+from mkgformer_kedro.training.tasks.questions import check_columns, is_text, read_rows, wrong
 
 if TYPE_CHECKING:
     import torch
@@ -404,30 +404,31 @@ class LinkPrediction(Task):
         """New entities, as rows of the table ``entities``.
 
         Raises:
-            DataError: There are none, a column is missing, an id is known already or given twice,
-                or a name or text is empty. Each mistake is named.
+            DataError: There are none, a column is missing or unknown, an id is known already, given
+                twice or has blanks around it, or a name or text is empty. Each mistake is named.
         """
         columns = ["entity", "name", "text"]
-        if missing := [name for name in columns if name not in table]:
-            what = f"missing: {', '.join(missing)}"
-            remedy = "Give each entity its id, its name and its text."
-            raise DataError(Problem("entities", None, what, remedy))
-        if table.empty:
-            raise DataError(Problem("entities", None, "there are none", "Give at least one."))
+        check_columns(table, columns, columns, of=("entities", "an entity"))
         problems = []
-        ids = list(table["entity"])
-        taken = set(self.entities["entity"])
+        known, given = set(self.entities["entity"]), set[str]()
         for index, *values in table[columns].itertuples(name=None):
             for name, value in zip(columns, values, strict=True):
-                if not isinstance(value, str) or not value.strip():
+                if not is_text(value):
                     what = f"{name} is {value!r}, no text or an empty one"
-                    problems.append(Problem(f"entity {index}", None, what, "Give a text."))
-            if values[0] in taken:
-                what = f"the model has an entity '{values[0]}' already"
-                problems.append(Problem(f"entity {index}", None, what, "Leave it out."))
-            elif ids.count(values[0]) > 1:
-                what = f"'{values[0]}' is given twice"
-                problems.append(Problem(f"entity {index}", None, what, "Give it once."))
+                    remedy = "Give a text in UTF-8, without NUL characters."
+                    problems.append(Problem(f"entity {index}", None, what, remedy))
+            if not is_text(entity := values[0]):
+                continue
+            problem = None
+            if entity in known:
+                problem = f"the model has an entity '{entity}' already", "Leave it out."
+            elif entity in given:
+                problem = f"'{entity}' is given twice", "Give it once."
+            elif entity != entity.strip():
+                problem = f"'{entity}' has blanks around it", "Take them away: no file keeps them."
+            if problem:
+                problems.append(Problem(f"entity {index}", None, *problem))
+            given.add(entity)
         if problems:
             raise DataError(problems)
         return table[columns].assign(text_source="long")

@@ -29,27 +29,38 @@ def split_text(text: str) -> list[str]:
 
 
 def check_columns(
-    table: pd.DataFrame, needed: Iterable[str], known: Sequence[str] | None = None
+    table: Any,
+    needed: Iterable[str],
+    known: Sequence[str] | None = None,
+    of: tuple[str, str] = ("questions", "a question"),
 ) -> None:
-    """See to it that a table of questions has its columns, no others, and at least one row.
+    """See to it that a table has its columns once, no others, and at least one row.
 
     Args:
-        table: A row for each question.
+        table: A row for each question, or whatever ``of`` says.
         needed: Columns that it must have.
         known: Columns that it can have; None: any.
+        of: What the table holds, and what one of them is called.
 
     Raises:
-        DataError: It is otherwise.
+        DataError: It is otherwise, or no table.
     """
-    if known and (unknown := [name for name in table if name not in known]):
-        what = f"no part of a question: {unknown[0]}"
-        remedy = f"{did_you_mean(unknown[0], known)} Leave out what is none."
-        raise DataError(Problem("questions", None, what, remedy))
-    if missing := [name for name in needed if name not in table]:
-        what = f"missing: {', '.join(missing)}"
-        raise DataError(Problem("questions", None, what, "Give each question all of its parts."))
-    if table.empty:
-        raise DataError(Problem("questions", None, "there are none", "Give at least one."))
+    many, one = of
+    problem = None
+    if not isinstance(table, pd.DataFrame):
+        problem = f"a {type(table).__name__}, no table", "Give a pandas.DataFrame."
+    elif known and (unknown := [name for name in table if name not in known]):
+        hint = did_you_mean(unknown[0], known)
+        problem = f"no part of {one}: {unknown[0]}", f"{hint} Leave out what is none."
+    elif missing := [name for name in needed if name not in table]:
+        problem = f"missing: {', '.join(missing)}", f"Give all parts of {one}."
+    elif not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        problem = f"the column {twice} is there twice", "Leave out one of them."
+    elif table.empty:
+        problem = "there are none", "Give at least one."
+    if problem:
+        raise DataError(Problem(many, None, *problem))
 
 
 def read_words(table: pd.DataFrame) -> pd.Series:
@@ -84,7 +95,8 @@ def read_span(question: Any, name: str, words: Sequence[str], mention: Any) -> t
     if isinstance(mention, str):
         return _find(question, name, words, mention)
     remedy = f"Give {name} as (start, end): its first word, and the word behind its last."
-    is_pair = isinstance(mention, Sequence | np.ndarray) and len(mention) == 2
+    mention = _plain(mention)
+    is_pair = isinstance(mention, Sequence) and len(mention) == 2
     if not is_pair or not all(is_whole(each) for each in mention):
         raise wrong(question, f"{name} is {mention!r}, neither a text nor a span", remedy)
     start, end = map(int, mention)
@@ -117,18 +129,41 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def count(where: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of things that somebody gave.
+
+    Raises:
+        DataError: It is none, or too small.
+    """
+    if not is_whole(value) or value < least:
+        what = f"{name} is {value!r}; it must be a whole number from {least}"
+        raise DataError(Problem(where, None, what, "Give such a number."))
+    return int(value)  # NumPy's overflow
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text as files hold them: in UTF-8, not blank, without NUL characters."""
+    return isinstance(value, str) and bool(value.strip()) and is_utf8(value) and "\0" not in value
+
+
+def _plain(value: Any) -> Any:
+    """Lists in place of arrays; of one without dimensions, its value."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def _words(question: Any, words: Any) -> list[str]:
+    words = _plain(words)
     if isinstance(words, str):
         remedy = "Give a list of words, or the text as `text`."
         raise wrong(question, "words is a text", remedy)
-    if not isinstance(words, list | tuple | np.ndarray):
+    if not isinstance(words, list | tuple):
         what = f"words is {type(words).__name__}, not a list of words"
         raise wrong(question, what, "Give a list of words.")
     words = list(words)
     if not words:
         raise wrong(question, "the post has no words", "Leave it out.")
     for word in words:
-        if not isinstance(word, str) or not word.strip() or not is_utf8(word):
+        if not is_text(word):
             remedy = "Words are texts in UTF-8 that are not blank."
             raise wrong(question, f"{word!r} is no word", remedy)
     return words
