@@ -153,6 +153,13 @@ def test_all_seeds_are_loaded_in_order(models, store_folder):
     ]  # fmt: skip
 
 
+def test_a_model_read_in_inference_mode_gives_gradients(entity_model):
+    with torch.inference_mode():
+        model, *_ = LoadedModel(entity_model).parts
+    tensors = [*model.parameters(), *model.buffers()]
+    assert not any(tensor.is_inference() for tensor in tensors)
+
+
 def test_other_kinds_of_expert_are_found_by_their_file(
     models, store_folder, tmp_path, monkeypatch, lookup
 ):

@@ -395,7 +395,7 @@ def test_images_of_new_entities_are_seen(entity_model, store_folder, image_file,
     predictor = wake(
         Predictor.from_folder(entity_model, store=store_folder if with_store else None)
     )
-    predictor.add_entities(NEW.assign(text="word1"), {"x1": image_file})
+    predictor.add_entities(NEW.assign(text="word1"), {"x1": iter([image_file])})
     seen, blind = (predictor.predict(entity, "next")["score"] for entity in NEW["entity"])
     assert not np.allclose(seen, blind)
     without = predictor.predict("x1", "next", images=[])

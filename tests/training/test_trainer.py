@@ -7,6 +7,7 @@ import torch
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.training import trainer
+from mkgformer_kedro.training.tasks.link_prediction import LinkPredictionParameters
 
 
 def usable(folder):
@@ -41,6 +42,15 @@ def test_weights_that_are_no_numbers_are_never_saved(checkpoints):
     with pytest.raises(DataError, match="weight weight is nan at step 4"):
         checkpoints.trainer._save_checkpoint(checkpoints.trainer.model, None)
     assert usable(checkpoints.folder) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_there_are_no_more_steps_than_asked_for(tmp_path, finetuning_values):
+    values = finetuning_values | {"epochs": 7, "min_steps": 29}  # 29 / 7 * 7 > 29
+    parameters = LinkPredictionParameters.model_validate(values)
+    arguments = trainer.training_arguments(
+        tmp_path, parameters, batches_per_epoch=1, seed=0, metric="eval_score"
+    )
+    assert arguments.max_steps == 29
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

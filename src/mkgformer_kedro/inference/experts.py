@@ -120,8 +120,9 @@ class LoadedModel:
         """Model, tokenizer and task."""
         import torch
 
-        model, tokenizer, task = load_model(self.folder, self.attention)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, task
+        with torch.inference_mode(False):  # tensors made in it let no gradient through
+            model, tokenizer, task = load_model(self.folder, self.attention)
+            return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, task
 
     def ask(
         self, table: pd.DataFrame, images: Any, *, batch_size: int, what: str

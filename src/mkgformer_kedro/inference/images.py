@@ -28,6 +28,9 @@ class GivenImages:
         names: What each owner is called in errors, such as ``question 3``.
         store: Images of the owners that come first, or None.
 
+    Attributes:
+        slots: Of each owner in ``given``, what fills each slot; ``given`` may be made of it again.
+
     Raises:
         DataError: An owner has more images than there are slots, or in roles that have none.
     """
@@ -42,7 +45,7 @@ class GivenImages:
         self._processor = processor
         self._names = names
         # As slots: a list may be changed later, and a generator gives its images once.
-        self._slots = [
+        self.slots = [
             self._checked(number, processor.slots, None if is_nothing(images) else images)
             for number, images in enumerate(given)
         ]
@@ -50,12 +53,12 @@ class GivenImages:
         self.first = 0 if store is None else len(store)
 
     def __len__(self) -> int:
-        return self.first + len(self._slots)
+        return self.first + len(self.slots)
 
     @cached_property
     def has_images(self) -> NDArray[np.bool_]:
         """Whether each owner has at least one image, ``(owners,)``."""
-        filled = [any(image is not None for image in slots) for slots in self._slots]
+        filled = [any(image is not None for image in slots) for slots in self.slots]
         own = np.array(filled, dtype=bool)
         return own if self._store is None else np.concatenate([self._store.has_images, own])
 
@@ -72,7 +75,7 @@ class GivenImages:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _read(self, number: int) -> dict[str, NDArray]:
-        inputs = self._checked(number, self._processor.image_inputs, [self._slots[number]])
+        inputs = self._checked(number, self._processor.image_inputs, [self.slots[number]])
         inputs.pop("image_index")
         return {name: tensor.numpy() for name, tensor in inputs.items()}
 

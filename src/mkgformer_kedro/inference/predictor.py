@@ -258,6 +258,7 @@ class Predictor:
         of_new = replace(self.task, entities=new)
         prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
         seen = GivenImages(self._processor, given, names)
+        given = seen.slots  # a generator has given its images by now
         states = encode_descriptions(self._model, prompts, seen, batch_size)
         embeddings = self._model.embed_entities(states)
         if self._store is None:

@@ -336,8 +336,9 @@ def training_arguments(
         loader_workers: Processes that build batches.
     """
     once = max(1, math.ceil(batches_per_epoch / parameters.gradient_accumulation))
-    steps_per_epoch = max(once, (parameters.min_steps or 0) / parameters.epochs)
-    steps = parameters.max_steps or math.ceil(steps_per_epoch * parameters.epochs)
+    least = parameters.min_steps or 0
+    steps_per_epoch = max(once, least / parameters.epochs)
+    steps = parameters.max_steps or max(math.ceil(once * parameters.epochs), least)
     every = max(1, min(steps, math.ceil(steps_per_epoch / parameters.evaluations_per_epoch)))
     if precision == "auto":
         precision = (
