@@ -57,9 +57,11 @@ class Retrieval:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):
             if name != "folder":
-                count("retrieval", name, value, least=2 if name == "connectivity" else 1)
+                least = 2 if name == "connectivity" else 1
+                # NumPy's numbers overflow.
+                object.__setattr__(self, name, count("retrieval", name, value, least))
         typed(Folder | None, self.folder, "retrieval.folder", remedy="Give the path of a folder.")
 
 

@@ -278,7 +278,7 @@ def _linear_in_float32(states: Tensor, weight: Tensor, bias: Tensor | None = Non
         if weight.dtype == torch.float32:
             return nn.functional.linear(states, weight, bias)
         parts = [nn.functional.linear(states, rows.float()) for rows in weight.split(_WIDENED)]
-        scores = torch.cat(parts, dim=1)
+        scores = torch.cat(parts, dim=-1)
         return scores if bias is None else scores.add_(bias)
 
 
