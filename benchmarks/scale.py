@@ -279,9 +279,10 @@ def make_world(
     asked = min(entities, queries, 500)
     sizes = MadeUp(entities, 1, tokens, images, asked, -(-queries // asked), test_answers=1)
     store = made_up_store(work, sizes, {"full": RoleLayout(32, max(images, 1))})
+    text = TOWER | {"hidden_size": BertConfig.from_pretrained(tower).hidden_size}
     torch.manual_seed(0)
     model, tokenizer = untrained_model(
-        store, entities, 1, tower, TOWER, vision_config=VISION, num_fusion_layers=1
+        store, entities, 1, tower, text, vision_config=VISION, num_fusion_layers=1
     )
     task, table = made_up_task(sizes), made_up_queries(sizes, "test")
     is_tail, answer = table["direction"] == "tail", np.concatenate(table["answers"])

@@ -26,8 +26,10 @@ def test_a_graph_is_that_of_its_seed_and_whole(tmp_path):
 
 
 def test_points_of_curves(tmp_path):
-    tower = scale.make_tower(tmp_path / "tower")
+    tower = scale.make_tower(tmp_path / "tower", 32)
     point = {"entities": 40, "tokens": 16, "images": 2}
+    world = scale.make_world(tower, tmp_path / "store", queries=5, **point)
+    assert world.model.get_input_embeddings().embedding_dim == 32
     seconds, peak = scale.rank_point(tower, tmp_path / "store", queries=5, **point)
     assert seconds > 0
     assert peak >= 0
