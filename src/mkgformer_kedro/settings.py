@@ -6,8 +6,16 @@ from mkgformer_kedro.hooks.interruption import InterruptionHooks
 from mkgformer_kedro.hooks.lineage import LineageHooks
 from mkgformer_kedro.hooks.locks import LockHooks
 from mkgformer_kedro.hooks.scores import ScoreSummaryHooks
+from mkgformer_kedro.hooks.work import WorkHooks
 
-HOOKS = (InterruptionHooks(), BadInputHooks(), LockHooks(), LineageHooks(), ScoreSummaryHooks())
+HOOKS = (
+    InterruptionHooks(),
+    BadInputHooks(),
+    LockHooks(),
+    LineageHooks(),
+    ScoreSummaryHooks(),
+    WorkHooks(),
+)
 
 CONFIG_LOADER_CLASS = ExtendingConfigLoader
 CONFIG_LOADER_ARGS = {

@@ -16,17 +16,20 @@ from mkgformer_kedro.evaluation.explanations import (
 )
 
 WEIGHTS = np.array([[0.1, 0.4, 0.3, 0.2], [9.0, 1.0, 1.0, 0.0], [-3.0, -1.0, -2.0, -4.0]])
+DRAWS = np.array([[0.1, 0.2, 0.3, 0.4], [0.9, 0.3, 0.2, 0.8], [0.4, 0.1, 0.2, 0.3]])
 PRESENT = np.array([[True] * 4, [False, True, True, True], [True] * 4])
 
 
 def test_the_highest_of_the_patches_there_are_is_taken():
-    assert highest(WEIGHTS, PRESENT, 0.01).tolist() == [
+    assert highest(WEIGHTS, PRESENT, 0.01, DRAWS).tolist() == [
         [False, True, False, False],
-        [False, True, False, False],  # of equal ones the first
+        [False, True, False, False],  # of equal ones that of the higher draw
         [False, True, False, False],
     ]
-    assert highest(WEIGHTS, PRESENT, 0.5).sum(axis=1).tolist() == [2, 2, 2]
-    np.testing.assert_array_equal(highest(WEIGHTS, PRESENT, 1.0), PRESENT)
+    assert highest(WEIGHTS, PRESENT, 0.5, DRAWS).sum(axis=1).tolist() == [2, 2, 2]
+    np.testing.assert_array_equal(highest(WEIGHTS, PRESENT, 1.0, DRAWS), PRESENT)
+    by_chance = highest(DRAWS, PRESENT, 0.5, DRAWS)
+    np.testing.assert_array_equal(highest(np.ones((3, 4)), PRESENT, 0.5, DRAWS), by_chance)
 
 
 def test_quarters_part_an_image():
@@ -43,6 +46,13 @@ def test_pointing_is_at_the_highest_patch_there_is():
     region = np.array([[False, True, True, False]] * 3)
     assert points_into(WEIGHTS, PRESENT, region).tolist() == [True, True, True]
     assert points_into(WEIGHTS, PRESENT, ~region).tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize("quarter", ["upper_left", "upper_right", "lower_left", "lower_right"])
+def test_weights_that_say_nothing_point_to_a_quarter_by_chance(quarter):
+    region = np.stack([quarter_of(quarter, [4, 4])] * 2)
+    there = np.stack([np.ones(32, dtype=bool), np.arange(32) < 16])
+    assert points_into(np.full((2, 32), 0.5), there, region).tolist() == [0.25, 0.25]
 
 
 @pytest.fixture

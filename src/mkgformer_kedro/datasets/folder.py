@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,11 +70,15 @@ class WorkFolderDataset(AbstractDataset[NoReturn, Path]):
     Args:
         filepath: Where the folder lies: on the file system of what is made in it, so that the
             result can be moved and need not be copied.
+        clear: Whether nothing in it is of use once all that its node makes is in place.
         metadata: Passed on to plugins such as Kedro-Viz.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, filepath: str, clear: bool = False, metadata: dict[str, Any] | None = None
+    ) -> None:
         self._folder = Path(filepath)
+        self.clear = clear
         self.metadata = metadata
 
     def load(self) -> Path:
@@ -84,6 +89,10 @@ class WorkFolderDataset(AbstractDataset[NoReturn, Path]):
     def save(self, data: NoReturn) -> None:
         """Refuse: a node writes into the folder it was given."""
         raise DatasetError(f"{self._folder} is a place to work in; nothing is saved to it.")
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _exists(self) -> bool:
         # The folder is made on demand: as an input it is always there.

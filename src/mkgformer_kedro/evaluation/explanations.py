@@ -27,18 +27,21 @@ Quarter = Literal["upper_left", "upper_right", "lower_left", "lower_right"]
 """A quarter of an image."""
 
 
-def highest(weights: np.ndarray, present: np.ndarray, share: float) -> np.ndarray:
+def highest(
+    weights: np.ndarray, present: np.ndarray, share: float, draws: np.ndarray
+) -> np.ndarray:
     """The patches of highest weight.
 
     Args:
         weights: ``(n, patches)``.
         present: ``(n, patches)`` bool, whether there is such a patch.
         share: Share of a row's patches to take, rounded, at least one.
+        draws: ``(n, patches)``, which of equal weights is taken first: the higher.
 
     Returns:
-        ``(n, patches)`` bool. Of equal weights the first is taken.
+        ``(n, patches)`` bool.
     """
-    order = np.argsort(np.where(present, -weights, np.inf), axis=1, kind="stable")
+    order = np.lexsort((-draws, np.where(present, -weights, np.inf)), axis=1)
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
     taken = np.maximum(1, np.round(share * present.sum(axis=1)))
@@ -66,7 +69,7 @@ def quarter_of(quarter: Quarter, sides: Sequence[int]) -> np.ndarray:
 
 
 def points_into(weights: np.ndarray, present: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Whether the patch of highest weight lies in a region.
+    """How much of the highest weight lies in a region: all or nothing, but for equal weights.
 
     Args:
         weights: ``(n, patches)``.
@@ -74,10 +77,12 @@ def points_into(weights: np.ndarray, present: np.ndarray, region: np.ndarray) ->
         region: ``(n, patches)`` bool.
 
     Returns:
-        ``(n,)`` bool.
+        ``(n,)``: the share of the patches of highest weight that lie there, so that weights which
+        are all the same point to it by chance.
     """
-    first = np.where(present, weights, -np.inf).argmax(axis=1)
-    return np.take_along_axis(region, first[:, None], axis=1)[:, 0]
+    among = np.where(present, weights, -np.inf)
+    first = among == among.max(axis=1, keepdims=True)
+    return (first & region).sum(axis=1) / first.sum(axis=1)
 
 
 def deletion_scores(changes: pd.DataFrame, *, seed: int, resamples: int) -> list[dict[str, Any]]:
@@ -115,7 +120,7 @@ def pointing_scores(hits: pd.DataFrame, *, seed: int, resamples: int) -> list[di
 
     Args:
         hits: A row per question: ``question``, ``relation``, ``chance`` (the region's share of the
-            patches), and a bool column for each of the ``WAYS``.
+            patches), and for each of the ``WAYS`` what :func:`points_into` gives.
         seed: Seed of the resampling.
         resamples: Bootstrap samples behind each interval.
 

@@ -391,7 +391,7 @@ def delete_patches(
         for share in shares:
             changed = {}
             for way, of_patches in weights.items():
-                removed = highest(of_patches, seen.present, share)
+                removed = highest(of_patches, seen.present, share, draws[seen.rows])
                 without = looker.best(items, seen, looker.ask(seen, removed))
                 changed[way] = (without != best).reshape(len(best), -1).any(axis=1)
             changes.append(pd.DataFrame({"question": seen.rows, "share": share, **changed}))

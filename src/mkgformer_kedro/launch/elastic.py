@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.launch import Job, Local, Stage
 
 
@@ -17,6 +23,7 @@ class Elastic(Local):
         if processes == 1:
             return worker(job)
         import torch
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         if not torch.cuda.is_available():
@@ -31,4 +38,23 @@ class Elastic(Local):
             run_id="mkgformer",
             max_restarts=0,
         )
-        return elastic_launch(config, worker)(job)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return elastic_launch(config, _work)(worker, job, Path(folder))[0]
+            except ChildFailedError:
+                said = next(Path(folder).glob("*.json"), None)
+                if said is None:
+                    raise
+                problems = json.loads(said.read_text())
+        raise DataError([Problem(**each) for each in problems])
+
+
+def _work(worker: Callable[[Job], Any], job: Job, folder: Path) -> Any:
+    """Work in a process of its own, which hands over what is wrong as a file in a folder."""
+    try:
+        return worker(job)
+    except DataError as error:
+        said = folder / str(os.getpid())
+        said.write_text(json.dumps([asdict(problem) for problem in error.problems]))
+        said.rename(said.with_suffix(".json"))
+        sys.exit(1)  # the others may wait for this one: the launcher ends them

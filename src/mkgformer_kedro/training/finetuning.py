@@ -30,7 +30,6 @@ from mkgformer_kedro.training.towers import (
 )
 from mkgformer_kedro.training.trainer import (
     StageTrainer,
-    discard_checkpoints,
     fingerprint_of,
     train_to_end,
     training_arguments,
@@ -60,7 +59,8 @@ def finetune(
         inputs: What the task's ``inputs`` names: tables, and the folder it starts from. Rows of
             the split ``test`` are never looked at.
         store_folder: Visual store of the items' owners.
-        work_folder: Private folder for checkpoints; the result is made inside it.
+        work_folder: Private folder for checkpoints; the result is made inside it. Until the caller
+            clears it, a finished seed is found by its last checkpoint.
         model_parameters: Towers and fusion.
         parameters: Settings of this stage.
         preset: Decides the fields that the parameters leave open.
@@ -72,12 +72,11 @@ def finetune(
         the other, told apart by the column ``seed``.
     """
     parameters = parameters.with_preset(preset)
-    paths, tables = {}, []
+    paths = {}
     for name, value in inputs.items():
         if isinstance(value, pd.DataFrame):
             seen = value[value["split"] != "test"] if "split" in value else value
             paths[name] = work_folder / f"{name}.parquet"
-            tables.append(paths[name])
             with written_atomically(paths[name]) as temporary:
                 seen.to_parquet(temporary)
         else:
@@ -103,12 +102,6 @@ def finetune(
         curve = pd.DataFrame(rows)
         curve.insert(0, "seed", each)
         curves.append(curve)
-    # Not before all seeds are done: until then a finished seed is found by its last checkpoint.
-    for each in seeds:
-        discard_checkpoints(work_folder / f"checkpoints_{each}")
-    shutil.rmtree(work_folder / _STATES, ignore_errors=True)
-    for path in tables:
-        path.unlink()
     return result, pd.concat(curves, ignore_index=True)
 
 

@@ -93,6 +93,9 @@ class StageTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_num_workers > 0,
+            # Without one of its own it draws its workers' seed from the generator of dropout: once
+            # an epoch, once a run, or once more where a run goes on.
+            generator=torch.Generator(),
         )
         return self.accelerator.prepare(loader)
 
@@ -412,16 +415,12 @@ def train_to_end(trainer: StageTrainer, job_name: str, patience: int | None = No
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             # Killed between the last checkpoint and the end: there is nothing left to learn.
-            trainer._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+            # By its name: the project may have been moved or copied since.
+            best = checkpoint.with_name(Path(state.best_model_checkpoint or checkpoint).name)
+            trainer._load_from_checkpoint(str(best))
             return training_curve(state.log_history)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return training_curve(trainer.state.log_history)
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a job that is done; killed half-way, they are no job's."""
-    (folder / _JOB).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def training_curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
