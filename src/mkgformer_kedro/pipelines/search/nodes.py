@@ -156,7 +156,7 @@ def judge(
         return pruned
 
     runs = missing_runs([run], workplace.is_done)
-    with Processes(workplace, folder / "logs", len(runs), stop=is_hopeless) as processes:
+    with Processes(workplace, folder / "logs", runs, stop=is_hopeless) as processes:
         failed = run_all(runs, processes, 1)
     if pruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
