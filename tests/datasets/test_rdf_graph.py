@@ -92,11 +92,11 @@ def test_entities_become_triples_and_the_rest_is_counted(read):
     assert counts == {
         "statements": 17,
         "triples": 5,
-        "labels": 7,
+        "labels": 6,
         "labels_in_other_languages": 2,
         "descriptions": 1,
         "with_literals": 1,
-        "with_blank_nodes": 1,
+        "with_blank_nodes": 2,
         "ignored": 1,
         "about_relations": 1,
         "entities_named_by_their_ids": 0,
@@ -332,3 +332,19 @@ def test_configured_predicates_are_iris():
 def test_what_has_no_label_goes_by_the_end_of_its_iri(read, iri, name):
     raw = read(f"<{iri}> <http://a.example/r> <http://a.example/x> .")
     assert raw.entity_texts["text"].tolist()[0] == name
+
+
+def test_an_image_that_is_a_node_of_its_own_is_a_link_elsewhere(read):
+    """The parser names blank nodes anew each time: nothing may depend on their names."""
+    described = SPIES + ":bond schema:image [ a schema:ImageObject ; rdfs:label 'a face' ] ."
+    found = [read(described) for _ in range(2)]
+    for raw in found:
+        assert raw.image_links.empty
+        assert raw.facts["rdf"]["image_links_elsewhere"] == 1
+        assert not raw.entity_texts["entity"].str.startswith("_:").any()
+
+
+def test_a_link_that_no_file_can_be_named_is_a_link_elsewhere(read):
+    raw = read(SPIES + f':bond schema:image "{"A" * 256}" , "{"B" * 255}" .')
+    assert raw.image_links["path"].tolist() == ["B" * 255]
+    assert raw.facts["rdf"]["image_links_elsewhere"] == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,13 +15,14 @@ from rdflib import RDF, URIRef
 
 from mkgformer_kedro.datasets.rdf_graph import RdfParameters, read_rdf
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.evaluation.calibration import Calibrator
+from mkgformer_kedro.evaluation.calibration import Calibrator, times_odds
 from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.inference.completion import Roles, nearest_seen, plan_questions, propose
 from mkgformer_kedro.inference.keeping import (
     FOUND_BY,
     calibrate_proposals,
     completions_as_rdf,
+    hidden_to_dev,
     join_directions,
     judge_completions,
     name_completions,
@@ -34,6 +36,7 @@ from mkgformer_kedro.inference.parameters import (
     PublicationParameters,
     QuestionParameters,
 )
+from mkgformer_kedro.pipelines.completion.nodes import keep_completions
 from tiny_world import COMPLETION
 
 GLOBALS = Path(__file__).parents[2] / "conf/base/globals.yml"
@@ -482,6 +485,62 @@ def test_probabilities_are_fitted_to_dev_and_hold_on_test():
     assert report["proposed"]["recall"] == 1
     counts = [row["triples"] for row in report["by_threshold"]]
     assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_probabilities_are_those_of_the_hidden_however_large_dev_is(share):
+    """Of the true triples that the graph lacks, dev has a share; the rest is hidden."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    true = rng.random(n) < 0.3
+    split = np.where(true, np.where(rng.random(n) < share, "dev", "test"), "")
+    joined = pd.DataFrame(
+        {
+            "head": np.arange(n),
+            "relation": 0,
+            "tail": 0,
+            "found_by": 0,
+            "in_answer_set": True,
+            "log_odds": rng.normal(2.0 * true, 1.0),
+            "score_model": 0.0,
+            "split": split,
+        }
+    )
+    held_out = joined[true]
+    triples = frame(held_out[TRIPLE].to_numpy(), held_out["split"].to_numpy())
+    assert hidden_to_dev(triples) == pytest.approx((1 - share) / share, rel=0.1)
+    calibrator = calibrate_proposals(joined, relations=1, seed=0)
+    columns = (joined[name].to_numpy() for name in ("log_odds", "found_by", "relation"))
+    of_dev = calibrator.probabilities(*columns)
+    joined["probability"] = times_odds(of_dev, hidden_to_dev(triples))
+    judged = judge_completions(joined, joined.head(0), triples, calibrator)["calibration"]
+    assert judged["expected_calibration_error"] < 0.012
+
+
+def test_odds_are_multiplied():
+    half = times_odds(np.array([0.0, 0.5, 1.0]), 3.0)
+    assert half.tolist() == [0, 0.75, 1]
+    assert times_odds(half, 1 / 3) == pytest.approx([0, 0.5, 1])
+    assert hidden_to_dev(frame([(0, 0, 1)], "test")) == 1
+    both = pd.concat([frame([(0, 0, 1)], "dev"), frame([(0, 0, 1), (0, 0, 2)], "test")])
+    assert hidden_to_dev(both) == 1
+
+
+def test_where_train_has_answered_all_there_is_nothing_to_propose(mixture, tmp_path):
+    known = frame([(person, 0, 12 + person % 6) for person in range(10)])
+    graph = pd.concat([known, frame([(10, 2, 11)], "dev"), frame([(11, 2, 10)], "test")])
+    only = {"relations": ["born in"], "directions": ["tail"]}
+    functional = questions(**only, functional=0.9, least_entities=5).model_dump()
+    parameters = completion(questions=functional)
+    asked, _, proposals = ask(mixture, graph, tmp_path, parameters)
+    assert len(asked) == len(proposals) == 0
+    entities = pd.DataFrame({"entity": [f"e{number}" for number in range(ENTITIES)]})
+    kept, _, report = keep_completions(
+        proposals, {}, graph, entities, pd.DataFrame({"relation": NAMES}), parameters, seed=0
+    )
+    assert kept.empty
+    assert report["highest"] == 0
+    json.dumps(report, allow_nan=False)
 
 
 @pytest.mark.parametrize("proposals", [None, 3, 0])

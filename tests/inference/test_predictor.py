@@ -24,6 +24,7 @@ from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference import Predictor
 from mkgformer_kedro.inference.completion import Asking, Roles, _Known
 from mkgformer_kedro.inference.experts import TrainedModels, load_experts
+from mkgformer_kedro.inference.images import GivenImages
 from mkgformer_kedro.inference.mixed import MixedAnswers
 from mkgformer_kedro.inference.mixture import fit_mixture
 from mkgformer_kedro.inference.parameters import CompletionParameters
@@ -36,7 +37,8 @@ from mkgformer_kedro.training.structural_model import (
     graph_digest,
     write_structure_folder,
 )
-from mkgformer_kedro.training.tasks.questions import count
+from mkgformer_kedro.training.tasks import questions
+from mkgformer_kedro.training.tasks.questions import count, read_rows
 from mkgformer_kedro.training.tasks.registry import task_named
 from tiny_world import COMPLETION
 
@@ -338,6 +340,20 @@ NEW = pd.DataFrame(
 )
 
 
+def test_entities_added_one_by_one_are_those_added_at_once(
+    link, entity_model, store_folder, image_file
+):
+    once, by_one = link, wake(Predictor.from_folder(entity_model, store=store_folder))
+    once.add_entities(NEW, [image_file, None])
+    for row, image in ((0, image_file), (1, None)):
+        by_one.add_entities(NEW.iloc[[row]], [image])
+    asked = ("x1", "next", "head")
+    pd.testing.assert_frame_equal(by_one.predict(*asked, top=99), once.predict(*asked, top=99))
+    assert len(by_one._store) == len(once._store)
+    # However often entities are added: one store of images that were given, over that of the graph.
+    assert not isinstance(by_one._store._store, GivenImages)
+
+
 def test_new_entities_are_asked_about_and_are_answers(link, image_file):
     before = link.predict("e0", "next", top=99)
     link.add_entities(NEW, [image_file, None])
@@ -519,6 +535,17 @@ def test_the_folder_of_a_task_or_of_all_seeds_will_do(entity_model, tmp_path, wh
     (tmp_path / where).symlink_to(entity_model)
     (tmp_path / where).with_name("seed_a1").mkdir()
     assert len(Predictor.from_folder(tmp_path).predict("e0", "next")) == 10
+
+
+def test_among_very_many_ids_no_near_miss_is_looked_for(monkeypatch):
+    table, known = pd.DataFrame({"entity": ["e1", "e4"]}), {f"e{row}": row for row in range(5)}
+    assert read_rows(table, "entity", known).tolist() == [1, 4]
+    table.loc[1, "entity"] = "e44"
+    with pytest.raises(DataError, match=r"knows no entity 'e44'\. Did you mean 'e4'"):
+        read_rows(table, "entity", known)
+    monkeypatch.setattr(questions, "_MOST_COMPARED", 4)
+    with pytest.raises(DataError, match=r"knows no entity 'e44'\. Give an id that the model knows"):
+        read_rows(table, "entity", known)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

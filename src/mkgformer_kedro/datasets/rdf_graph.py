@@ -34,6 +34,8 @@ MAX_TEXT = 1_000_000
 _FORMATS = {".nt": "N_TRIPLES", ".nq": "N_QUADS", ".ttl": "TURTLE", ".trig": "TRIG"}
 _REPORT_EVERY = 100_000
 _DEFAULT_GRAPH = "default"
+# Of a file, in bytes, on every usual file system.
+_LONGEST_NAME = 255
 
 
 class RdfParameters(Parameters):
@@ -218,6 +220,8 @@ class _Reading:
             self.counts["ignored"] += 1
         elif isinstance(value, ox.Triple):
             self.counts["about_statements"] += 1
+        elif isinstance(quad.subject, ox.BlankNode) and self.parameters.blank_nodes == "leave_out":
+            self.counts["with_blank_nodes"] += 1
         elif predicate in self.label:
             self._text("labels", self.labels, self.label[predicate], quad, file, line, path)
         elif predicate in self.description:
@@ -227,9 +231,7 @@ class _Reading:
             self._link(quad, file, line)
         elif isinstance(value, ox.Literal) and self.parameters.literals == "leave_out":
             self.counts["with_literals"] += 1
-        elif self.parameters.blank_nodes == "leave_out" and (
-            isinstance(value, ox.BlankNode) or isinstance(quad.subject, ox.BlankNode)
-        ):
+        elif isinstance(value, ox.BlankNode) and self.parameters.blank_nodes == "leave_out":
             self.counts["with_blank_nodes"] += 1
         elif isinstance(value, ox.Literal) and not self._usable(value.value, line, path):
             return
@@ -300,7 +302,8 @@ class _Reading:
 
     def _link(self, quad: Any, file: int, line: int) -> None:
         """Keep a link to a local image; count any other."""
-        path = self._local(quad.object.value)
+        is_node = isinstance(quad.object, ox.BlankNode)
+        path = None if is_node else self._local(quad.object.value)
         self.counts["image_links"] += 1
         if path is None:
             self.counts["image_links_elsewhere"] += 1
@@ -316,6 +319,8 @@ class _Reading:
             return None
         path = PurePosixPath(link.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or not path.name or "\0" in link:
+            return None
+        if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
             return None
         return path.as_posix()
 

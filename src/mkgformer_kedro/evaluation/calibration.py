@@ -345,12 +345,21 @@ def conformal_thresholds(
     return thresholds, own
 
 
+def times_odds(probability: np.ndarray, factor: float) -> np.ndarray:
+    """Probabilities of cases whose odds are ``factor`` times as high, ``(n,)``."""
+    return factor * probability / (1 + (factor - 1) * probability)
+
+
 def calibration_summary(probability: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """ECE, Brier score, and the table of a reliability diagram, as plain values."""
+    """ECE, Brier score, and the table of a reliability diagram, as plain values.
+
+    Both are None where there is no case.
+    """
+    error, brier = expected_calibration_error(probability, truth), brier_score(probability, truth)
     return {
         "cases": len(truth),
         "true": int(np.sum(truth)),
-        "expected_calibration_error": expected_calibration_error(probability, truth),
-        "brier_score": brier_score(probability, truth),
+        "expected_calibration_error": error if len(truth) else None,
+        "brier_score": brier if len(truth) else None,
         "reliability": reliability(probability, truth).to_dict("records"),
     }

@@ -44,6 +44,15 @@ if TYPE_CHECKING:
     from mkgformer_kedro.inference.mixture import Mixture
 
 _SIMILARITIES_AT_A_TIME = 1 << 24
+_DTYPES = {
+    "question": np.int64,
+    "direction": np.int8,
+    "entity": np.int32,
+    "relation": np.int32,
+    "answer": np.int32,
+    "log_odds": np.float32,
+    "in_set": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -88,20 +97,19 @@ class Roles:
 
         role = np.concatenate([train["relation"], train["relation"] + relations])
         entity = np.concatenate([train["head"], train["tail"]])
-        shape = (entities, 2 * relations)
-        plays = csr_array((np.ones(len(role), dtype=np.int64), (entity, role)), shape=shape)
+        shape = (2 * relations, entities)
+        plays = csr_array((np.ones(len(role), dtype=np.int64), (role, entity)), shape=shape)
         plays.sum_duplicates()
         plays.data[:] = 1
-        answered = plays.astype(bool).toarray().T
-        plausible = answered
+        plausible = answered = plays.astype(bool).toarray()
         if parameters.implied is not None:
-            players = np.asarray(plays.sum(axis=0))
-            together = (plays.T @ plays).toarray()
+            players = np.asarray(plays.sum(axis=1))
+            together = (plays @ plays.T).toarray()
             implies = together >= parameters.implied * np.maximum(players, 1)[:, None]
             implies &= (players >= parameters.least_entities)[:, None]
-            plausible = answered | ((plays @ implies.astype(np.int64)).T > 0)
+            plausible = answered | (csr_array(implies.T) @ plays).astype(bool).toarray()
         if neighbours is not None:
-            plausible = plausible | (neighbours @ plays).astype(bool).toarray().T
+            plausible = plausible | (plays @ neighbours.T).astype(bool).toarray()
         sides = (2, relations)
         return cls(
             plausible.reshape(*sides, entities),
@@ -394,8 +402,8 @@ class Asking:
                 )
                 table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
             tables.append(table[probability >= self.parameters.least_probability])
-        columns = ["question", "direction", "entity", "relation", "answer", "log_odds", "in_set"]
-        found = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
+        dtypes = {**_DTYPES, **dict.fromkeys(names, np.float32)}
+        found = pd.concat(tables or [pd.DataFrame(columns=list(dtypes)).astype(dtypes)])
         found = found.sort_values(["question", "log_odds"], ascending=[True, False], kind="stable")
         return found.drop(columns="question").reset_index(drop=True)
 

@@ -52,6 +52,12 @@ class GivenImages:
         self._store = store
         self.first = 0 if store is None else len(store)
 
+    def followed_by(self, more: GivenImages) -> GivenImages:
+        """These owners and behind them those of another, which has no store."""
+        joined = GivenImages(self._processor, [], [*self._names, *more._names], self._store)
+        joined.slots = [*self.slots, *more.slots]
+        return joined
+
     def __len__(self) -> int:
         return self.first + len(self.slots)
 

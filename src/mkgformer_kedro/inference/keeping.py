@@ -61,12 +61,28 @@ def join_directions(proposals: pd.DataFrame, triples: pd.DataFrame) -> pd.DataFr
     found_by = np.where(joined["first"] == joined["last"], joined["first"], FOUND_BY.index("both"))
     joined = joined.drop(columns=["first", "last"])
     joined.insert(3, "found_by", found_by.astype(np.int8))
-    held_out = triples.loc[triples["split"] != "train", [*TRIPLE, "split"]]
-    # A triple of both dev and test is no hidden one.
-    held_out = held_out.sort_values("split").drop_duplicates(TRIPLE)
-    joined = joined.merge(held_out, on=TRIPLE, how="left")
+    joined = joined.merge(_held_out(triples), on=TRIPLE, how="left")
     joined["split"] = joined["split"].fillna("").astype(str)
     return joined
+
+
+def _held_out(triples: pd.DataFrame) -> pd.DataFrame:
+    """Triples of dev and test, each once: one of both is of dev, since it is no hidden one."""
+    held_out = triples.loc[triples["split"] != "train", [*TRIPLE, "split"]]
+    return held_out.sort_values("split").drop_duplicates(TRIPLE)
+
+
+def hidden_to_dev(triples: pd.DataFrame) -> float:
+    """Hidden triples of test to one of dev; 1 where either has none.
+
+    So much higher than those of a dev triple are the odds of a hidden one, whichever triple is
+    proposed, where both were drawn alike.
+
+    Args:
+        triples: Table ``triples``.
+    """
+    count = _held_out(triples)["split"].value_counts()
+    return float(count["test"] / count["dev"]) if len(count) == 2 else 1.0
 
 
 def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Calibrator:
@@ -159,17 +175,18 @@ def judge_completions(
         calibrator: What made the probabilities.
 
     Returns:
-        Plain values: ``proposed``, ``highest`` (probability of a new one, 0 without any), ``kept``
-        (with precision, recall and what is left open), ``by_threshold``, ``calibration``.
+        Plain values: ``proposed``, ``kept`` (with precision, recall and what is left open),
+        ``by_threshold``, ``calibration``.
     """
     hidden = int((triples["split"] == "test").sum())
     judged = joined[joined["split"] != "dev"]
     probability = judged["probability"].to_numpy()
     truth = (judged["split"] == "test").to_numpy()
     return {
-        "meaning": "The probability that a proposed triple is one of the held-out triples, given "
-        "that it is not known. What nobody wrote down counts as false: new proposals that are true "
-        "are beyond what this can count, so that it errs on the low side.",
+        "meaning": "The probability that a proposed triple is one of the hidden triples, which "
+        f"are those of test ({hidden}; where there is no test, as many as dev has), given that "
+        "it is not known. What nobody wrote down counts as false: new proposals that are true are "
+        "beyond what this can count, so that it errs on the low side.",
         "hidden_triples": hidden,
         "proposed": {
             "triples": len(judged),
@@ -180,7 +197,6 @@ def judge_completions(
                 for number, name in enumerate(FOUND_BY)
             },
         },
-        "highest": float(probability[(judged["split"] == "").to_numpy()].max(initial=0)),
         "kept": _at(kept["probability"].to_numpy(), (kept["split"] == "test").to_numpy(), hidden),
         "by_threshold": [
             {"probability": at, **_at(probability[chosen], truth[chosen], hidden)}
@@ -189,6 +205,7 @@ def judge_completions(
         ],
         "calibration": {
             **calibration_summary(probability, truth),
+            "hidden_to_dev": hidden_to_dev(triples),
             "slope": calibrator.slope,
             "isotonic": calibrator.steps is not None,
         },

@@ -204,8 +204,8 @@ class MixedAnswers:
             each if each in self._models else Enlarged(each, self._entities, added)
             for each in mixture.experts
         ]
-        entities = self._entities + added
-        return Mixture(experts, mixture.weights, mixture.calibration, mixture.facts, entities)
+        fitted = mixture.weights, mixture.calibration, mixture.facts
+        return Mixture(experts, *fitted, self._entities + added, added=added)
 
     def _known(self, block: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows and entities of the answers that train gives."""

@@ -258,13 +258,13 @@ class Predictor:
         of_new = replace(self.task, entities=new)
         prompts = of_new.prompt_builder(self._tokenizer, self._model.config)
         seen = GivenImages(self._processor, given, names)
-        given = seen.slots  # a generator has given its images by now
         states = encode_descriptions(self._model, prompts, seen, batch_size)
         embeddings = self._model.embed_entities(states)
-        if self._store is None:
-            before = len(self.task.entities)
-            given, names = [None] * before + given, [None] * before + names
-        store = GivenImages(self._processor, given, names, self._store)
+        before = self._store
+        if not isinstance(before, GivenImages):
+            nothing = [None] * (len(self.task.entities) if before is None else 0)
+            before = GivenImages(self._processor, nothing, nothing, before)
+        store = before.followed_by(seen)
         known = pd.concat([self.task.entities, new], ignore_index=True)
         task = replace(self.task, entities=known)
         # All that can fail has not.
@@ -435,8 +435,9 @@ def _by_row(images: Any, entities: Sequence[str]) -> list[Any]:
     if images is None:
         return [None] * len(entities)
     if isinstance(images, Mapping):
-        if unknown := [name for name in images if name not in entities]:
-            problem = f"images of {unknown[0]!r}, which is no entity of the table"
+        known = set(entities)
+        if unknown := next((name for name in images if name not in known), None):
+            problem = f"images of {unknown!r}, which is no entity of the table"
         images = [images.get(name) for name in entities]
     elif (
         not isinstance(images, list | tuple | pd.Series | np.ndarray)

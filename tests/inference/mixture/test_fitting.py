@@ -223,3 +223,37 @@ def test_where_every_entity_is_known_all_experts_count_alike(
     assert mixture.weights.whole.tolist() == [1 / 3] * 3
     assert all_scores(mixture, split(queries, "test")).isfinite().all()
     json.dumps(judge_calibration(mixture, queries, list("abcd"), parameters, 0), allow_nan=False)
+
+
+def test_an_expert_that_answers_no_dev_query_cannot_be_weighed(world, parameters, tmp_path, caplog):
+    """Dev asks about entities that train lacks alone; test asks about the others too."""
+    caplog.set_level("INFO")
+    text = world.expert("text", noise=1.0, seed=1)
+    structure = world.expert("structure", seed=2, silent=frozenset(range(15)))
+    queries = world.queries
+    is_new = queries["entity"] < 15
+    inductive = replace(world, queries=queries[is_new | (queries["split"] != "dev")])
+    mixture = fit([text, structure], inductive, tmp_path, parameters)
+    assert [expert.name for expert in mixture.experts] == ["text"]
+    assert "Answers no dev query that weights are fitted to, so left out: structure" in caplog.text
+    test = split(queries[~is_new], "test")
+    assert torch.equal(all_scores(mixture, test), all_scores(text, test))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_that_dev_says_nothing_about_make_no_ties(world, parameters, tmp_path, seed):
+    """Nine of ten dev queries are answered by one expert alone: the scale of weights is free."""
+    both = [
+        world.expert("text", noise=1.0, seed=1),
+        world.expert("structure", noise=1.0, seed=2, silent=frozenset(range(29))),
+    ]
+    dev = split(world.queries, "dev")
+    few = pd.concat(
+        [dev[dev["entity"] < 29].iloc[seed * 9 :].head(9), dev[dev["entity"] == 29].head(1)]
+    )
+    tiny = replace(world, queries=pd.concat([few, split(world.queries, "test")]))
+    mixture = fit(both, tiny, tmp_path, parameters)
+    test = split(world.queries, "test")
+    asked = test[test["entity"] == 29].reset_index(drop=True)
+    scores = all_scores(mixture, asked)
+    assert (scores.std(dim=1) > 0.01).all()

@@ -52,3 +52,17 @@ def test_what_other_splits_know_is_not_proposed(world, few, mixture):
             <= mixture.calibration.thresholds[query.relation, int(query.direction == "head")]
         )
         assert (answers.loc[answers["query"] == number, "size"] == inside.sum()).all()
+
+
+def test_splits_that_differ_in_their_answers_are_told(world, mixture, parameters):
+    report = judge_calibration(mixture, world.queries, list("abcd"), parameters, seed=0)
+    assert not report["unlike"]
+    assert report["answers_per_query"] == {"dev": 1, "test": 1}
+    twice = world.queries.copy()
+    is_test = twice["split"] == "test"
+    twice.loc[is_test, "answers"] = twice.loc[is_test, "answers"].map(
+        lambda answers: np.array([answers[0], (answers[0] + 1) % 30])
+    )
+    report = judge_calibration(mixture, twice, list("abcd"), parameters, seed=0)
+    assert report["unlike"]
+    assert "A query has 2 answers in test and 1 in dev" in report["meaning"]

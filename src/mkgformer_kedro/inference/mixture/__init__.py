@@ -18,7 +18,9 @@ answer of test is looked at.
 An expert that says what another says, or has less than a hundredth of the largest weight
 everywhere, is not asked again, unless it alone answers some query. An expert that does not answer a
 query is left out of it, and the weights of the others are raised until they sum to one at least,
-each measured by the weight that the expert has best alone.
+each measured by the weight that the expert has best alone. The same is done where dev has left all
+weights near zero, which says nothing of them. An expert that answers no dev query cannot be
+weighed, and is left out.
 
 Some experts have not learned every entity: what a structural expert says of one that train lacks is
 noise. Let ``q`` be the distribution of the experts that have learned all, with weights raised as
@@ -36,7 +38,7 @@ from mkgformer_kedro.inference.mixture.expert import (
     load_mixture,
 )
 from mkgformer_kedro.inference.mixture.fitting import choose_experts, fit_mixture
-from mkgformer_kedro.inference.mixture.judging import judge_calibration
+from mkgformer_kedro.inference.mixture.judging import judge_calibration, unlike_splits
 
 __all__ = [
     "Calibration",
@@ -46,4 +48,5 @@ __all__ = [
     "fit_mixture",
     "judge_calibration",
     "load_mixture",
+    "unlike_splits",
 ]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 KIND = "mixture"
 LEAST_WEIGHT = 1e-6
 LEAST_SPREAD = 1e-6
+# Weights that sum to less, each measured by what its expert has best alone, were not fitted to
+# anything.
+_LEAST_TOTAL = 0.01
 _SCORES_AT_A_TIME = 1 << 22
 _ARRAYS = "mixture.safetensors"
 
@@ -78,11 +81,12 @@ class Weights:
         by_expert = ("standard", "spread", "alone", "whole", "direction", "relation")
         return replace(self, **{name: getattr(self, name)[..., experts] for name in by_expert})
 
-    def standardised(self, scores: Tensor, expert: int) -> Tensor:
-        """Log-scores ``(b, entities)`` of one expert's scores."""
+    def standardised(self, scores: Tensor, expert: int, added: int = 0) -> Tensor:
+        """Log-scores ``(b, entities)`` of one expert's scores; the last are of added entities."""
         spread: Tensor | float = float(self.spread[expert])
         if self.standard[expert]:
-            spread = scores.std(dim=1, keepdim=True, correction=0).clamp_min(LEAST_SPREAD)
+            of_graph = scores[:, : scores.shape[1] - added]
+            spread = of_graph.std(dim=1, keepdim=True, correction=0).clamp_min(LEAST_SPREAD)
         return torch.log_softmax(scores / spread, dim=1)
 
 
@@ -90,13 +94,14 @@ def without_the_silent(weights: Tensor, answers: Tensor, alone: Tensor) -> Tenso
     """Leave out the experts that do not answer, ``(n, m)``.
 
     The weights of the others are raised until they sum to one at least, each measured by what the
-    expert has best alone.
+    expert has best alone; so they are where all answer, but hardly have a weight.
     """
     answers = torch.where(answers.any(dim=1, keepdim=True), answers, True)
     # An expert whose weight is zero still speaks where it alone is left.
     left = (weights + LEAST_WEIGHT * alone) * answers
-    raised = left / (left / alone).sum(dim=1, keepdim=True).clamp_max(1)
-    return torch.where(answers.all(dim=1, keepdim=True), weights, raised)
+    total = (left / alone).sum(dim=1, keepdim=True)
+    weighed = answers.all(dim=1, keepdim=True) & (total > _LEAST_TOTAL)
+    return torch.where(weighed, weights, left / total.clamp_max(1))
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class Mixture:
         facts: What fitting found out, for the report.
         entities: Number of entities of the graph.
         folder: What it was read from.
+        added: How many of these, the last, were added since it was fitted.
     """
 
     name = "mixture"
@@ -196,9 +202,10 @@ class Mixture:
         facts: Mapping[str, Any],
         entities: int,
         folder: Path | None = None,
+        added: int = 0,
     ) -> None:
         self.experts = list(experts)
-        self.entities = entities
+        self.entities, self.added = entities, added
         self.folder = folder
         self.seed = self.experts[0].seed
         self.weights, self.calibration, self.facts = weights, calibration, facts
@@ -263,7 +270,7 @@ class Mixture:
         """
         device = scores[0].device
         logs = [
-            self.weights.standardised(values.float(), number).to(device)
+            self.weights.standardised(values.float(), number, self.added).to(device)
             for number, values in enumerate(scores)
         ]
         if len(scores) == 1:

@@ -123,6 +123,10 @@ def fit_mixture(
         seed=seed,
         learned=_with_answers(learned_by_all(experts), dev, share),
     )
+    weighed = answered.speaks[share == Share.FIT].any(axis=0)
+    weighed |= ~weighed.any()
+    _tell("Answers no dev query that weights are fitted to, so left out", answered, ~weighed)
+    answered, candidates = answered.only(weighed), candidates.only(weighed)
     distinct = ~_repeats(candidates)
     _tell("Says what another expert says, so left out", answered, ~distinct)
     answered, candidates = answered.only(distinct), candidates.only(distinct)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from mkgformer_kedro.progress import Progress
 if TYPE_CHECKING:
     from mkgformer_kedro.inference.mixture.expert import Calibration, Mixture
     from mkgformer_kedro.inference.parameters import MixtureParameters
+
+# Answers per query of dev and test may be so many times apart.
+_ALIKE = 1.25
 
 
 def judge(
@@ -99,16 +102,22 @@ def judge_calibration(
         seed: Seed of the sample of test queries.
 
     Returns:
-        ``fit`` (what fitting found on dev), ``weights`` (whole, by direction, by relation) and
-        ``test``: ``best`` and ``proposals`` (reliability of the best and of the best few answers
-        of each query), ``risk_coverage``, ``answer_sets``. ``test`` is None without test queries.
+        ``answers_per_query`` of dev and test, ``unlike`` (whether these are far apart), ``fit``
+        (what fitting found on dev), ``weights`` (whole, by direction, by relation) and ``test``:
+        ``best`` and ``proposals`` (reliability of the best and of the best few answers of each
+        query), ``risk_coverage``, ``answer_sets``. ``test`` is None without test queries.
     """
     calibrator = mixture.calibration.calibrator
     test = queries[queries["split"] == "test"].reset_index(drop=True)
+    answers = queries["answers"].map(len).groupby(queries["split"]).mean().to_dict()
+    unlike = not test.empty and not 1 / _ALIKE < answers["test"] / answers["dev"] < _ALIKE
     return {
         "meaning": "The probability that a proposed answer is one of the answers held out, given "
         "that the query has one and that this answer is not known from another split. What nobody "
-        "wrote down counts as false: a proposal beyond them may be true.",
+        "wrote down counts as false: a proposal beyond them may be true."
+        + (f" {unlike_splits(answers)}" if unlike else ""),
+        "answers_per_query": answers,
+        "unlike": unlike,
         "fit": {name: value for name, value in mixture.facts.items() if name != "dev_answers"},
         "calibration": {
             "scale": mixture.calibration.scale,
@@ -118,6 +127,15 @@ def judge_calibration(
         "weights": _weights(mixture, relations),
         "test": None if test.empty else _on_test(mixture, test, parameters, seed),
     }
+
+
+def unlike_splits(answers_per_query: Mapping[str, float]) -> str:
+    """What it means that queries of test have many more answers than those of dev, or fewer."""
+    return (
+        f"A query has {answers_per_query['test']:.2g} answers in test and "
+        f"{answers_per_query['dev']:.2g} in dev: probabilities and answer sets are those of dev, "
+        "and hold for test so far as the splits are alike."
+    )
 
 
 def _weights(mixture: Mixture, relations: Sequence[str]) -> dict[str, Any]:

@@ -124,9 +124,11 @@ def keep_completions(
     Returns:
         The completions, twice (for two formats), and the report.
     """
+    from mkgformer_kedro.evaluation.calibration import times_odds
     from mkgformer_kedro.inference.completion import functional_relations
     from mkgformer_kedro.inference.keeping import (
         calibrate_proposals,
+        hidden_to_dev,
         join_directions,
         judge_completions,
         name_completions,
@@ -136,19 +138,24 @@ def keep_completions(
 
     joined = join_directions(proposals, triples)
     calibrator = calibrate_proposals(joined, len(relations), seed)
-    joined["probability"] = calibrator.probabilities(
+    of_dev = calibrator.probabilities(
         *(joined[name].to_numpy() for name in ("log_odds", "found_by", "relation"))
     )
+    joined["probability"] = times_odds(of_dev, hidden_to_dev(triples))
     train = triples[triples["split"] == "train"]
     functional = functional_relations(train, len(relations), parameters.questions)
-    ranked, best = rank_proposals(joined, parameters.keep), parameters.keep.best
+    keep = parameters.keep
+    improbable_too = rank_proposals(joined, keep.model_copy(update={"probability": None}))
+    new = open_proposals(improbable_too, functional, triples)
+    kept = rank_proposals(joined, keep).head(keep.best)
     report = {
         "questions": plan,
-        "keep": parameters.keep.model_dump(),
-        **judge_completions(joined, ranked.head(best), triples, calibrator),
+        "keep": keep.model_dump(),
+        "highest": float(new["probability"].max()) if len(new) else 0.0,
+        **judge_completions(joined, kept, triples, calibrator),
     }
     completions = name_completions(
-        open_proposals(ranked, functional, triples).head(best),
+        new[new["probability"] >= (keep.probability or 0)].head(keep.best),
         entities["entity"].tolist(),
         relations["relation"].tolist(),
     )

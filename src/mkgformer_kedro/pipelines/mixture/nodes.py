@@ -76,11 +76,13 @@ def report_calibration(
         The calibration report.
     """
     from mkgformer_kedro.inference.experts import TrainedModels, load_experts
-    from mkgformer_kedro.inference.mixture import judge_calibration
+    from mkgformer_kedro.inference.mixture import judge_calibration, unlike_splits
 
     trained = TrainedModels.of(models, visual_store, model, asking)
     *_, mixed = load_experts(trained, structure_models, mixture)
     report = judge_calibration(mixed, queries, relations["relation"].tolist(), parameters, seed)
+    if report["unlike"]:
+        logger.warning("%s", unlike_splits(report["answers_per_query"]))
     if (test := report["test"]) is not None:
         logger.info(
             "Calibration error on test: %.3f; %.0f %% answer sets hold %.1f %% of the answers",

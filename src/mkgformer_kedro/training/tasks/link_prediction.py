@@ -378,6 +378,14 @@ class LinkPrediction(Task):
 
         return evaluate(predictions, tables, names={**NAMES, **_AS_PUBLISHED}, **options)
 
+    @cached_property
+    def _entity_rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.entities["entity"])}
+
+    @cached_property
+    def _relation_rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.relations["relation"])}
+
     def read_questions(self, table: pd.DataFrame) -> pd.DataFrame:
         """Queries by the ids of ``entity`` and ``relation``; without a direction ``tail`` is meant.
 
@@ -389,8 +397,8 @@ class LinkPrediction(Task):
         read = pd.DataFrame(
             {
                 "direction": direction.astype(object).fillna("tail"),
-                "entity": read_rows(table, "entity", self.entities["entity"].tolist()),
-                "relation": read_rows(table, "relation", self.relations["relation"].tolist()),
+                "entity": read_rows(table, "entity", self._entity_rows),
+                "relation": read_rows(table, "relation", self._relation_rows),
             },
             index=table.index,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from mkgformer_kedro.files import is_utf8
 from mkgformer_kedro.parameters import did_you_mean
 
 # Words as corpora of posts have them: links, names and tags whole, punctuation on its own.
+# A near miss is looked for among so many ids at most: among more it takes seconds.
+_MOST_COMPARED = 20_000
 _WORD = re.compile(r"https?://\S+|[@#]?\w+(?:['’-]\w+)*|[^\w\s]")
 
 
@@ -106,18 +108,18 @@ def read_span(question: Any, name: str, words: Sequence[str], mention: Any) -> t
     return start, end
 
 
-def read_rows(table: pd.DataFrame, column: str, known: Sequence[str]) -> np.ndarray:
-    """The position of each of a column's ids among the known ones, ``(n,)``.
+def read_rows(table: pd.DataFrame, column: str, known: Mapping[str, int]) -> np.ndarray:
+    """The row of each of a column's ids, ``(n,)``, by the rows of all ids that are known.
 
     Raises:
         DataError: An id is not known.
     """
-    row_of = {name: row for row, name in enumerate(known)}
     rows = []
     for index, name in table[column].items():
-        row = row_of.get(name) if isinstance(name, str) else None
+        row = known.get(name) if isinstance(name, str) else None
         if row is None:
-            near = difflib.get_close_matches(str(name)[:100], known, n=1)
+            compared = known if len(known) <= _MOST_COMPARED else ()
+            near = difflib.get_close_matches(str(name)[:100], compared, n=1)
             remedy = f"Did you mean '{near[0]}'?" if near else "Give an id that the model knows."
             raise wrong(index, f"the model knows no {column} {str(name)[:100]!r}", remedy)
         rows.append(row)
