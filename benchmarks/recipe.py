@@ -8,6 +8,7 @@ stands in ``docs/results.md``.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,13 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scores = changes.pop("scores", (False, 1.0))
         values = parameters[TASK]["finetuning"] | changes
         values |= {"max_steps": options.steps, "evaluations_per_epoch": 1, "seeds": None}
+        # Its own: what `scored` changes is no part of what checkpoints are known by.
+        work = options.work / "finetuning" / name
         began = time.perf_counter()
         with scored(*scores):
             _, curve = finetune(
                 TASK,
                 {"entity_model": start, "queries": pd.read_parquet(paths["queries"])},
                 paths["visual_store"],
-                options.work / "finetuning",
+                work,
                 model_parameters,
                 LinkPredictionParameters.model_validate(
                     values | {"dev_queries": options.dev_queries, "patience": None}
@@ -118,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         loss, mrr = (curve[column].dropna().iloc[-1] for column in ("loss", MRR))
         seconds = time.perf_counter() - began
+        shutil.rmtree(work)
         print(f"| {name} | {loss:.3f} | {mrr:.4f} | {seconds:.0f} |", flush=True)
 
 

@@ -1,7 +1,10 @@
 """Studies: what cells share, what is run again, and what the table says in the end."""
 
+import io
+import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -11,11 +14,12 @@ from kedro.framework.startup import bootstrap_project
 from pydantic import ValidationError
 
 from mkgformer_kedro.configuration import ExtendingConfigLoader
+from mkgformer_kedro.datasets.lineage import place_of
 from mkgformer_kedro.errors import DataError
-from mkgformer_kedro.pipelines.study import nodes, stages
+from mkgformer_kedro.pipelines.study import nodes, running, stages
 from mkgformer_kedro.pipelines.study.parameters import StudyParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all
-from mkgformer_kedro.pipelines.study.stages import plan_cell, with_overrides
+from mkgformer_kedro.pipelines.study.stages import Workplace, plan_cell, with_overrides
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).parents[3]
@@ -147,11 +151,41 @@ def test_what_no_stage_takes_is_refused(values, overrides, message):
         ({"task": "link"}, "there is no task 'link'"),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"grids": {"ablations": {"reference": "x", "cells": {"y": {}}, "along": {}}}}, "no cell"),
+        (
+            {
+                "grids": {
+                    "g": {
+                        "reference": "without_images",
+                        "cells": {"without_images": {}},
+                        "along": {},
+                    }
+                }
+            },
+            "no cell can be called without_images",
+        ),
     ],
 )
 def test_a_study_of_what_is_not_there_is_refused(values, change, message):
     with pytest.raises(ValidationError, match=message):
         StudyParameters(**{**values["study"], **change})
+
+
+@pytest.mark.parametrize("own", [
+    {"finetuning.seeds": [7]},
+    {"relation_extraction.finetuning": {"seeds": [7]}},
+])  # fmt: skip
+@pytest.mark.parametrize("along", [False, True])
+def test_seeds_are_the_studys(values, monkeypatch, own, along):
+    monkeypatch.setattr(nodes, "identities_of_raw_data", lambda catalog, task: RAW)
+    grid = {
+        "reference": "full",
+        "cells": {"full": {} if along else own},
+        "along": {path: [value] for path, value in own.items()} if along else {},
+    }
+    study = StudyParameters(**study_of(values, grids={"trial": grid}))
+
+    with pytest.raises(DataError, match=r"the cell 'full' .*`study.seeds`"):
+        nodes.plan_grid(values, study, Mock())
 
 
 @pytest.mark.parametrize("task", ["link_prediction", "relation_extraction"])
@@ -197,6 +231,50 @@ def test_nothing_is_needed_of_what_a_finished_run_was_made_of(values):
     assert missing_runs([cell], lambda run: run.stage == "cell") == []
     needed = missing_runs([cell], lambda run: run.stage == "image_association")
     assert [run.stage for run in needed] == ["ingestion", "finetuning", "cell"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_models_stay_until_the_last_cell_has_asked_them(values, tmp_path, monkeypatch, processes):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    workplace, task = Workplace.of("base", values), "relation_extraction"
+    cells = [plan(values, task), plan(values, task, asking__precision="bf16")]
+    learning = cells[0].sources[f"{task}.models"]
+    assert cells[1].sources[f"{task}.models"].key == learning.key
+    models = Path(place_of(workplace.catalog_of(learning), f"{task}.models")).absolute()
+    broken = {cells[1].name}
+
+    class FakeProcess:
+        """The process of a stage: makes the models, or asks them."""
+
+        def __init__(self, *command, **options):
+            self.stdin = io.StringIO()
+
+        def wait(self, timeout):
+            job = json.loads(self.stdin.getvalue())
+            if job["namespace"] == f"{task}.finetuning":
+                models.mkdir(parents=True)
+            elif not models.exists() or job["runtime"]["dataset"].endswith(tuple(broken)):
+                return 1
+            return 0
+
+    monkeypatch.setattr(running.subprocess, "Popen", FakeProcess)
+
+    def run_missing(done):
+        runs = missing_runs(
+            cells, lambda run: run.stage in ("ingestion", *done) or run.name in done
+        )
+        with Processes(workplace, tmp_path / "logs", runs, keep_models=False) as each:
+            return run_all(runs, each, processes)
+
+    prepared = ("image_association",)
+    assert [*run_missing(prepared)] == [cells[1].key]
+    assert models.exists(), "a cell has still to ask them"
+    broken.clear()
+    assert run_missing((*prepared, "finetuning", cells[0].name)) == {}
+    assert not models.exists()
+    assert run_missing(prepared) == {}
+    assert not models.exists()
 
 
 class FakeStages:
@@ -329,6 +407,15 @@ def test_a_study_killed_twice_ends_with_the_same_table(fake, values, tmp_path):
     page = (whole / "index.html").read_text()
     assert "the noise is too loud" in page
     assert "It is not shown that the right image matters" in page
+
+
+def test_no_value_of_another_parameter_is_all(fake, values):
+    cells = {"reference": "full", "cells": {"full": {}}}
+    for path in ("finetuning.train_subset", "finetuning.freeze"):
+        grid = {**cells, "along": {path: [None]}}
+        study = StudyParameters(**study_of(values, grids={"trial": grid}))
+        (cell,) = nodes.plan_grid(values, study, Mock())
+        assert cell.at == ("all" if path == "finetuning.train_subset" else "null")
 
 
 def test_curves_stand_at_what_was_learned_from(fake, values, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from kedro.framework.project import settings
@@ -21,6 +22,7 @@ from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run
 from mkgformer_kedro.pipelines.study.stages import (
     StageRun,
     Workplace,
+    full_path,
     identities_of_raw_data,
     nested,
     plain,
@@ -45,7 +47,9 @@ def run_search(
 
     A trial is the stage ``finetuning`` of a cell of a study, and what it needs: it is cached and
     goes on after an interruption as that does. The trials lie in an SQLite file in the work folder;
-    a search of another space, or of other data or code, is another search.
+    a search of another space, or of other data or code, is another search. What a trial draws
+    hangs on the seed and on the trials before it that ended: an interrupted search draws the same
+    values once more, and its trial goes on from its last checkpoint.
 
     Args:
         parameters: Parameters of the whole run, which the trials vary.
@@ -79,9 +83,6 @@ def run_search(
     study = optuna.create_study(
         study_name=fingerprint(space, plan({}).key)[:16],
         storage=f"sqlite:///{(work_folder / f'{search.task}.db').absolute()}",
-        sampler=optuna.samplers.TPESampler(
-            seed=values["seed"], n_startup_trials=search.random_trials
-        ),
         pruner=(
             optuna.pruners.MedianPruner(n_startup_trials=search.random_trials)
             if search.prune
@@ -91,15 +92,22 @@ def run_search(
         load_if_exists=True,
     )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        # It was interrupted: the same values go on from its last checkpoint.
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"goes_on": True})
-    while (left := search.trials - _number_judged(study)) > 0:
-        logger.info("%d of %d trials are left", left, search.trials)
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was interrupted
+    while (judged := _number_judged(study)) < search.trials:
+        logger.info("%d of %d trials are left", search.trials - judged, search.trials)
+        (seed,) = np.random.SeedSequence([values["seed"], judged]).generate_state(1)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=int(seed), n_startup_trials=search.random_trials
+        )
         trial = study.ask()
         drawn = {path: draw(trial, path, where) for path, where in search.space.items()}
-        judge(study, trial, plan(drawn), task, workplace, work_folder)
-    return {search.task: _report(study, search, environment, work_folder)}
+        try:
+            run = plan(drawn)
+        except DataError as error:  # values that do not go together
+            _tell_failure(study, trial, str(error))
+        else:
+            judge(study, trial, run, task, workplace, work_folder)
+    return {search.task: _report(study, search, values, environment, work_folder)}
 
 
 def draw(trial: optuna.Trial, path: str, where: Range) -> Any:
@@ -121,6 +129,8 @@ def judge(
     folder: Path,
 ) -> None:
     """Train a trial, unless that was done, and tell the study its best dev score.
+
+    With several seeds that is the mean of their best; what is hopeless is so with the first seed.
 
     Args:
         study: The study.
@@ -146,30 +156,32 @@ def judge(
         return pruned
 
     runs = missing_runs([run], workplace.is_done)
-    with Processes(workplace, folder / "logs", len(runs), stop=is_hopeless) as processes:
+    with Processes(workplace, folder / "logs", runs, stop=is_hopeless) as processes:
         failed = run_all(runs, processes, 1)
     if pruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     elif run.key in failed:
-        trial.set_user_attr("failed", failed[run.key])
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        _tell_failure(study, trial, failed[run.key])
     else:
         curve = workplace.catalog_of(run).load(f"{task.name}.training_curve")
-        study.tell(trial, curve[f"dev_{task.dev_metric}"].max())
+        study.tell(trial, curve.groupby("seed")[f"dev_{task.dev_metric}"].max().mean())
 
 
 def dev_scores(workplace: Workplace, run: StageRun, task: type[Task]) -> dict[int, float]:
     """Dev scores so far of a training under way, by step, as its newest checkpoint has them.
+
+    Of several seeds, which are trained one after the other, the first one's.
 
     Args:
         workplace: Where it runs.
         run: The fine-tuning.
         task: The task.
     """
+    seeds = run.parameters[task.name]["finetuning"]["seeds"] or [run.parameters["seed"]]
     work = place_of(workplace.catalog_of(run), f"{task.name}.finetuning_work")
     metric = f"eval_{task.dev_metric}"
     found: dict[int, float] = {}
-    for mark in Path(str(work)).glob("checkpoints_*/checkpoint-*/complete"):
+    for mark in Path(str(work)).glob(f"checkpoints_{seeds[0]}/checkpoint-*/complete"):
         try:
             state = json.loads((mark.parent / "trainer_state.json").read_text(encoding="utf-8"))
             lines = [line for line in state["log_history"] if metric in line]
@@ -184,21 +196,22 @@ def write_environment(
 ) -> None:
     """Write values of parameters as an environment that varies another one.
 
+    What an earlier search wrote, and this one has no values for, is removed.
+
     Args:
         folder: Folder of the environment, which is made where it is missing.
         extends: Environment that it varies.
         task: The task.
-        best: Values by path, as a study has them.
+        best: Values by path, from the top of the parameters.
         score: What they reached, in words.
     """
     top, of_task = {}, {}
     for path, value in best.items():
-        stage = path.removeprefix(f"{task}.")
-        (top if stage.split(".")[0] in ("model", "preset", "seed") else of_task)[stage] = value
+        (of_task if path.startswith(f"{task}.") else top)[path] = value
     files = {
         "globals.yml": {} if extends == "base" else {"extends": extends},
         "parameters.yml": nested(top),
-        f"parameters_{task}.yml": {task: nested(of_task)} if of_task else {},
+        f"parameters_{task}.yml": nested(of_task),
     }
     head = f"{_WRITTEN_BY_SEARCH}: {score}\n"
     for name, content in files.items():
@@ -206,10 +219,23 @@ def write_environment(
             text = yaml.safe_dump(content, sort_keys=False) if content else ""
             with written_atomically(folder / name) as temporary:
                 temporary.write_text(head + text, encoding="utf-8")
+        elif _is_ours(folder / name):
+            (folder / name).unlink()
+
+
+def _tell_failure(study: optuna.Study, trial: optuna.Trial, why: str) -> None:
+    import optuna
+
+    trial.set_user_attr("failed", why)
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _report(
-    study: optuna.Study, search: SearchParameters, environment: str, work_folder: Path
+    study: optuna.Study,
+    search: SearchParameters,
+    values: Mapping[str, Any],
+    environment: str,
+    work_folder: Path,
 ) -> Path:
     folder = work_folder / f"{search.task}_report"
     folder.mkdir(exist_ok=True)
@@ -241,25 +267,28 @@ def _report(
     logger.info("Best: %s: %s", score, told(best))
     if search.environment is not None:
         target = Path(settings.CONF_SOURCE) / search.environment
-        write_environment(target, environment, search.task, told(best), score)
+        found = {full_path(values, search.task, path): value for path, value in told(best).items()}
+        write_environment(target, environment, search.task, found, score)
         logger.info("Written: kedro run --pipelines %s --env %s", search.task, search.environment)
     return folder
 
 
 def _number_judged(study: optuna.Study) -> int:
-    """Trials that ended, not counting those that were interrupted and go on as others."""
+    """Trials that ended, not counting those that were interrupted and are drawn again."""
     failed_by_themselves = [t for t in study.get_trials() if "failed" in t.user_attrs]
     ended = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     return len(failed_by_themselves) + len(ended)
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
-    file = folder / "globals.yml"
-    ours = file.exists() and file.read_text(encoding="utf-8").startswith(_WRITTEN_BY_SEARCH)
-    if folder.exists() and not ours:
+    if folder.exists() and not _is_ours(folder / "globals.yml"):
         what = "there is an environment of this name, which no search has written"
         remedy = "Give `search.environment` another name."
         raise DataError(Problem(str(folder), None, what, remedy))
+
+
+def _is_ours(file: Path) -> bool:
+    return file.exists() and file.read_text(encoding="utf-8").startswith(_WRITTEN_BY_SEARCH)
 
 
 def _optuna() -> Any:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mkgformer_kedro.datasets.lineage import place_of
+from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.launch import LaunchParameters, engine_of
+from mkgformer_kedro.parameters import value_at
 from mkgformer_kedro.pipelines.study.parameters import Grid, StudyParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all
 from mkgformer_kedro.pipelines.study.stages import (
     StageRun,
     Workplace,
+    full_path,
     identities_of_raw_data,
+    nested,
     plain,
     plan_cell,
     with_overrides,
@@ -76,7 +80,7 @@ def run_study(
     with Processes(
         workplace,
         work_folder / "logs",
-        len(runs),
+        runs,
         at_a_time=study.processes,
         keep_models=study.keep_models,
     ) as processes:
@@ -92,7 +96,8 @@ def plan_grid(
     """The cells of the study's grid at all its points.
 
     Raises:
-        DataError: A cell names a parameter that no stage takes, or a value that is none for it.
+        DataError: A cell names a parameter that no stage takes, or a value that is none for it, or
+            seeds of its own.
     """
     grid = study.grids[study.grid]
     raw = identities_of_raw_data(workplace.own, study.task)
@@ -100,18 +105,28 @@ def plan_grid(
     for label, at in _points(grid).items():
         for name, overrides in grid.cells.items():
             if overrides is not None:
+                own = {**overrides, **at}
+                _refuse_seeds(values, study.task, name, own)
                 runs = {
                     seed: plan_cell(
                         study.task,
-                        with_overrides(
-                            values, study.task, {**overrides, **at, "finetuning.seeds": [seed]}
-                        ),
+                        with_overrides(values, study.task, {**own, "finetuning.seeds": [seed]}),
                         raw,
                     )
                     for seed in study.seeds
                 }
                 cells.append(PlannedCell(label, name, overrides, runs))
     return cells
+
+
+def _refuse_seeds(
+    values: Mapping[str, Any], task: str, cell: str, overrides: Mapping[str, Any]
+) -> None:
+    own = nested({full_path(values, task, path): value for path, value in overrides.items()})
+    if value_at(own, f"{task}.finetuning.seeds") is not None:
+        what = f"the cell '{cell}' has 'finetuning.seeds' of its own"
+        remedy = "Every cell is trained with each of `study.seeds`: name them there."
+        raise DataError(Problem("study.grids", None, what, remedy))
 
 
 def report_study(
@@ -238,13 +253,15 @@ def _points(grid: Grid) -> dict[str, dict[str, Any]]:
     if not grid.along:
         return {"": {}}
     ((path, at),) = grid.along.items()
-    return {_in_words(value): {path: value} for value in at}
+    return {_in_words(path, value): {path: value} for value in at}
 
 
-def _in_words(value: Any) -> str:
+def _in_words(path: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {each}" for name, each in value.items())
-    return "all" if value is None else str(value)
+    if value is None:
+        return "all" if path.endswith("finetuning.train_subset") else "null"
+    return str(value)
 
 
 def _load(workplace: Workplace, run: StageRun, name: str) -> pd.DataFrame:

@@ -30,7 +30,7 @@ class Grid(Parameters):
         if self.cells.get(self.reference) is None:
             there = ", ".join(name for name, values in self.cells.items() if values is not None)
             raise ValueError(f"the reference '{self.reference}' is no cell; there are: {there}")
-        if taken := {"baseline", "mixture"} & set(self.cells):
+        if taken := {"baseline", "mixture", "without_images"} & set(self.cells):
             raise ValueError(f"no cell can be called {' or '.join(sorted(taken))}")
         if len(self.along) > 1:
             raise ValueError(f"along names {len(self.along)} parameters; a grid has one axis")

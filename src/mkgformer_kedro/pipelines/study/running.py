@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from graphlib import TopologicalSorter
@@ -111,9 +113,9 @@ class Processes:
     Args:
         workplace: Where the study runs.
         folder: Folder for what the processes say.
-        total: Number of stages that there are to run.
+        runs: The stages that there are to run.
         at_a_time: How many run at a time: they share the cores, unless OMP_NUM_THREADS says more.
-        keep_models: Whether a cell's models stay when it was asked.
+        keep_models: Whether models stay when the last of the cells that ask them is done.
         stop: Is asked now and then whether a stage under way is to be stopped.
     """
 
@@ -121,7 +123,7 @@ class Processes:
         self,
         workplace: Workplace,
         folder: Path,
-        total: int,
+        runs: Sequence[StageRun],
         *,
         at_a_time: int = 1,
         keep_models: bool = True,
@@ -129,11 +131,13 @@ class Processes:
     ) -> None:
         self.workplace = workplace
         self.folder = folder
-        self.total = total
+        self.total = len(runs)
         self.keep_models = keep_models
         self.stop = stop
         self._threads = max(1, (os.cpu_count() or 1) // at_a_time)
         self._begun = 0
+        self._to_ask = Counter(_models_of(run).key for run in runs if run.stage == "cell")
+        self._asked = threading.Lock()
         self._alive: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Processes:
@@ -186,7 +190,7 @@ class Processes:
         if code == 0:
             logger.info("Done in %s: %s", seconds_in_words(time.monotonic() - started), what)
             if run.stage == "cell" and not self.keep_models:
-                shutil.rmtree(job["links"][str(self._place(run, f"{run.task}.models"))])
+                self._forget_models_of(run)
             return None
         why = _said(reason, code)
         logger.warning("Failed: %s: %s (%s)", what, why, log)
@@ -203,6 +207,13 @@ class Processes:
                     process.wait()
                     return None
 
+    def _forget_models_of(self, cell: StageRun) -> None:
+        models = _models_of(cell)
+        with self._asked:
+            self._to_ask[models.key] -= 1
+            if not self._to_ask[models.key]:
+                shutil.rmtree(self._place(models, f"{cell.task}.models"))
+
     def _links(self, run: StageRun) -> Mapping[str, str]:
         """Where the stage's inputs are to be, and where they lie."""
         return {
@@ -215,6 +226,10 @@ class Processes:
         if place is None:
             raise ValueError(f"{name} lies nowhere")
         return place.absolute()
+
+
+def _models_of(cell: StageRun) -> StageRun:
+    return cell.sources[f"{cell.task}.models"]
 
 
 def _said(reason: Path, code: int) -> str:

@@ -149,7 +149,7 @@ def with_overrides(
     taken = set(_paths(cell.inputs())) - {"launch"}
     merged = copy.deepcopy(dict(parameters))
     for path, value in overrides.items():
-        full = f"{task}.{path}" if path.partition(".")[0] in parameters[task] else path
+        full = full_path(parameters, task, path)
         if not any(f"{full}.".startswith(f"{name}.") for name in taken):
             known = sorted(name.removeprefix(f"{task}.") for name in taken)
             near = difflib.get_close_matches(path, known, n=1)
@@ -162,6 +162,11 @@ def with_overrides(
         what = f"{', '.join(overrides) or 'a cell'}: {error}"
         raise DataError(Problem(_WHERE, None, what, "Correct the path or the value.")) from error
     return merged
+
+
+def full_path(parameters: Mapping[str, Any], task: str, path: str) -> str:
+    """A path from the top of the parameters; one that begins with a stage is the task's."""
+    return f"{task}.{path}" if path.partition(".")[0] in parameters[task] else path
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
