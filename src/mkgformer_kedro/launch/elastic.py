@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,6 @@ class Elastic(Local):
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-        if not torch.cuda.is_available():
-            threads = max(1, (os.cpu_count() or 1) // processes)
-            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -38,7 +36,8 @@ class Elastic(Local):
             run_id="mkgformer",
             max_restarts=0,
         )
-        with tempfile.TemporaryDirectory() as folder:
+        shared = 1 if torch.cuda.is_available() else processes
+        with tempfile.TemporaryDirectory() as folder, _cores_shared_by(shared):
             try:
                 return elastic_launch(config, _work)(worker, job, Path(folder))[0]
             except ChildFailedError:
@@ -47,6 +46,20 @@ class Elastic(Local):
                     raise
                 problems = json.loads(said.read_text())
         raise DataError([Problem(**each) for each in problems])
+
+
+@contextmanager
+def _cores_shared_by(processes: int) -> Iterator[None]:
+    """Begin processes with so few threads that all have a core, unless they are told otherwise."""
+    name = "OMP_NUM_THREADS"
+    if processes == 1 or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(1, (os.cpu_count() or 1) // processes))
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _work(worker: Callable[[Job], Any], job: Job, folder: Path) -> Any:
