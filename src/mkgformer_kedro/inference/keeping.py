@@ -81,8 +81,9 @@ def hidden_to_dev(triples: pd.DataFrame) -> float:
     Args:
         triples: Table ``triples``.
     """
-    count = _held_out(triples)["split"].value_counts()
-    return float(count["test"] / count["dev"]) if len(count) == 2 else 1.0
+    split = _held_out(triples)["split"]
+    hidden, dev = (int((split == name).sum()) for name in ("test", "dev"))
+    return hidden / dev if hidden and dev else 1.0
 
 
 def calibrate_proposals(joined: pd.DataFrame, relations: int, seed: int) -> Calibrator:
