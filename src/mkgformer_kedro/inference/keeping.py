@@ -184,10 +184,10 @@ def judge_completions(
     probability = judged["probability"].to_numpy()
     truth = (judged["split"] == "test").to_numpy()
     return {
-        "meaning": "The probability that a proposed triple is one of the hidden triples, which "
-        f"are those of test ({hidden}; where there is no test, as many as dev has), given that "
-        "it is not known. What nobody wrote down counts as false: new proposals that are true are "
-        "beyond what this can count, so that it errs on the low side.",
+        "meaning": "The probability that a proposed triple is one of the hidden triples ("
+        + (f"the {hidden:,} of test" if hidden else "as many as dev has: there is no test")
+        + "), given that it is not known. What nobody wrote down counts as false: new proposals "
+        "that are true are beyond what this can count, so that it errs on the low side.",
         "hidden_triples": hidden,
         "proposed": {
             "triples": len(judged),

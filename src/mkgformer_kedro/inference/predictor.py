@@ -436,8 +436,8 @@ def _by_row(images: Any, entities: Sequence[str]) -> list[Any]:
         return [None] * len(entities)
     if isinstance(images, Mapping):
         known = set(entities)
-        if unknown := next((name for name in images if name not in known), None):
-            problem = f"images of {unknown!r}, which is no entity of the table"
+        if unknown := [name for name in images if name not in known]:
+            problem = f"images of {unknown[0]!r}, which is no entity of the table"
         images = [images.get(name) for name in entities]
     elif (
         not isinstance(images, list | tuple | pd.Series | np.ndarray)

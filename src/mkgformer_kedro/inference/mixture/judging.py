@@ -102,8 +102,9 @@ def judge_calibration(
         seed: Seed of the sample of test queries.
 
     Returns:
-        ``answers_per_query`` of dev and test, ``unlike`` (whether these are far apart), ``fit``
-        (what fitting found on dev), ``weights`` (whole, by direction, by relation) and ``test``:
+        ``answers_per_query`` of each split, ``unlike`` (whether those of dev and test are far
+        apart), ``fit`` (what fitting found on dev), ``weights`` (whole, by direction, by relation),
+        ``test``:
         ``best`` and ``proposals`` (reliability of the best and of the best few answers of each
         query), ``risk_coverage``, ``answer_sets``. ``test`` is None without test queries.
     """
