@@ -20,7 +20,9 @@ BINS = 15
 
 _STRENGTHS = (1.0, 10.0, 100.0)
 _FOLDS = 5
-_JUDGES = 50_000
+# Cases that decide between forms. Of proposed triples one in three hundred is true: with a tenth as
+# many, isotonic steps that halve the calibration error were no clear gain.
+_JUDGES = 500_000
 _STEEPEST = 30.0
 
 
@@ -172,7 +174,6 @@ class Calibrator:
         )
         _, block = np.unique(blocks, return_inverse=True)
         order = np.random.default_rng(seed).permutation(int(block.max(initial=-1)) + 1)
-        # So many decide between forms as well as all do.
         judges = order[block] < len(order) * min(1, _JUDGES / max(1, len(block)))
         some, fold = cases.where(judges), order[block][judges] % _FOLDS
         squares = {strength: np.zeros((2, len(some.truth))) for strength in _STRENGTHS}
