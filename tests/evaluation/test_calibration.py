@@ -11,6 +11,7 @@ from sklearn.metrics import brier_score_loss
 
 from mkgformer_kedro.evaluation.calibration import (
     Calibrator,
+    _Cases,
     brier_score,
     calibration_summary,
     conformal_threshold,
@@ -255,3 +256,23 @@ def test_log_odds_are_finite_and_exact(log_probability):
     if -30 < log_probability < -1e-6:
         probability = np.exp(log_probability)
         assert found == pytest.approx(np.log(probability / (1 - probability)), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("truth", "least", "most"),
+    [
+        ([0] * 8 + [1, 0] * 4 + [1] * 3, 1 / 10, 1 - 1 / 5),
+        ([0] * 2 + [1, 0] * 50 + [1] * 2, 1 / 4, 1 - 1 / 4),  # as far as one half between them
+        ([0] * 3 + [1] + [0] * 9 + [1] * 9 + [0] + [1] * 2, 1 / 10, 9 / 10),  # the steps beside
+        ([1] * 6, 7 / 8, 7 / 8),
+        ([0] * 6, 1 / 8, 1 / 8),
+    ],
+)
+def test_a_step_whose_cases_agree_is_as_sure_as_they_are_many(truth, least, most):
+    n = len(truth)
+    cases = _Cases(np.arange(n) / n, np.array(truth, dtype=float), *np.zeros((2, n), dtype=int))
+    stepped = Calibrator(1.0, np.zeros(1), np.zeros((1, 1)))._with_steps(cases)
+    said = stepped.probabilities(cases.log_odds, cases.group, cases.relation)
+    assert said.min() == pytest.approx(least)
+    assert said.max() == pytest.approx(most)
+    assert (np.diff(said) >= 0).all()

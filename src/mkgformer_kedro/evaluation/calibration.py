@@ -228,9 +228,12 @@ class Calibrator:
         if not len(cases.truth):
             return self
         regression = IsotonicRegression(out_of_bounds="clip").fit(self._of(cases), cases.truth)
-        # A step whose cases all agree is no certainty: Laplace's rule keeps it off 0 and 1.
-        least = 1 / (len(cases.truth) + 2)
-        after = np.clip(regression.y_thresholds_, least, 1 - least)
+        # A step whose cases all agree is no certainty: Laplace's rule keeps it off 0 and 1, as far
+        # as the next step.
+        said, after = regression.predict(self._of(cases)), regression.y_thresholds_
+        never, always = (1 / ((said == end).sum() + 2) for end in (0, 1))
+        between = after[(after > 0) & (after < 1)]
+        after = np.clip(after, min([never, *between]), max([1 - always, *between]))
         return type(self)(
             self.slope, self.group, self.relation, (regression.X_thresholds_.astype(float), after)
         )
