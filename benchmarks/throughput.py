@@ -48,8 +48,8 @@ from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.trainer import attention_of
 
 # Two ways of adding the same float32 numbers: largest difference of a loss, and of a score in
-# standard deviations of the scores.
-_TOLERANCE = 1e-4
+# standard deviations of the scores. A GPU embeds patches in TF32, where torch leaves it to choose.
+_TOLERANCES = {"cpu": 1e-4, "cuda": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,8 @@ def check_agreement(world: World, rows: np.ndarray) -> dict[str, Any]:
         loss_differences[name] = abs(losses[name] - losses["this project"])
         largest = (logits[name] - reference).abs().max() / reference.std()
         score_differences[name] = float(largest)
-        if max(loss_differences[name], score_differences[name]) > _TOLERANCE:
+        noise = max(loss_differences[name], score_differences[name])
+        if noise > _TOLERANCES[model.device.type]:
             raise AssertionError(
                 f"{name}: the loss differs by {loss_differences[name]:.2g}, scores by up to "
                 f"{score_differences[name]:.2g} standard deviations"

@@ -58,6 +58,15 @@ elif moment == "rotation":
     trainer.shutil = types.SimpleNamespace(rmtree=die_half_way)
 elif moment == "end":
     finetuning.save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+elif moment in ("SIGINT", "SIGTERM"):  # of a terminal, or of what ends a whole job
+    from mkgformer_kedro.hooks.interruption import listen
+    listen()
+    original = Trainer.training_step
+    def told_to_stop(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            os.killpg(0, signal.Signals[moment])
+        return original(self, *args, **kwargs)
+    Trainer.training_step = told_to_stop
 finetuning.train_worker(job)
 """
 
@@ -236,6 +245,25 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     pd.testing.assert_series_equal(curve["loss"], whole_curve["loss"])
     pd.testing.assert_series_equal(curve[MRR], whole_curve[MRR])
     assert curve.columns.tolist() == whole_curve.columns.tolist()
+
+
+@pytest.mark.parametrize(("moment", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_told_to_stop_with_all_its_processes_it_says_one_line(
+    tmp_path, tables, entity_model, store_folder, model_parameters, finetuning_values, moment, code
+):
+    world = (tables, entity_model, store_folder, model_parameters)
+    job = job_of(tmp_path / "stopped", *world, finetuning_values | {"loader_workers": 2})
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "job.json"), moment],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert child.returncode == code, child.stderr
+    assert "Traceback" not in child.stderr
+    assert child.stderr.count("Stopped by") == 1
 
 
 def test_a_sampled_softmax_of_all_entities_learns_what_the_exact_one_does(run):

@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ class StageTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_num_workers > 0,
+            worker_init_fn=_end_with_the_run,
             # Without one of its own it draws its workers' seed from the generator of dropout: once
             # an epoch, once a run, or once more where a run goes on.
             generator=torch.Generator(),
@@ -300,6 +302,16 @@ class _ProgressLines(TrainerCallback):
                 self._metric_name or args.metric_for_best_model.removeprefix("eval_"),
                 logs[args.metric_for_best_model],
             )
+
+
+def _end_with_the_run(worker: int) -> None:
+    """Leave it to the run to stop this process, which makes batches for it.
+
+    A terminal's Ctrl-C, and what ends a whole job, reaches all processes: one that went first would
+    be taken for one that was killed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def attention_of(device: str, bf16: bool) -> contextlib.AbstractContextManager[None]:
