@@ -59,6 +59,12 @@ def test_all_is_well(catalog: DataCatalog) -> None:
     assert states(catalog) == {**FINE, "store": "fine"}
 
 
+def test_a_folder_of_two_datasets_is_named_once(catalog: DataCatalog) -> None:
+    catalog["task.store_again"] = catalog["task.store"]
+    found = examine(catalog, (*NAMES, "task.store_again"), "", "mine")
+    assert found == examine(catalog, NAMES, "", "mine")
+
+
 def test_what_was_made_from_something_else_is_stale(catalog: DataCatalog) -> None:
     catalog["task.entities"].save(pd.DataFrame({"entity": ["b", "a"]}))
     assert states(catalog)["store"] == "stale"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +52,7 @@ def examine(
         dataset: Name of the data set, its folder in every layer of ``data/``.
 
     Returns:
-        A finding for each dataset on the disk, in the order of their places.
+        What was found of each dataset on the disk, in the order of their places, each once.
     """
     names = sorted(names)
     claims = Claims(catalog, environment)
@@ -69,7 +69,8 @@ def examine(
         Finding(str(relative(path)), "orphaned", "No stage makes or reads this: delete it.")
         for path in _unowned(Path.cwd() / "data", dataset, owned)
     ]
-    return sorted([*findings.values(), *orphans], key=lambda finding: finding.place)
+    # Tables and images may be two datasets of one folder.
+    return sorted({*findings.values(), *orphans}, key=astuple)
 
 
 def _examine_one(catalog: CatalogProtocol, name: str, place: Path, claims: Claims) -> Finding:
