@@ -44,6 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one rate for all, 2e-4": {"learning_rates": ONE},
     "one rate for all, 5e-4": {"learning_rates": {"default": 5e-4}},
     "one rate for all, 1e-3": {"learning_rates": {"default": 1e-3}},
+    "every question alike": {"answer_exponent": 0.0},
     "every triple alike": {"answer_exponent": 1.0},
     "every triple alike, bias of popularity": {"answer_exponent": 1.0, "start": "popularity"},
     "between (exponent .5)": {"answer_exponent": 0.5},

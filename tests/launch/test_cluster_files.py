@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from mkgformer_kedro.cli import run
+from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.launch import LaunchParameters
+from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
@@ -56,11 +59,17 @@ def test_runs_of_the_page_and_of_the_manifest_are_runs():
         check_run(words)
 
 
-def test_the_parameters_of_the_page_are_parameters():
-    (values,) = (yaml.safe_load(block)["launch"] for block in blocks("yaml"))
-    assert set(values["workers"]) <= set(LAUNCH["workers"])
-    workers = LAUNCH["workers"] | values.pop("workers")
-    assert LaunchParameters(**LAUNCH | values | {"workers": workers}).engine == "ray"
+def test_the_environment_of_the_page_is_one(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for block in blocks("yaml"):
+        path = tmp_path / block.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block)
+    conf = ExtendingConfigLoader(str(tmp_path / "conf"), env="my_cluster", **CONFIG_LOADER_ARGS)
+    launch = conf["parameters"]["launch"]
+    assert LaunchParameters(**launch).engine == "ray"
+    assert launch["workers"].keys() == LAUNCH["workers"].keys()
+    assert launch["workers"]["finetuning"]["gpus"] == 1
 
 
 # Fields of KubeRay (ray-operator/apis/ray/v1): those that must be there, those that may.

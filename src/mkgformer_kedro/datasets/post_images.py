@@ -20,7 +20,7 @@ from mkgformer_kedro.parameters import FileName, Folder, Parameters, typed
 #: Largest map of crops, in bytes unpacked (MNRE's largest has 1.4 million).
 MAX_MAP = 256 * 2**20
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 _MAP_FORM = "a dictionary from posts or images to lists of file names"
 
 logger = logging.getLogger(__name__)

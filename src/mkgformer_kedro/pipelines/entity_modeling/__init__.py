@@ -1,4 +1,4 @@
-"""Stage 3: learn one embedding per entity from its description and images."""
+"""Stage 1: learn one embedding per entity from its description and images."""
 
 from mkgformer_kedro.pipelines.entity_modeling.pipeline import create_pipeline
 

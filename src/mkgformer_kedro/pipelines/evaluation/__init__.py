@@ -1,4 +1,4 @@
-"""Stage 5: rank, score and report."""
+"""The last stage: rank, score and report."""
 
 from mkgformer_kedro.pipelines.evaluation.pipeline import create_pipeline
 

@@ -1,4 +1,4 @@
-"""Stage 4: fine-tune the model for its task."""
+"""Stage 2: fine-tune the model for its task."""
 
 from mkgformer_kedro.pipelines.finetuning.pipeline import create_pipeline
 

@@ -1,4 +1,4 @@
-"""Stage 5 of link prediction: combine experts, and make their scores probabilities."""
+"""The stage `mixture` of link prediction: combine experts, and make their scores probabilities."""
 
 from mkgformer_kedro.pipelines.mixture.pipeline import create_pipeline
 
