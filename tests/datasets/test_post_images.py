@@ -19,7 +19,7 @@ FULL = {"train": "images/train", "dev": "images/val", "test": "images/test"}
 @pytest.fixture
 def folder(tmp_path):
     """Two images of train, one of test, none of dev."""
-    for path in ("train/a.jpg", "train/b.c.png", "val/.hidden", "test/a.png"):
+    for path in ("train/a.avif", "train/b.c.png", "val/.hidden", "test/a.png"):
         (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / path).write_bytes(b"image")
     return tmp_path
@@ -32,11 +32,11 @@ def found(images, *asked):
 
 def test_images_are_listed_and_found_with_or_without_extension(folder):
     images = PostImagesDataset(filepath=str(folder), full=FULL).load()
-    listed = ["images/test/a.png", "images/train/a.jpg", "images/train/b.c.png"]
+    listed = ["images/test/a.png", "images/train/a.avif", "images/train/b.c.png"]
     assert images.images["path"].tolist() == listed
     assert found(
         images,
-        ("train", "a.jpg"),
+        ("train", "a.avif"),
         ("train", "a"),
         ("train", "a.png"),
         ("train", "b.c"),
@@ -46,9 +46,9 @@ def test_images_are_listed_and_found_with_or_without_extension(folder):
         ("train", None),
         ("train", "../test/a.png"),
     ) == [
-        "images/train/a.jpg",
-        "images/train/a.jpg",
-        "images/train/a.jpg",
+        "images/train/a.avif",
+        "images/train/a.avif",
+        "images/train/a.avif",
         "images/train/b.c.png",
         "",
         "images/test/a.png",
@@ -64,7 +64,7 @@ def test_splits_may_share_a_folder(folder):
     shared = dict.fromkeys(FULL, "images/train/")
     images = PostImagesDataset(filepath=str(folder), full=shared).load()
     assert len(images.images) == 2
-    assert found(images, ("dev", "a")) == ["images/train/a.jpg"]
+    assert found(images, ("dev", "a")) == ["images/train/a.avif"]
 
 
 def test_a_missing_folder_is_told_and_all_missing_are_an_error(folder, caplog):
