@@ -533,7 +533,7 @@ def test_entities_and_their_store_are_of_no_use_to_posts(on_posts, task, posts_s
         predictor.add_entities(NEW)
 
 
-class _Again:
+class _Again(LoadedModel):
     precision = "fp32"
 
     def __init__(self, predictor):
