@@ -373,6 +373,17 @@ def test_new_entities_are_asked_about_and_are_answers(link, image_file):
     np.testing.assert_array_equal(asked[2], second["score"][:10])
 
 
+def test_fewer_answers_are_the_first_of_more(link):
+    link.add_entities(pd.DataFrame({"entity": list("zyx"), "name": "New", "text": "word1 next"}))
+    answers = link.predict("z", "next", top=15)
+    same = answers[answers["entity"].isin(list("zyx"))]
+    assert same["score"].nunique() == 1
+    assert same["entity"].tolist() == list("zyx")
+    for top in (1, 2, 5, 14):
+        few = link.predict("z", "next", top=top)
+        pd.testing.assert_frame_equal(few, answers[:top], check_exact=True)
+
+
 def test_entities_are_added_whole_or_not_at_all(link, monkeypatch):
     before = link.predict("e0", "next", top=99)
 
