@@ -676,3 +676,21 @@ def test_a_text_is_split_as_corpora_are(mentions):
     assert read[["head_start", "head_end", "tail_start", "tail_end"]].values.tolist() == [
         [3, 4, 6, 7]
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#हिन्दी, सब", ["#हिन्दी", ",", "सब"]),
+        ("Cafe\u0301-au-lait!", ["Cafe\u0301-au-lait", "!"]),
+        ("สวัสดี", ["สวัสดี"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        (
+            "ok\u2764\ufe0f!\U0001f469\u200d\U0001f4bb",
+            ["ok", "\u2764\ufe0f", "!", "\U0001f469\u200d\U0001f4bb"],
+        ),
+        ("\u0301 a", ["\u0301", "a"]),
+    ],
+)
+def test_marks_and_joiners_belong_to_their_words(text, words):
+    assert questions.split_text(text) == words
