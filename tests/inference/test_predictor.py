@@ -559,6 +559,14 @@ def test_among_very_many_ids_no_near_miss_is_looked_for(monkeypatch):
         read_rows(table, "entity", known)
 
 
+def test_ids_are_texts():
+    table = pd.DataFrame({"entity": [17]}, index=["a"])
+    with pytest.raises(
+        DataError, match=r"question a: the model knows no entity 17\. Give ids as t"
+    ):
+        read_rows(table, "entity", {"17": 0})
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no complete model folder: task\.json missing"):
         Predictor.from_folder(tmp_path)
@@ -570,7 +578,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         (("nobody", "next"), {}, "question 0: the model knows no entity 'nobody'"),
         (("e0", "nexxt"), {}, "no relation 'nexxt'. Did you mean 'next'"),
         (("e0", "next", "left"), {}, "the direction is 'left'"),
-        ((float("nan"), "next"), {}, "no entity 'nan'"),
+        ((float("nan"), "next"), {}, r"no entity nan\. Give ids as texts"),
         (("e0",), {}, "questions: missing: relation"),
         ((), {}, "questions: missing: entity, relation"),
         (("e0", "next", "tail", 3), {}, "4 parts"),
@@ -602,6 +610,20 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_questions_that_cannot_be_asked_of_a_graph(link, question, options, message):
     with pytest.raises(DataError, match=message):
         link.predict(*question, **options)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("entity", "nobody"), ("relation", "nexxt"), ("direction", "left"), ("images", 5)],
+)
+def test_the_tables_index_names_a_question_that_cannot_be_asked(link, column, value):
+    table = pd.DataFrame(
+        {"entity": "e0", "relation": "next", "direction": "tail", "images": None},
+        index=["a", "a", "b"],
+    ).astype(object)
+    table.loc["b", column] = value
+    with pytest.raises(DataError, match="question b"):
+        link.predict(table)
 
 
 @pytest.mark.parametrize("name", ["top", "batch_size"])

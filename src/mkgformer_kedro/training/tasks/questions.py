@@ -121,16 +121,19 @@ def read_rows(table: pd.DataFrame, column: str, known: Mapping[str, int]) -> np.
     """The row of each of a column's ids, ``(n,)``, by the rows of all ids that are known.
 
     Raises:
-        DataError: An id is not known.
+        DataError: An id is not known, or no text.
     """
     rows = []
     for index, name in table[column].items():
-        row = known.get(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            remedy = "Give ids as texts, as pandas.read_csv(..., dtype=str) reads them."
+            raise wrong(index, f"the model knows no {column} {name!r:.100}", remedy)
+        row = known.get(name)
         if row is None:
             compared = known if len(known) <= _MOST_COMPARED else ()
-            near = difflib.get_close_matches(str(name)[:100], compared, n=1)
+            near = difflib.get_close_matches(name[:100], compared, n=1)
             remedy = f"Did you mean '{near[0]}'?" if near else "Give an id that the model knows."
-            raise wrong(index, f"the model knows no {column} {str(name)[:100]!r}", remedy)
+            raise wrong(index, f"the model knows no {column} {name[:100]!r}", remedy)
         rows.append(row)
     return np.array(rows, dtype=np.int64)
 
