@@ -13,7 +13,7 @@ from torch import Tensor
 from mkgformer_kedro.evaluation.calibration import calibration_summary, risk_coverage
 from mkgformer_kedro.evaluation.ranking.ranks import best_entities
 from mkgformer_kedro.evaluation.ranking.tables import DIRECTIONS, direction_numbers
-from mkgformer_kedro.inference.mixture.expert import known_cells
+from mkgformer_kedro.inference.mixture.expert import held_out, known_cells
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def judge_calibration(
 
     Args:
         mixture: The mixture.
-        queries: Table ``queries``; only the test split is read.
+        queries: Table ``queries``; of answers of test those that another split has are left out.
         relations: Id of every relation.
         parameters: The stage's parameters.
         seed: Seed of the sample of test queries.
@@ -110,7 +110,7 @@ def judge_calibration(
         query), ``risk_coverage``, ``answer_sets``. ``test`` is None without test queries.
     """
     calibrator = mixture.calibration.calibrator
-    test = queries[queries["split"] == "test"].reset_index(drop=True)
+    test = held_out(queries, "test")
     answers = queries["answers"].map(len).groupby(queries["split"]).mean().to_dict()
     unlike = not test.empty and not 1 / _ALIKE < answers["test"] / answers["dev"] < _ALIKE
     return {
