@@ -1693,6 +1693,7 @@ for name, (address, says) in {
 for name, (question, says) in {
     "an entity of half a character": (("\ud800", "next"), "knows no entity '\\ud800'"),
     "an entity that is not known": (("nobody", "next"), "knows no entity 'nobody'"),
+    "an entity whose id is a number": ((0, "next"), "knows no entity 0. Give ids as texts"),
     "a relation that is not known": (("e0", "nxt"), "knows no relation 'nxt'"),
     "a list of dicts": (([{"entity": "e0", "relation": "next"}],), "a list of dicts"),
     "too many parts": (("e0", "next", "tail", 5), "4 parts"),

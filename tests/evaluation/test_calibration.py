@@ -276,3 +276,11 @@ def test_a_step_whose_cases_agree_is_as_sure_as_they_are_many(truth, least, most
     assert said.min() == pytest.approx(least)
     assert said.max() == pytest.approx(most)
     assert (np.diff(said) >= 0).all()
+
+
+def test_of_equal_confidence_any_may_come_first():
+    confidence, correct = np.array([0.9, 0.6, 0.6, 0.6, 0.6]), np.array([1, 1, 0, 0, 1], dtype=bool)
+    for order in (np.arange(5), np.arange(5)[::-1]):
+        found = risk_coverage(confidence[order], correct[order], (0.2, 0.6, 1.0))
+        assert found["risk"].tolist() == pytest.approx([0, 1 / 3, 2 / 5])
+        assert found["confidence"].tolist() == [0.9, 0.6, 0.6]

@@ -522,6 +522,9 @@ def test_odds_are_multiplied():
     assert half.tolist() == [0, 0.75, 1]
     assert times_odds(half, 1 / 3) == pytest.approx([0, 0.5, 1])
     assert hidden_to_dev(frame([(0, 0, 1)], "test")) == 1
+    known = [frame([(0, 0, 1), (0, 0, 2)], split) for split in ("train", "test")]
+    hidden, of_dev = frame([(0, 0, 3)], "test"), frame([(0, 0, 4)], "dev")
+    assert hidden_to_dev(pd.concat([*known, hidden, of_dev])) == 1
     both = pd.concat([frame([(0, 0, 1)], "dev"), frame([(0, 0, 1), (0, 0, 2)], "test")])
     assert hidden_to_dev(both) == 1
 

@@ -393,6 +393,17 @@ def test_entities_are_added_to_one_predictor_alone(entity_model):
     assert len({each.data_ptr() for each in weights}) == 1, "the weights are shared"
 
 
+def test_fewer_answers_are_the_first_of_more(link):
+    link.add_entities(pd.DataFrame({"entity": list("zyx"), "name": "New", "text": "word1 next"}))
+    answers = link.predict("z", "next", top=15)
+    same = answers[answers["entity"].isin(list("zyx"))]
+    assert same["score"].nunique() == 1
+    assert same["entity"].tolist() == list("zyx")
+    for top in (1, 2, 5, 14):
+        few = link.predict("z", "next", top=top)
+        pd.testing.assert_frame_equal(few, answers[:top], check_exact=True)
+
+
 def test_entities_are_added_whole_or_not_at_all(link, monkeypatch):
     before = link.predict("e0", "next", top=99)
 
@@ -568,6 +579,14 @@ def test_among_very_many_ids_no_near_miss_is_looked_for(monkeypatch):
         read_rows(table, "entity", known)
 
 
+def test_ids_are_texts():
+    table = pd.DataFrame({"entity": [17]}, index=["a"])
+    with pytest.raises(
+        DataError, match=r"question a: the model knows no entity 17\. Give ids as t"
+    ):
+        read_rows(table, "entity", {"17": 0})
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no complete model folder: task\.json missing"):
         Predictor.from_folder(tmp_path)
@@ -579,7 +598,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         (("nobody", "next"), {}, "question 0: the model knows no entity 'nobody'"),
         (("e0", "nexxt"), {}, "no relation 'nexxt'. Did you mean 'next'"),
         (("e0", "next", "left"), {}, "the direction is 'left'"),
-        ((float("nan"), "next"), {}, "no entity 'nan'"),
+        ((float("nan"), "next"), {}, r"no entity nan\. Give ids as texts"),
         (("e0",), {}, "questions: missing: relation"),
         ((), {}, "questions: missing: entity, relation"),
         (("e0", "next", "tail", 3), {}, "4 parts"),
@@ -611,6 +630,20 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_questions_that_cannot_be_asked_of_a_graph(link, question, options, message):
     with pytest.raises(DataError, match=message):
         link.predict(*question, **options)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("entity", "nobody"), ("relation", "nexxt"), ("direction", "left"), ("images", 5)],
+)
+def test_the_tables_index_names_a_question_that_cannot_be_asked(link, column, value):
+    table = pd.DataFrame(
+        {"entity": "e0", "relation": "next", "direction": "tail", "images": None},
+        index=["a", "a", "b"],
+    ).astype(object)
+    table.loc["b", column] = value
+    with pytest.raises(DataError, match="question b"):
+        link.predict(table)
 
 
 @pytest.mark.parametrize("name", ["top", "batch_size"])
@@ -685,3 +718,21 @@ def test_a_text_is_split_as_corpora_are(mentions):
     assert read[["head_start", "head_end", "tail_start", "tail_end"]].values.tolist() == [
         [3, 4, 6, 7]
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#हिन्दी, सब", ["#हिन्दी", ",", "सब"]),
+        ("Cafe\u0301-au-lait!", ["Cafe\u0301-au-lait", "!"]),
+        ("สวัสดี", ["สวัสดี"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        (
+            "ok\u2764\ufe0f!\U0001f469\u200d\U0001f4bb",
+            ["ok", "\u2764\ufe0f", "!", "\U0001f469\u200d\U0001f4bb"],
+        ),
+        ("\u0301 a", ["\u0301", "a"]),
+    ],
+)
+def test_marks_and_joiners_belong_to_their_words(text, words):
+    assert questions.split_text(text) == words

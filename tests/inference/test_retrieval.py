@@ -35,8 +35,11 @@ class Table:
     def score_added(self, states):
         return states.new_empty(len(states), 0)
 
+    def score_entities(self, states):
+        return states @ self.table.weight.T.float() + self.entity_bias
+
     def exact(self, top):
-        return (self.states @ self.table.weight.T.float() + self.entity_bias).topk(top)
+        return self.score_entities(self.states).topk(top)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,17 @@ def test_where_all_are_candidates_it_is_exact(dtype):
     exact = small.exact(10)
     assert torch.equal(found, exact.indices)
     assert torch.allclose(scores, exact.values, atol=1e-5)
+
+
+def test_where_the_index_finds_too_few_all_are_scored():
+    alike = Table(1000)
+    alike.table.weight.data[100:], alike.entity_bias[100:] = alike.table.weight[0], 0
+    index = EntityIndex(alike, Retrieval(least=600))
+    assert len(index._index.search(np.ones(25, dtype=np.float32), 600)) < 600
+    found, scores = index.best(alike.states, 600)
+    expected = alike.score_entities(alike.states).sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found, expected.indices[:, :600])
+    assert torch.allclose(scores, expected.values[:, :600], atol=1e-5)
 
 
 def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(

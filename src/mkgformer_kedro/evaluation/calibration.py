@@ -98,13 +98,18 @@ def risk_coverage(
         coverages: Shares of the cases that are answered.
 
     Returns:
-        A row per coverage: ``coverage``, ``risk`` (share of wrong answers), ``confidence`` (of
-        the last case that is answered). Empty where there is no case.
+        A row per coverage: ``coverage``, ``risk`` (share of wrong answers; cases that are equally
+        confident are answered in any order), ``confidence`` (of the last case that is answered).
+        Empty where there is no case.
     """
     order = np.argsort(-np.asarray(confidence), kind="stable")
     if not len(order):
         return pd.DataFrame({"coverage": [], "risk": [], "confidence": []})
-    wrong = np.cumsum(~np.asarray(correct, dtype=bool)[order])
+    _, first, count = np.unique(
+        -np.asarray(confidence)[order], return_index=True, return_counts=True
+    )
+    of_group = np.add.reduceat(~np.asarray(correct, dtype=bool)[order], first, dtype=np.float64)
+    wrong = np.cumsum(np.repeat(of_group / count, count))
     answered = np.array([max(1, round(share * len(order))) for share in coverages])
     return pd.DataFrame(
         {

@@ -363,6 +363,8 @@ class Asking:
         """The best answers to a block of questions."""
         import torch
 
+        from mkgformer_kedro.evaluation.ranking.ranks import best_entities
+
         names = [f"score_{expert.name}" for expert in self.mixture.experts]
         speaks = np.stack([expert.answers(block) for expert in self.mixture.experts], axis=1)
         direction = direction_numbers(block).astype(np.int8)
@@ -376,11 +378,11 @@ class Asking:
                 self.roles.candidates(direction[rows], entity[rows], relation[rows])
             )
             logs = logs.masked_fill(~fits.to(logs.device), -torch.inf)
-            best = logs.topk(min(self.parameters.per_question, logs.shape[1]), dim=1)
-            width = best.indices.shape[1]
+            best, best_logs = best_entities(logs, self.parameters.per_question)
+            width = best.shape[1]
             row = np.repeat(rows, width)
-            answer = best.indices.reshape(-1).cpu().numpy()
-            log_softmax = best.values.reshape(-1).double().cpu().numpy()
+            answer = best.reshape(-1).cpu().numpy()
+            log_softmax = best_logs.reshape(-1).double().cpu().numpy()
             possible = np.isfinite(log_softmax)
             row, answer, log_softmax = row[possible], answer[possible], log_softmax[possible]
             which = log_softmax, direction[row], relation[row]
@@ -397,9 +399,7 @@ class Asking:
                 }
             )
             for number, name in enumerate(names):
-                values = (
-                    mixed.logs[number].gather(1, best.indices).reshape(-1).cpu().numpy()[possible]
-                )
+                values = mixed.logs[number].gather(1, best).reshape(-1).cpu().numpy()[possible]
                 table[name] = np.where(speaks[row, number], values, np.nan).astype(np.float32)
             tables.append(table[probability >= self.parameters.least_probability])
         dtypes = {**_DTYPES, **dict.fromkeys(names, np.float32)}

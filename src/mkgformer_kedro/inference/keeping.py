@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.evaluation.calibration import Calibrator, calibration_summary
 from mkgformer_kedro.evaluation.ranking.tables import TRIPLE
 from mkgformer_kedro.inference.parameters import KeepParameters, PublicationParameters
@@ -67,9 +68,10 @@ def join_directions(proposals: pd.DataFrame, triples: pd.DataFrame) -> pd.DataFr
 
 
 def _held_out(triples: pd.DataFrame) -> pd.DataFrame:
-    """Triples of dev and test, each once: one of both is of dev, since it is no hidden one."""
-    held_out = triples.loc[triples["split"] != "train", [*TRIPLE, "split"]]
-    return held_out.sort_values("split").drop_duplicates(TRIPLE)
+    """Triples of dev and test that train lacks, each once: one of both is no hidden one."""
+    of_splits = triples[[*TRIPLE, "split"]]
+    ordered = of_splits.sort_values("split", key=lambda split: split.map(SPLITS.index))
+    return ordered.drop_duplicates(TRIPLE).query("split != 'train'")
 
 
 def hidden_to_dev(triples: pd.DataFrame) -> float:
@@ -179,7 +181,7 @@ def judge_completions(
         Plain values: ``proposed``, ``kept`` (with precision, recall and what is left open),
         ``by_threshold``, ``calibration``.
     """
-    hidden = int((triples["split"] == "test").sum())
+    hidden = int((_held_out(triples)["split"] == "test").sum())
     judged = joined[joined["split"] != "dev"]
     probability = judged["probability"].to_numpy()
     truth = (judged["split"] == "test").to_numpy()

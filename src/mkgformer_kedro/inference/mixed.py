@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.ranks import best_entities
 from mkgformer_kedro.evaluation.ranking.tables import QUERY
 from mkgformer_kedro.inference.experts import LoadedModel, load_expert
 from mkgformer_kedro.inference.mixture import Mixture
@@ -188,14 +189,14 @@ class MixedAnswers:
             logs = calibration.log_softmax(mixed, self._known(block)).cpu()
             alone = ~block["relation"].isin(self._loops).to_numpy()
             logs[np.flatnonzero(alone), block["entity"].to_numpy()[alone]] = -torch.inf
-            best = logs.topk(min(top, entities), dim=1)
-            width = best.indices.shape[1]
-            values = best.values.reshape(-1).double().numpy()
+            best, best_logs = best_entities(logs, top)
+            width = best.shape[1]
+            values = best_logs.reshape(-1).double().numpy()
             head = (block["direction"] == "head").to_numpy().astype(np.int8).repeat(width)
             which = values, head, block["relation"].to_numpy().repeat(width)
             found = pd.DataFrame(
                 {
-                    "answer": best.indices.reshape(-1).numpy(),
+                    "answer": best.reshape(-1).numpy(),
                     "score": values,
                     "probability": calibration.probabilities(*which),
                     "in_answer_set": calibration.in_set(*which),

@@ -349,8 +349,7 @@ class Predictor:
 
     def _answers(self, table: pd.DataFrame, top: int, batch_size: int) -> pd.DataFrame:
         index = table.index
-        # Numbers in place of the index, which may hold a label twice.
-        asked, items, images = self._read(table.set_index(pd.RangeIndex(len(table))))
+        asked, items, images = self._read(table)
         if self._mixture is not None:
             found = self._mixture.best(self._model, asked, items, images, top, batch_size)
             named = self.task.entities.iloc[found["answer"]][["entity", "name"]]
@@ -387,12 +386,13 @@ class Predictor:
         return None if few else EntityIndex(self._model, self._retrieval)
 
     def _read(self, table: pd.DataFrame) -> tuple[pd.DataFrame, Any, GivenImages]:
-        """Questions as the task reads and encodes them, and their images."""
+        """Questions as the task reads and encodes them, numbered from 0, and their images."""
         check_columns(table, (), (*self.task.question, "images"))
-        asked = self.task.read_questions(table)
+        # Numbers in place of the index, which names what is wrong but may hold a label twice.
+        asked = self.task.read_questions(table).reset_index(drop=True)
         items = self.task.encode(asked, self._tokenizer, self._model.config)
         given = list(table["images"]) if "images" in table else [None] * len(table)
-        names = [f"question {number}" for number in table.index]
+        names = [f"question {label}" for label in table.index]
         images = GivenImages(self._processor, given, names, self._store)
         own = np.array([not is_nothing(each) for each in given]) | (self._store is None)
         owners = np.where(own, images.first + np.arange(len(asked)), items.owners)

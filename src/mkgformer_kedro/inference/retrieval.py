@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mkgformer_kedro.errors import DataError, Problem
+from mkgformer_kedro.evaluation.ranking.ranks import best_entities
 from mkgformer_kedro.files import fingerprint, written_atomically
 from mkgformer_kedro.parameters import Folder, typed
 from mkgformer_kedro.progress import Progress
@@ -114,30 +115,35 @@ class EntityIndex:
 
         Returns:
             Their numbers, ``(b, top)``, best first, and their exact scores. Entities that were
-            added to the model are always among those that are scored.
+            added to the model are always among those that are scored. All entities are where the
+            index finds too few, as among many equal embeddings.
         """
         wanted = max(top * self._retrieval.oversample, self._retrieval.least)
         wanted = min(wanted, len(self._index))
         asked = states.float().cpu().numpy()
         asked = np.pad(asked, ((0, 0), (0, 1)), constant_values=1)
         keys = np.zeros((len(asked), wanted), dtype=np.int64)
-        found = np.zeros(len(asked), dtype=np.int64)
+        short = []
         for row, vector in enumerate(asked):
-            matches = self._index.search(vector, wanted)
-            found[row] = len(matches)
-            keys[row, : len(matches)] = matches.keys
+            found = self._index.search(vector, wanted).keys
+            if len(found) < wanted:
+                short.append(row)
+            else:
+                keys[row] = np.sort(found)
         number = torch.from_numpy(keys).to(states.device)
-        missing = torch.arange(wanted) >= torch.from_numpy(found)[:, None]
         scores = self._model.score_each(states, number)
-        scores = scores.masked_fill(missing.to(states.device), -torch.inf)
         added = self._model.score_added(states)
         if added.shape[1]:
             first = len(self._index)
             of_added = torch.arange(first, first + added.shape[1], device=states.device)
             number = torch.cat([number, of_added.expand(len(states), -1)], dim=1)
             scores = torch.cat([scores, added], dim=1)
-        best = scores.topk(min(top, scores.shape[1]), dim=1)
-        return number.gather(1, best.indices), best.values
+        best, values = best_entities(scores, top)
+        best = number.gather(1, best)
+        for row in short:
+            every = self._model.score_entities(states[row : row + 1])
+            best[row : row + 1], values[row : row + 1] = best_entities(every, top)
+        return best, values
 
 
 def _vectors(model: Any) -> np.ndarray:

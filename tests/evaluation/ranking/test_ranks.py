@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mkgformer_kedro.evaluation.ranking.ranks import Cells, RankedAnswers, rank_answers
+from mkgformer_kedro.evaluation.ranking.ranks import (
+    Cells,
+    RankedAnswers,
+    best_entities,
+    rank_answers,
+)
 
 
 @st.composite
@@ -53,6 +58,15 @@ def as_rows(ranked: RankedAnswers, names: dict) -> list[dict]:
 def test_ranks_follow_the_definition(problem):
     expected = rank_one_by_one(*problem)
     assert as_rows(rank_answers(*problem), expected[0]) == expected
+
+
+@given(ranking_problems(), st.integers(1, 15))
+def test_the_best_are_the_beginning_of_a_stable_sort(problem, top):
+    scores = problem[0].masked_fill(problem[0] == -3, -torch.inf)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    entities, values = best_entities(scores, top)
+    assert torch.equal(entities, expected.indices[:, :top])
+    assert torch.equal(values, expected.values[:, :top])
 
 
 @given(ranking_problems())

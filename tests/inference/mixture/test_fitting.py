@@ -15,7 +15,9 @@ from mkgformer_kedro.inference.mixture import (
     choose_experts,
     judge_calibration,
 )
+from mkgformer_kedro.inference.mixture.expert import held_out
 from mkgformer_kedro.inference.parameters import MixtureParameters
+from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
 
 
 def test_it_is_better_than_each_of_its_experts(world, mixture, experts, parameters):
@@ -154,6 +156,28 @@ def test_test_answers_make_no_difference(world, experts, parameters, tmp_path):
         assert (one / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_what_only_test_knows_is_no_known_answer_of_dev():
+    triples = pd.DataFrame(
+        [
+            *[(0, 0, 1, "train"), (4, 0, 5, "train")],
+            *[(0, 0, 1, "dev"), (0, 0, 2, "dev"), (4, 0, 5, "dev")],
+            (0, 0, 3, "test"),
+        ],
+        columns=["head", "relation", "tail", "split"],
+    ).astype(dict.fromkeys(("head", "relation", "tail"), "int32"))
+    queries = group_queries(triples)
+
+    def laid_out(split):
+        rows = held_out(queries, split)
+        names = ["direction", "entity", "answers", "known"]
+        return [
+            tuple(np.asarray(value).tolist() for value in row) for row in rows[names].to_numpy()
+        ]
+
+    assert laid_out("dev") == [("tail", 0, [2], [1, 2]), ("head", 2, [0], [0])]
+    assert laid_out("test") == [("tail", 0, [3], [1, 2, 3]), ("head", 3, [0], [0])]
+
+
 def test_an_empty_dev_split_is_an_error(world, experts, parameters, tmp_path):
     none = replace(world, queries=split(world.queries, "test"))
     with pytest.raises(DataError, match="there are no queries to fit a mixture on"):
@@ -205,8 +229,10 @@ def test_a_query_without_a_candidate_does_not_undo_the_fit(world, experts, param
     )
     dev = split(world.queries, "dev").head(4)
     expected = fit(experts, replace(world, queries=dev), tmp_path / "a", parameters).facts
-    sure = dev.head(1).assign(known=[np.arange(30, dtype=np.int32)])
-    more = pd.concat([dev, sure], ignore_index=True)
+    sure = dev.head(1).assign(entity=29, answers=[np.array([3], dtype=np.int32)])
+    assert 29 not in set(dev["entity"])
+    others = np.delete(np.arange(30, dtype=np.int32), 3)
+    more = pd.concat([dev, sure, sure.assign(split="train", answers=[others])], ignore_index=True)
     found = fit(experts, replace(world, queries=more), tmp_path / "b", parameters).facts
     assert found["weights"] == pytest.approx(expected["weights"], rel=1e-3, abs=1e-3)
 
@@ -216,7 +242,12 @@ def test_where_every_entity_is_known_all_experts_count_alike(
     world, experts, parameters, tmp_path, learned, caplog
 ):
     queries = world.queries.groupby("split").head(20).reset_index(drop=True)
-    queries["known"] = [np.arange(30, dtype=np.int32)] * len(queries)
+    queries = queries.drop_duplicates(["direction", "entity", "relation"], ignore_index=True)
+    everything = np.arange(30, dtype=np.int32)
+    others = [np.setdiff1d(everything, answers) for answers in queries["answers"]]
+    learned_from = queries.assign(split="train", answers=others)
+    queries = pd.concat([queries, learned_from], ignore_index=True)
+    queries["known"] = [everything] * len(queries)
     experts = [replace(experts[0], learned=learned), *experts[1:]]
     mixture = fit(experts, replace(world, queries=queries), tmp_path, parameters)
     assert "Dev does not say whose word counts" in caplog.text

@@ -323,6 +323,20 @@ def test_a_word_stands_where_its_first_piece_does(tokenizer, labels):
     assert "labels" not in batch
 
 
+def test_an_entity_that_is_named_twice_is_shown_in_both_places(tokenizer, labels):
+    posts = pd.DataFrame({"words": [["word1", "is", "word1", "word2"]]})
+    task = tagging(labels)
+    items = task.encode_posts(posts, tokenizer, None)
+    best = np.array([task.class_names.index(tag) for tag in ("B-LOC", "O", "B-LOC", "B-PER")])
+    places = task.tokens(tokenizer, items, 0, best)[1]
+    assert {name: at.tolist() for name, at in places.items()} == {
+        "word1 (LOC)": [1, 3],
+        "word2 (PER)": [4],
+    }
+    places = task.tokens(tokenizer, items, 0, np.zeros(4, dtype=int))[1]
+    assert {name: at.tolist() for name, at in places.items()} == {"all words": [1, 2, 3, 4]}
+
+
 def test_words_beyond_the_window_are_lost_and_counted(run, labels, caplog):
     models, _ = run("entity_recognition", epochs=1, max_length=16)
     words = ["word0"] * 20

@@ -48,6 +48,31 @@ def below_each_other(parts: Iterable[Mapping[str, np.ndarray]], rows: int) -> di
     return columns
 
 
+def best_entities(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """The best entities by score and, where scores are equal, by number.
+
+    Args:
+        scores: ``(queries, entities)``, without NaN.
+        top: Entities wanted; all of them where there are fewer.
+
+    Returns:
+        Their numbers ``(queries, top)``, best first, and their scores: the beginning of a stable
+        sort, for about the time of ``topk``.
+    """
+    width = min(top, scores.shape[1])
+    # One more says whether the last ones tie with others, of which topk takes any.
+    best = scores.topk(min(width + 1, scores.shape[1]), dim=1)
+    last, beyond = best.values[:, width - 1 : width], best.values[:, width:]
+    entities = best.indices[:, :width].clone()
+    for row in (last == beyond).nonzero()[:, 0].tolist():
+        above, tied = scores[row] > last[row], scores[row] == last[row]
+        found = torch.cat([above.nonzero()[:, 0], tied.nonzero()[:, 0]])
+        entities[row] = found[:width]
+    entities = entities.sort(dim=1).values
+    values, order = scores.gather(1, entities).sort(dim=1, descending=True, stable=True)
+    return entities.gather(1, order), values
+
+
 @dataclass(frozen=True)
 class Cells:
     """Cells of a score matrix, as parallel index tensors.

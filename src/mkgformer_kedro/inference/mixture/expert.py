@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.calibration import Calibrator, log_odds
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
-from mkgformer_kedro.evaluation.ranking.tables import direction_numbers
+from mkgformer_kedro.evaluation.ranking.tables import QUERY, direction_numbers
 from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.inference.experts import expert_digest, finite_scores
 from mkgformer_kedro.training.structural_model import EXPERT_FILE
@@ -148,6 +149,40 @@ class Calibration:
     ) -> np.ndarray:
         """Whether each answer is in the answer set of its query, ``(n,)`` bool."""
         return -log_softmax <= self.thresholds[relation, direction]
+
+
+def held_out(queries: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The queries of a split, as far as nobody has looked at what comes behind it.
+
+    Args:
+        queries: Table ``queries``.
+        split: ``dev`` or ``test``.
+
+    Returns:
+        Rows of ``queries``, numbered anew: ``answers`` that train lacks, ``known`` those of this
+        split and of all before. A row without answers is left out.
+    """
+    question = queries.groupby(QUERY).ngroup().to_numpy()
+    chosen = (queries["split"] == split).to_numpy()
+    asked = queries[chosen].reset_index(drop=True)
+
+    def answers_of(splits: Sequence[str]) -> list[np.ndarray]:
+        rows = np.flatnonzero(queries["split"].isin(splits))
+        rows = rows[np.argsort(question[rows], kind="stable")]
+        found = queries["answers"].iloc[rows]
+        values = np.concatenate([np.empty(0, np.int32), *found])
+        ends = np.concatenate([[0], np.cumsum(found.map(len).to_numpy(np.int64))])
+        first, last = (
+            ends[np.searchsorted(question[rows], question[chosen], side)]
+            for side in ("left", "right")
+        )
+        return [np.unique(values[start:end]) for start, end in zip(first, last, strict=True)]
+
+    learned = answers_of(SPLITS[:1])
+    asked["answers"] = pd.Series(list(map(np.setdiff1d, asked["answers"], learned)), dtype=object)
+    before = answers_of(SPLITS[: SPLITS.index(split)])
+    asked["known"] = pd.Series(list(map(np.union1d, asked["answers"], before)), dtype=object)
+    return asked[asked["answers"].map(len) > 0].reset_index(drop=True)
 
 
 def known_cells(queries: pd.DataFrame, *, own: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from mkgformer_kedro.inference.mixture.expert import (
     Calibration,
     Mixture,
     Weights,
+    held_out,
     learned_by_all,
     without_the_silent,
 )
@@ -95,7 +96,7 @@ def fit_mixture(
 
     Args:
         experts: What is mixed.
-        queries: Table ``queries``; only the dev split is read.
+        queries: Table ``queries``; what only test has is not looked at.
         work_folder: Place for the experts' answers, from which an interrupted run goes on.
         parameters: The stage's parameters.
         entities: Number of entities of the graph.
@@ -185,7 +186,7 @@ def _shared_out(
 
     Of very few, each belongs to all shares, and is there as often.
     """
-    dev = queries[queries["split"] == "dev"].reset_index(drop=True)
+    dev = held_out(queries, "dev")
     if dev.empty:
         what = "there are no queries to fit a mixture on and to judge the fit by"
         remedy = "Give the graph a dev split (see docs/own_data.md)."

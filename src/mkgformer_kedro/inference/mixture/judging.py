@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mkgformer_kedro.evaluation.calibration import calibration_summary, risk_coverage
+from mkgformer_kedro.evaluation.ranking.ranks import best_entities
 from mkgformer_kedro.evaluation.ranking.tables import DIRECTIONS, direction_numbers
-from mkgformer_kedro.inference.mixture.expert import known_cells
+from mkgformer_kedro.inference.mixture.expert import held_out, known_cells
 from mkgformer_kedro.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def judge(
         block = queries.iloc[rows]
         logs = calibration.log_softmax(scores, known_cells(block, own=False)).cpu()
         direction, relation = direction_numbers(block), block["relation"].to_numpy()
-        best = logs.topk(min(top, logs.shape[1]), dim=1)
-        width = best.indices.shape[1]
+        best, best_logs = best_entities(logs, top)
+        width = best.shape[1]
         is_answer = torch.zeros(logs.shape, dtype=torch.bool)
         row = np.repeat(np.arange(len(block)), block["answers"].map(len))
         entity = np.concatenate(block["answers"].to_list()).astype(np.int64)
@@ -58,9 +59,9 @@ def judge(
                 "query": np.repeat(rows, width),
                 "direction": np.repeat(direction, width),
                 "relation": np.repeat(relation, width),
-                "answer": best.indices.reshape(-1).numpy(),
-                "log_softmax": best.values.reshape(-1).double().numpy(),
-                "true": is_answer.gather(1, best.indices).reshape(-1).numpy(),
+                "answer": best.reshape(-1).numpy(),
+                "log_softmax": best_logs.reshape(-1).double().numpy(),
+                "true": is_answer.gather(1, best).reshape(-1).numpy(),
                 "place": np.tile(np.arange(width), len(rows)),
             }
         )
@@ -96,7 +97,7 @@ def judge_calibration(
 
     Args:
         mixture: The mixture.
-        queries: Table ``queries``; only the test split is read.
+        queries: Table ``queries``; of answers of test those that another split has are left out.
         relations: Id of every relation.
         parameters: The stage's parameters.
         seed: Seed of the sample of test queries.
@@ -109,7 +110,7 @@ def judge_calibration(
         query), ``risk_coverage``, ``answer_sets``. ``test`` is None without test queries.
     """
     calibrator = mixture.calibration.calibrator
-    test = queries[queries["split"] == "test"].reset_index(drop=True)
+    test = held_out(queries, "test")
     answers = queries["answers"].map(len).groupby(queries["split"]).mean().to_dict()
     unlike = not test.empty and not 1 / _ALIKE < answers["test"] / answers["dev"] < _ALIKE
     return {

@@ -185,17 +185,21 @@ class EntityRecognition(PostsTask):
         row: int,
         best: np.ndarray,
     ) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Of interest are the entities found, by their words; where there are none, all words."""
+        """Of interest are the entities found, by their words; where there are none, all words.
+
+        Entities of the same words and type are one, in several places.
+        """
         names = tokenizer.convert_ids_to_tokens(items.tokens[row].tolist())
         starts = items.word_starts[row]
         # Behind the last word stands [SEP].
         ends = np.append(starts, len(names) - 1)[1:]
-        places: dict[str, np.ndarray] = {}
+        places: dict[str, list[int]] = {}
         for first, end, kind in entities_of(self._tags(best, starts)):
-            at = np.arange(starts[first], ends[end - 1])
+            at = range(starts[first], ends[end - 1])
             text = tokenizer.convert_tokens_to_string([names[place] for place in at]).strip()
-            places[f"{text} ({kind})"] = at
-        return names, places or {"all words": np.arange(1, len(names) - 1)}
+            places.setdefault(f"{text} ({kind})", []).extend(at)
+        places = places or {"all words": [*range(1, len(names) - 1)]}
+        return names, {name: np.array(at) for name, at in places.items()}
 
     def scores(self, posts: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, float]:
         """Strict precision, recall and F1 of entities."""

@@ -451,8 +451,9 @@ class LinkPrediction(Task):
         top: int,
     ) -> pd.DataFrame:
         """``entity``, ``name`` and ``score`` of the ``top`` best entities, best first."""
-        best = outputs.logits.float().topk(min(top, len(self.entities)), dim=1)
-        return self.name_answers(best.indices, best.values, table)
+        from mkgformer_kedro.evaluation.ranking.ranks import best_entities
+
+        return self.name_answers(*best_entities(outputs.logits.float(), top), table)
 
     def name_answers(
         self, entities: torch.Tensor, scores: torch.Tensor, table: pd.DataFrame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,16 @@ from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.files import is_utf8
 from mkgformer_kedro.parameters import did_you_mean
 
-# Words as corpora of posts have them: links, names and tags whole, punctuation on its own.
 # A near miss is looked for among so many ids at most: among more it takes seconds.
 _MOST_COMPARED = 20_000
-_WORD = re.compile(r"https?://\S+|[@#]?\w+(?:['’-]\w+)*|[^\w\s]")
+# Words as corpora of posts have them: links, names and tags whole, punctuation on its own. Marks
+# and joiners belong to what they follow; what follows a joiner belongs to it.
+_MARK, _NON_JOINER, _JOINER = "\u0301", "\u200c", "\u200d"
+_ON = _MARK + _NON_JOINER + _JOINER
+_WORD = re.compile(
+    rf"https?://\S+|[@#]?\w[\w{_ON}]*(?:['’-]\w[\w{_ON}]*)*"
+    rf"|[^\w\s][{_ON}]*(?:(?<={_JOINER})[^\w\s][{_ON}]*)*"
+)
 
 
 def wrong(question: Any, what: str, remedy: str) -> DataError:
@@ -27,7 +34,9 @@ def wrong(question: Any, what: str, remedy: str) -> DataError:
 
 def split_text(text: str) -> list[str]:
     """Split a text into words."""
-    return _WORD.findall(text)
+    # `re` knows no class of marks: one of them stands for all.
+    marked = "".join(_MARK if unicodedata.category(each)[0] == "M" else each for each in text)
+    return [text[slice(*found.span())] for found in _WORD.finditer(marked)]
 
 
 def check_columns(
@@ -112,16 +121,19 @@ def read_rows(table: pd.DataFrame, column: str, known: Mapping[str, int]) -> np.
     """The row of each of a column's ids, ``(n,)``, by the rows of all ids that are known.
 
     Raises:
-        DataError: An id is not known.
+        DataError: An id is not known, or no text.
     """
     rows = []
     for index, name in table[column].items():
-        row = known.get(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            remedy = "Give ids as texts, as pandas.read_csv(..., dtype=str) reads them."
+            raise wrong(index, f"the model knows no {column} {name!r:.100}", remedy)
+        row = known.get(name)
         if row is None:
             compared = known if len(known) <= _MOST_COMPARED else ()
-            near = difflib.get_close_matches(str(name)[:100], compared, n=1)
+            near = difflib.get_close_matches(name[:100], compared, n=1)
             remedy = f"Did you mean '{near[0]}'?" if near else "Give an id that the model knows."
-            raise wrong(index, f"the model knows no {column} {str(name)[:100]!r}", remedy)
+            raise wrong(index, f"the model knows no {column} {name[:100]!r}", remedy)
         rows.append(row)
     return np.array(rows, dtype=np.int64)
 
