@@ -179,8 +179,8 @@ class MixedAnswers:
             With the index of ``asked``, best first: ``answer`` (index), ``score`` (log-probability
             among all answers that train does not give), ``probability``, ``in_answer_set``.
         """
-        entities = network.config.num_entities
-        mixture = self._about(network, items, images, entities - self._entities)
+        added = network.config.num_entities - self._entities
+        mixture = self._about(network, items, images, added)
         calibration = mixture.calibration
         queries = asked[QUERY].assign(question=np.arange(len(asked)))
         parts = []
