@@ -84,6 +84,20 @@ def test_weights_are_those_that_the_model_records(link, looker, store, queries):
     assert (by_token < attention.heat()[0]).all()
 
 
+def test_padding_that_is_attended_to_is_among_all_tokens(link, looker, store, queries, monkeypatch):
+    monkeypatch.setattr(link._model.config, "mask_prefix_padding", False)
+    items = link.task.encode(queries, link._tokenizer, link._model.config)
+    seen = looker.see(items, store, np.array([0]))
+    recorded = looker.ask(seen, output_attentions=True)
+    best = looker.best(items, seen, recorded)
+    weights = looker.patch_weights(items, seen, recorded, best, "attention")[0]
+    found = link.explain("e2", "next", by="attention")
+    assert found.tokens[8] == "[SEP]"
+    assert {*found.tokens[9:]} == {"[PAD]"}
+    assert len(found.tokens) == seen.inputs["input_ids"].shape[1]
+    np.testing.assert_allclose(np.concatenate(found.heat(), axis=None), weights, rtol=1e-5)
+
+
 def test_an_image_that_is_missing_is_left_out(link):
     assert [image.slot for image in link.explain("e4", "next").images] == [0]
     for question in (("e1", "next"), ("e2", "next")):

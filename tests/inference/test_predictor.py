@@ -1,8 +1,10 @@
 """A person asks a model: what is given in which form, what comes back, what is refused."""
 
+import gc
 import pickle
 import shutil
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -23,7 +25,7 @@ from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStore, Visua
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.inference import Predictor
 from mkgformer_kedro.inference.completion import Asking, Roles, _Known
-from mkgformer_kedro.inference.experts import TrainedModels, load_experts
+from mkgformer_kedro.inference.experts import LoadedModel, TrainedModels, load_experts
 from mkgformer_kedro.inference.images import GivenImages
 from mkgformer_kedro.inference.mixed import MixedAnswers
 from mkgformer_kedro.inference.mixture import fit_mixture
@@ -289,6 +291,13 @@ def test_a_mixture_answers_as_completion_does(project, tables, tmp_path):
     expected = 1 / (1 + np.exp(-found["log_odds"]))
     np.testing.assert_allclose(answers["probability"], expected, atol=1e-5)
 
+    image = Image.new("RGB", (8, 8))
+    alive = weakref.ref(image)
+    predictor.predict("e2", "next", images=image)
+    del image
+    gc.collect()
+    assert alive() is None, "a predictor keeps no question's images"
+
     seen, unseen = (predictor.predict("e2", "next", images=each) for each in (None, []))
     assert not np.allclose(seen["score"], unseen["score"]), "images of the question are asked with"
 
@@ -371,6 +380,17 @@ def test_new_entities_are_asked_about_and_are_answers(link, image_file):
     asked = [link.predict(entity, "next")["score"] for entity in ("x1", "x2", "e0")]
     assert not np.allclose(asked[0], asked[1])
     np.testing.assert_array_equal(asked[2], second["score"][:10])
+
+
+def test_entities_are_added_to_one_predictor_alone(entity_model):
+    shared = LoadedModel(entity_model)
+    one, other = Predictor(shared), Predictor(shared)
+    before = other.predict("e0", "next", top=99)
+    one.add_entities(NEW)
+    pd.testing.assert_frame_equal(other.predict("e0", "next", top=99), before, check_exact=True)
+    assert len(one.predict("e0", "next", top=99)) == len(before) + 2
+    weights = (each._model.get_input_embeddings().weight for each in (one, other))
+    assert len({each.data_ptr() for each in weights}) == 1, "the weights are shared"
 
 
 def test_fewer_answers_are_the_first_of_more(link):
@@ -524,7 +544,7 @@ def test_entities_and_their_store_are_of_no_use_to_posts(on_posts, task, posts_s
         predictor.add_entities(NEW)
 
 
-class _Again:
+class _Again(LoadedModel):
     precision = "fp32"
 
     def __init__(self, predictor):

@@ -845,8 +845,24 @@ def test_added_entities_leave_other_scores_as_they_are(tiny):
     assert torch.equal(after[:, :-3], before)
     close(after[:, -3:], model.encode_mask(**asked) @ new.T)
     table, words = model.mkgformer.graph_embeddings, model.get_input_embeddings()
+    assert torch.equal(table.added.weight, new), "one table, however often some are added"
     second = torch.tensor([[tiny.words + tiny.entities + 1]])
     assert torch.equal(table(second, words)[0, 0], new[1])
+
+
+@torch.no_grad()
+def test_scores_of_added_entities_do_not_hang_on_how_many_there_are(tiny, monkeypatch):
+    monkeypatch.setattr(modeling_mkgformer, "_ADDED_AT_A_TIME", 4)
+    model, states, new = tiny.model(), torch.randn(3, 32), torch.randn(9, 32)
+    saved = model.state_dict().keys()
+    assert model.score_added(states).shape == (3, 0)
+    for count in range(1, 10):
+        before = model.score_added(states)
+        model.add_entities(new[count - 1 : count])
+        after = model.score_added(states)
+        assert torch.equal(after[:, :-1], before)
+        close(after, states @ new[:count].T)
+    assert model.state_dict().keys() - saved == {"mkgformer.graph_embeddings.added.weight"}
 
 
 @torch.no_grad()

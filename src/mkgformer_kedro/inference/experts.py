@@ -11,6 +11,7 @@ import pkgutil
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +124,15 @@ class LoadedModel:
         with torch.inference_mode(False):  # tensors made in it let no gradient through
             model, tokenizer, task = load_model(self.folder, self.attention)
             return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, task
+
+    def view(self) -> Any:
+        """The model as a network of its own, whose weights are those of ``parts``."""
+        import torch
+
+        network, *_ = self.parts
+        weights = {id(each): each for each in (*network.parameters(), *network.buffers())}
+        with torch.inference_mode(False):
+            return deepcopy(network, weights)
 
     def ask(
         self, table: pd.DataFrame, images: Any, *, batch_size: int, what: str

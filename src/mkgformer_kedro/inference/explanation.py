@@ -72,7 +72,8 @@ class Explanation:
         by: What the weights are: ``correlation``, ``attention`` or ``gradient``.
         answer: What the model answers, as ``Predictor.predict`` tells it.
         layers: Fused layers that the weights are of, from 1, the lowest; none for gradients.
-        tokens: The tokens that look. A gradient is that of the answer, its only "token".
+        tokens: The tokens that look, with padding where the model attends to it. A gradient is that
+            of the answer, its only "token".
         parts: Positions in ``tokens`` of those of interest, by name: the mask and the relation's
             words, or the mentions.
         images: The images that there are.
@@ -291,13 +292,14 @@ class Looker:
         best = self.best(items, seen, recorded)
         weights = self.weights(seen, recorded, best, by)[0]
         tokens, parts = self.task.tokens(self.tokenizer, items, row, best[0])
+        tokens += [self.tokenizer.pad_token] * (weights.shape[1] - len(tokens))
         if by == "gradient":
             tokens, parts = ["the answer"], {"the answer": np.array([0])}
         read = images.read([items.owners[row]])
         there = read.pop("image_mask")[0]
         pixels = [image for slots in read.values() for image in slots[0]]
         shown = tuple(
-            ExplainedImage(role, slot, pixels[number], grid[:, : len(tokens)])
+            ExplainedImage(role, slot, pixels[number], grid)
             for number, ((role, slot), grid) in enumerate(
                 zip(self.slots, self.grids(weights), strict=True)
             )

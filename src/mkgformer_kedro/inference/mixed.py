@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -22,33 +23,43 @@ from mkgformer_kedro.training.structural_model import EXPERT_FILE
 
 if TYPE_CHECKING:
     from mkgformer_kedro.inference.experts import Expert
+    from mkgformer_kedro.training.parameters import Precision
+    from mkgformer_kedro.training.tasks.base import Task
 
 _MODELS = ("model", "without_images")
 
 
+@dataclass(frozen=True, eq=False)
 class AskedModel:
     """A model that is asked with the images of the questions, as an expert.
 
-    Args:
-        model: The model.
-        name: ``model`` or ``without_images``.
-
     Attributes:
-        items: The questions, encoded, and
-        images: the images of their owners; both are set before it is asked. The column ``question``
-            of its queries holds the number of the item.
+        name: ``model`` or ``without_images``.
+        seed: Seed of its training.
+        folder: Its folder.
+        task: Its task.
+        precision: In which it is asked.
+        network: The model itself, and
+        questions: the questions, with the images of their owners; both are there while it is asked.
+            The column ``question`` of its queries holds the number of the item.
     """
 
     learned = None
 
-    def __init__(self, model: LoadedModel, name: str) -> None:
-        self.name, self.folder = name, model.folder
+    name: str
+    seed: int
+    folder: Path
+    task: Task
+    precision: Precision
+    network: Any = None
+    questions: Collator | None = None
+
+    @classmethod
+    def of(cls, model: LoadedModel, name: str) -> Self:
+        """The expert of that name, without anything to ask or to be asked."""
         number = model.folder.name.removeprefix("seed_")
-        self.seed = int(number) if number.isdecimal() else 0
-        self._network, _, self._task = model.parts
-        self._precision = model.precision
-        self.items: Any = None
-        self.images: Any = None
+        seed = int(number) if number.isdecimal() else 0
+        return cls(name, seed, model.folder, model.parts[2], model.precision)
 
     def scores(
         self, queries: pd.DataFrame, *, batch_size: int
@@ -57,13 +68,13 @@ class AskedModel:
         numbers = queries["question"].to_numpy()
         place = pd.Series(np.arange(len(numbers)), index=numbers)
         blocks = ask(
-            self._network,
-            Collator(self.items, self.images if self.name == "model" else None),
+            self.network,
+            self.questions,
             numbers,
-            batch_size=self._task.asked_at_a_time(batch_size),
+            batch_size=self.task.asked_at_a_time(batch_size),
             what="Asking the model" if self.name == "model" else "Asking without images",
             of="questions",
-            precision=self._precision,
+            precision=self.precision,
         )
         for rows, outputs in blocks:
             yield place[rows].to_numpy(copy=True), outputs.logits.float()
@@ -128,8 +139,7 @@ class MixedAnswers:
             what = "a mixture is of a graph, and the model is not"
             raise DataError(Problem(str(folder), None, what, "Leave the mixture out."))
         self._entities = len(task.entities)
-        self._models = [AskedModel(model, name) for name in _MODELS]
-        experts: list[Any] = [*self._models]
+        experts: list[Any] = [AskedModel.of(model, name) for name in _MODELS]
         for path in sorted((folder.parent / "structure_modeling").rglob(EXPERT_FILE)):
             experts.append(load_expert(path.parent, task, experts))
         self._mixture: Any = load_expert(folder, task, experts)
@@ -150,18 +160,18 @@ class MixedAnswers:
     @property
     def reads_texts(self) -> bool:
         """Whether some expert can say anything of entities that are added."""
-        return any(expert in self._models for expert in self._mixture.experts)
+        return any(isinstance(expert, AskedModel) for expert in self._mixture.experts)
 
     def best(
-        self, asked: pd.DataFrame, items: Any, images: Any, entities: int, top: int, batch_size: int
+        self, network: Any, asked: pd.DataFrame, items: Any, images: Any, top: int, batch_size: int
     ) -> pd.DataFrame:
         """The best answers to each question that train does not give.
 
         Args:
+            network: The model, with the entities that were added to it.
             asked: ``direction``, ``entity``, ``relation`` (indices); numbered from 0.
             items: The questions, encoded.
             images: Images of their owners.
-            entities: How many entities there are by now.
             top: How many answers to each.
             batch_size: Questions asked at a time.
 
@@ -169,9 +179,9 @@ class MixedAnswers:
             With the index of ``asked``, best first: ``answer`` (index), ``score`` (log-probability
             among all answers that train does not give), ``probability``, ``in_answer_set``.
         """
-        for model in self._models:
-            model.items, model.images = items, images
-        mixture, calibration = self._enlarged(entities - self._entities), self._mixture.calibration
+        added = network.config.num_entities - self._entities
+        mixture = self._about(network, items, images, added)
+        calibration = mixture.calibration
         queries = asked[QUERY].assign(question=np.arange(len(asked)))
         parts = []
         for rows, mixed in mixture.scores(queries, batch_size=batch_size):
@@ -196,15 +206,17 @@ class MixedAnswers:
             parts.append(found[np.isfinite(values)])
         return pd.concat(parts).sort_index(kind="stable")
 
-    def _enlarged(self, added: int) -> Mixture:
-        """The mixture of a graph with so many entities more."""
+    def _about(self, network: Any, items: Any, images: Any, added: int) -> Mixture:
+        """The mixture for these questions, of a graph with so many entities more."""
+
+        def about(expert: Expert) -> Expert:
+            if isinstance(expert, AskedModel):
+                shown = images if expert.name == "model" else None
+                return replace(expert, network=network, questions=Collator(items, shown))
+            return Enlarged(expert, self._entities, added) if added else expert
+
         mixture = self._mixture
-        if not added:
-            return mixture
-        experts = [
-            each if each in self._models else Enlarged(each, self._entities, added)
-            for each in mixture.experts
-        ]
+        experts = [about(expert) for expert in mixture.experts]
         fitted = mixture.weights, mixture.calibration, mixture.facts
         return Mixture(experts, *fitted, self._entities + added, added=added)
 

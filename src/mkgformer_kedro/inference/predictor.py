@@ -78,7 +78,8 @@ class Predictor:
     ) -> None:
         from mkgformer_kedro.modeling import MKGformerProcessor
 
-        self._model, self._tokenizer, self.task = model.parts
+        _, self._tokenizer, self.task = model.parts
+        self._model = model.view()  # to which entities are added, whoever else asks the model
         self._processor = MKGformerProcessor.of(self._model.config, self._tokenizer)
         self._precision = model.precision
         if not isinstance(retrieval, Retrieval | None):
@@ -350,8 +351,7 @@ class Predictor:
         index = table.index
         asked, items, images = self._read(table)
         if self._mixture is not None:
-            entities = len(self.task.entities)
-            found = self._mixture.best(asked, items, images, entities, top, batch_size)
+            found = self._mixture.best(self._model, asked, items, images, top, batch_size)
             named = self.task.entities.iloc[found["answer"]][["entity", "name"]]
             answers = named.set_index(found.index).assign(**found.drop(columns="answer"))
             return answers.set_index(index[answers.index])

@@ -54,6 +54,9 @@ _FORBIDDEN = -1e6
 # Rows of a table in half precision that are widened at a time.
 _WIDENED = 1 << 14
 
+# Entities that were added after training and are scored in one product.
+_ADDED_AT_A_TIME = 256
+
 
 @dataclass
 class MKGformerModelOutput(ModelOutput):
@@ -559,8 +562,15 @@ class MKGformerGraphEmbeddings(nn.Module):
         dtype = torch.bfloat16 if config.half_precision_entities else None
         self.entities = nn.Embedding(config.num_entities, width, dtype=dtype)
         self.relations = nn.Embedding(config.num_relations, width)
-        # Entities that came after training, each time some. They count as the last entities.
-        self.added = nn.ModuleList()
+        # Entities that came after training. They count as the last entities.
+        self.added: nn.Embedding | None = None
+
+    def add(self, embeddings: Tensor) -> None:
+        """Put entities `(M, d)` behind the others, in memory: they are not saved."""
+        rows = embeddings.to(self.entities.weight)
+        if self.added is not None:
+            rows = torch.cat([self.added.weight, rows])
+        self.added = nn.Embedding.from_pretrained(rows)
 
     def forward(self, input_ids: Tensor, words: nn.Embedding) -> Tensor:
         """Look token ids up, words and those of the graph.
@@ -574,7 +584,7 @@ class MKGformerGraphEmbeddings(nn.Module):
         """
         states = words(input_ids.clamp(max=words.num_embeddings - 1))
         rows = input_ids - words.num_embeddings
-        for table in (self.entities, *self.added, self.relations):
+        for table in filter(None, (self.entities, self.added, self.relations)):
             if table.num_embeddings:
                 found = table(rows.clamp(0, table.num_embeddings - 1))
                 states = torch.where((rows >= 0)[..., None], found, states)
@@ -1389,8 +1399,7 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
         graph = self.mkgformer.graph_embeddings
         if graph is None:
             raise ValueError("The model has no entities. Call add_graph_tokens first.")
-        table = nn.Embedding.from_pretrained(embeddings.to(graph.entities.weight))
-        graph.added.append(table)
+        graph.add(embeddings)
         self.config.num_entities += len(embeddings)
 
     def encode_mask(self, input_ids: Tensor, **inputs: Any) -> Tensor:
@@ -1436,7 +1445,9 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
             return _linear_in_float32(states, table(entities), bias)
         # In half precision thousands of entities would tie, which spoils ranks and the loss alike.
         scores = _linear_in_float32(states, embeddings.entities.weight, self.entity_bias)
-        return torch.cat([scores, self.score_added(states)], dim=1) if embeddings.added else scores
+        if embeddings.added is None:
+            return scores
+        return torch.cat([scores, self.score_added(states)], dim=1)
 
     def score_each(self, states: Tensor, entities: Tensor) -> Tensor:
         """Score entities of their own for each of the states `(B, d)`.
@@ -1454,8 +1465,14 @@ class MKGformerForLinkPrediction(MKGformerPreTrainedModel):
     def score_added(self, states: Tensor) -> Tensor:
         """Score the entities that [`add_entities`] added for the states `(B, d)`: `(B, added)`."""
         added = self._graph_embeddings().added
-        scores = [_linear_in_float32(states, cast(Tensor, each.weight)) for each in added]
-        return torch.cat(scores, dim=1) if scores else states.new_empty(len(states), 0)
+        if added is None:
+            return states.new_empty(len(states), 0)
+        # Products of one shape, whatever the number of entities: its kernel, and with it the last
+        # bit of a score, depends on the shape.
+        count = added.num_embeddings
+        rows = nn.functional.pad(added.weight, (0, 0, 0, -count % _ADDED_AT_A_TIME))
+        scores = [_linear_in_float32(states, each) for each in rows.split(_ADDED_AT_A_TIME)]
+        return torch.cat(scores, dim=1)[:, :count]
 
     def _graph_embeddings(self) -> MKGformerGraphEmbeddings:
         if self.mkgformer.graph_embeddings is None:

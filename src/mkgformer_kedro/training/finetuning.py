@@ -132,9 +132,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
         model.gradient_checkpointing_enable()
 
     table = read_table(paths[kind.items])
-    if parameters.train_subset is not None:
-        tables = kind.restrict_train({kind.items: table}, parameters.train_subset, job["seed"])
-        table = tables[kind.items]
+    table = kind.learned_from({kind.items: table}, parameters, job["seed"])[kind.items]
     items = task.encode(table, tokenizer, model.config)
     in_train = (table["split"] == "train").to_numpy()
     train = np.flatnonzero(in_train)

@@ -8,6 +8,7 @@ import pytest
 
 from mkgformer_kedro.evaluation.ranking import RankingEvaluation, evaluate
 from mkgformer_kedro.evaluation.ranking.evaluation import MRR
+from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 from mkgformer_kedro.evaluation.ranking.metrics import ranking_metrics, raw_view
 from mkgformer_kedro.evaluation.ranking.scores import mrr_difference
 
@@ -29,7 +30,13 @@ def model_and_blind(graph, model, blind) -> list[pd.DataFrame]:
 
 
 def leaking(graph, leaks: bool) -> pd.DataFrame:
-    return graph.tables["triples"].assign(leak=leaks)
+    """Triples with the reverse of all of test in train, or of none."""
+    triples = graph.tables["triples"]
+    in_train = triples["split"] == "train"
+    if not leaks:
+        return triples[~(in_train & reverse_in_train(triples[~in_train], triples))]
+    reverse = triples[~in_train].rename(columns={"head": "tail", "tail": "head"})
+    return pd.concat([triples, reverse.assign(split="train")], ignore_index=True)
 
 
 def test_every_expert_is_scored_with_and_without_leaks(graph):

@@ -160,7 +160,7 @@ def test_an_entity_example_marks_gold_and_predicted_entities(samples):
 
 def test_neighbouring_entities_of_one_type_are_two_marks(samples):
     sample = samples["entity_recognition"]
-    test = sample.posts.query("split == 'test'").head(1)
+    test = sample.posts.query("split == 'test'").head(1).reset_index(drop=True)
     words = ["a", "b", "c"]
     posts = test.assign(words=[words], tags=[["B-PER", "B-PER", "I-PER"]])
     answers = pd.DataFrame(

@@ -25,7 +25,12 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
     RankingEvaluationParameters,
 )
-from mkgformer_kedro.training.parameters import ImagesParameters, ModelParameters
+from mkgformer_kedro.training.parameters import (
+    FinetuningParameters,
+    ImagesParameters,
+    ModelParameters,
+    TrainSubset,
+)
 from mkgformer_kedro.training.tasks.registry import TASKS, task_named
 
 SETTINGS = {
@@ -159,6 +164,11 @@ def parameters_of(task: str) -> EvaluationParameters:
     return EvaluationParameters(**SETTINGS)
 
 
+def finetuning_of(task: str, **values) -> FinetuningParameters:
+    values = {"train_subset": None, "seeds": None} | values
+    return task_named(task).parameters_class.model_construct(**values)
+
+
 def perfect_of(task: str, baseline: pd.DataFrame) -> pd.DataFrame:
     if task == "link_prediction":
         return baseline.assign(rank_optimistic=1, rank_pessimistic=1)
@@ -177,7 +187,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
     monkeypatch.setattr(explanation, "look_at", look_at)
     monkeypatch.setattr(evaluation_nodes, "_looker", lambda trained: None)
     tables = tables_of(task)
-    baseline = predict_baseline_for(task_named(task))(*tables)
+    baseline = predict_baseline_for(task_named(task))(finetuning_of(task), 5, *tables)
     perfect = perfect_of(task, baseline)
     answers = [
         perfect.assign(expert="model", seed=np.int64(5)),
@@ -195,6 +205,7 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
         {"with_images": 6},
         model_with(source),
         parameters_of(task),
+        finetuning_of(task),
         "corrected",
         5,
         *tables,
@@ -223,6 +234,50 @@ def test_tables_become_metrics_groups_figure_and_page(task, source, store, monke
     assert page.count("--heat:url(data:image/png;base64,") == 3 * shown
     assert ("mask &amp; more: correlation (CAF), layer 2" in page) == (source == "own")
     assert "25\u00a0% of the answers change, against 0\u00a0%" in page
+
+
+@pytest.mark.parametrize("task", MAIN)
+def test_baseline_views_and_groups_know_what_the_models_learned_from(task, store, monkeypatch):
+    kind, tables = task_named(task), tables_of(task)
+    given = dict(zip(kind.tables, tables, strict=True))
+    subset = TrainSubset(shots=1)
+    finetuning = finetuning_of(task, train_subset=subset, seeds=[6, 5])
+    parts = {seed: kind.restrict_train(given, subset, seed) for seed in (5, 6)}
+
+    baseline = predict_baseline_for(kind)(finetuning, 0, *tables)
+
+    for seed, part in parts.items():
+        found = baseline[baseline["seed"] == seed].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, kind.predict_baseline(part).assign(seed=seed))
+    assert len(baseline) == 2 * len(found)
+
+    seen = {}
+    evaluate = kind.evaluate
+
+    def spy(predictions, tables, **options):
+        seen.update(tables)
+        return evaluate(predictions, tables, **options)
+
+    monkeypatch.setattr(kind, "evaluate", spy)
+    report_for(kind)(
+        perfect_of(task, baseline).assign(expert="model"),
+        baseline,
+        Path("models"),
+        store,
+        EXPLANATIONS,
+        CURVE,
+        {"data_set": "three"},
+        {},
+        model_with("none"),
+        parameters_of(task).model_copy(update={"examples": 0}),
+        finetuning,
+        "corrected",
+        0,
+        *tables,
+        *(REPORTS[name] for name in kind.reports),
+    )
+    for name in kind.tables:
+        pd.testing.assert_frame_equal(seen[name], parts[5][name])
 
 
 @pytest.mark.parametrize("task", MAIN)

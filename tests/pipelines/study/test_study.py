@@ -21,6 +21,7 @@ from mkgformer_kedro.pipelines.study.parameters import StudyParameters
 from mkgformer_kedro.pipelines.study.running import Processes, missing_runs, run_all
 from mkgformer_kedro.pipelines.study.stages import Workplace, plan_cell, with_overrides
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from mkgformer_kedro.training.tasks.registry import task_named
 
 ROOT = Path(__file__).parents[3]
 RAW = {
@@ -418,7 +419,16 @@ def test_no_value_of_another_parameter_is_all(fake, values):
         assert cell.at == ("all" if path == "finetuning.train_subset" else "null")
 
 
-def test_curves_stand_at_what_was_learned_from(fake, values, tmp_path):
+def test_curves_stand_at_what_was_learned_from(fake, values, tmp_path, monkeypatch):
+    learned = []
+    task = task_named("relation_extraction")
+    evaluate = task.evaluate
+
+    def spy(predictions, tables, **options):
+        learned.append((tables["posts"]["split"] == "train").sum())
+        return evaluate(predictions, tables, **options)
+
+    monkeypatch.setattr(task, "evaluate", spy)
     grid = {
         "reference": "full",
         "cells": {"full": {}, "text_only": {"model.images.source": "none"}},
@@ -429,6 +439,7 @@ def test_curves_stand_at_what_was_learned_from(fake, values, tmp_path):
     table = pd.read_csv(folder / "table.csv", keep_default_na=False)
     assert table["at"].unique().tolist() == ["shots 1", "shots 2", "all"]
     assert table["items"].astype(int).tolist() == [3, 3, 6, 6, 12, 12]
+    assert [*dict.fromkeys(learned)] == [3, 6, 12]
     page = (folder / "index.html").read_text()
     assert "full, without images" in page
     assert "majority baseline" in page

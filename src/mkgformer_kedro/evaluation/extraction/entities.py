@@ -200,7 +200,7 @@ def evaluate_entities(
     Args:
         predictions: A predictions table with the answers of all experts.
         tables: The tables ``posts`` of all splits and ``labels``, the entity types.
-        has_images: Whether a post has images, ``(posts,)``.
+        has_images: Whether a post has images, ``(posts,)``, by the index of the table.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
         reference: The expert with which the others are compared.
@@ -218,7 +218,7 @@ def evaluate_entities(
     counts = {expert: count_posts(table) for expert, table in answers.items()}
     alignments = {expert: align(table, posts) for expert, table in answers.items()}
     facts = posts.set_index("post")
-    with_images = pd.Series(has_images, index=facts.index)
+    with_images = pd.Series(has_images[posts.index], index=facts.index)
     in_train = _train_mentions(posts)
 
     def break_down(expert: str) -> dict[str, pd.DataFrame]:

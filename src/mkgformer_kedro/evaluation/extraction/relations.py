@@ -165,7 +165,7 @@ def evaluate_relations(
     Args:
         predictions: A predictions table with the answers of all experts.
         tables: The tables ``posts`` of all splits and ``labels``.
-        has_images: Whether a post has images, ``(posts,)``.
+        has_images: Whether a post has images, ``(posts,)``, by the index of the table.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
         reference: The expert with which the others are compared.
@@ -182,7 +182,7 @@ def evaluate_relations(
     answers = by_expert(predictions, reference)
     counts = {expert: count_posts(table, labels) for expert, table in answers.items()}
     facts = posts.set_index("post")
-    with_images = pd.Series(has_images, index=facts.index)
+    with_images = pd.Series(has_images[posts.index], index=facts.index)
     seen = seen_mentions(posts)
 
     def break_down(expert: str) -> dict[str, pd.DataFrame]:

@@ -22,6 +22,7 @@ from mkgformer_kedro.evaluation.experts import (
 )
 from mkgformer_kedro.evaluation.intervals import RESAMPLES, Difference, Scores
 from mkgformer_kedro.evaluation.ranking.breakdown import break_down_ranks
+from mkgformer_kedro.evaluation.ranking.graph import reverse_in_train
 from mkgformer_kedro.evaluation.ranking.metrics import (
     HEADLINE,
     HEADLINE_MRR,
@@ -90,8 +91,8 @@ def evaluate(
 
     Args:
         predictions: A predictions table with the answers of all experts (see ``predictions``).
-        tables: The tables ``triples`` (``head``, ``relation``, ``tail``, ``split`` and ``leak``:
-            whether train holds the reverse) and ``relations``.
+        tables: The tables ``triples`` (``head``, ``relation``, ``tail``, ``split``) and
+            ``relations``.
         has_images: Whether an entity has images, ``(entities,)``.
         seed: Seed of every resampling.
         resamples: Number of bootstrap samples.
@@ -107,7 +108,7 @@ def evaluate(
     chance = {"seed": seed, "resamples": resamples}
     triples = tables["triples"]
     train, test = (triples[triples["split"] == split] for split in ("train", "test"))
-    leak = test["leak"].to_numpy()
+    leak = reverse_in_train(train, test)
     seen = np.unique(train[["head", "tail"]].to_numpy())
     unseen = ~(test["head"].isin(seen) & test["tail"].isin(seen)).to_numpy()
 

@@ -10,7 +10,7 @@ from kedro.pipeline import Node
 
 from mkgformer_kedro.inference.parameters import AskingParameters
 from mkgformer_kedro.launch import LaunchParameters, engine_of
-from mkgformer_kedro.pipelines.evaluation.nodes import ask_test, parameters_of
+from mkgformer_kedro.pipelines.evaluation.nodes import ask_baseline, ask_test, parameters_of
 from mkgformer_kedro.pipelines.evaluation.parameters import EvaluationParameters
 from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
@@ -24,8 +24,7 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
 
     Returns:
         A function of the models, the visual store, parameters, and the task's ``tables``; it
-        returns a predictions table. The baseline learns from the same part of train as the models,
-        with each of their seeds.
+        returns a predictions table.
     """
 
     def node(
@@ -44,14 +43,9 @@ def predict_cell_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
 
         tables = dict(zip(task.tables, inputs, strict=True))
         trained = TrainedModels.of(models, visual_store, model, asking)
-        parts = [ask_test(task, tables, trained, parameters, preset, engine_of(launch))]
-        if (subset := finetuning.train_subset) is None:
-            parts.append(task.predict_baseline(tables))
-        else:
-            for each in finetuning.seeds or [seed]:
-                baseline = task.predict_baseline(task.restrict_train(tables, subset, each))
-                parts.append(baseline.assign(seed=each))
-        return pd.concat(parts, ignore_index=True)
+        answers = ask_test(task, tables, trained, parameters, preset, engine_of(launch))
+        baseline = ask_baseline(task, tables, finetuning, seed)
+        return pd.concat([answers, baseline], ignore_index=True)
 
     node.__annotations__["parameters"] = parameters_of(task)
     node.__annotations__["finetuning"] = task.parameters_class

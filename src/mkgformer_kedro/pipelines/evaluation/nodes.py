@@ -18,7 +18,7 @@ from mkgformer_kedro.pipelines.evaluation.parameters import (
     EvaluationParameters,
     RankingEvaluationParameters,
 )
-from mkgformer_kedro.training.parameters import ModelParameters
+from mkgformer_kedro.training.parameters import FinetuningParameters, ModelParameters
 from mkgformer_kedro.training.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -117,14 +117,43 @@ def predict_baseline_for(task: type[Task]) -> Callable[..., pd.DataFrame]:
         task: The task.
 
     Returns:
-        A function of the task's ``tables``; it returns a predictions table.
+        A function of parameters and the task's ``tables``; it returns a predictions table, see
+        :func:`ask_baseline`.
     """
 
-    def node(*tables: pd.DataFrame) -> pd.DataFrame:
-        return task.predict_baseline(dict(zip(task.tables, tables, strict=True)))
+    def node(finetuning: FinetuningParameters, seed: int, *tables: pd.DataFrame) -> pd.DataFrame:
+        return ask_baseline(task, dict(zip(task.tables, tables, strict=True)), finetuning, seed)
 
+    node.__annotations__["finetuning"] = task.parameters_class
     node.__name__ = f"predict_{task.name}_baseline"
     return node
+
+
+def ask_baseline(
+    task: type[Task],
+    tables: Mapping[str, pd.DataFrame],
+    finetuning: FinetuningParameters,
+    seed: int,
+) -> pd.DataFrame:
+    """The answers of a task's baseline to the test split.
+
+    Args:
+        task: The task.
+        tables: Its ``tables`` by name.
+        finetuning: How its models are trained.
+        seed: Seed of a model, where the parameters name none.
+
+    Returns:
+        A predictions table. Where each of the models learns from a part of train that its seed
+        draws, there is a baseline of each seed, which learns from the same part.
+    """
+    if finetuning.train_subset is None:
+        return task.predict_baseline(tables)
+    parts = []
+    for each in finetuning.seeds or [seed]:
+        baseline = task.predict_baseline(task.learned_from(tables, finetuning, each))
+        parts.append(baseline.assign(seed=each))
+    return pd.concat(parts, ignore_index=True)
 
 
 def explain_for(task: type[Task]) -> Callable[..., dict[str, Any]]:
@@ -201,9 +230,9 @@ def report_for(
         A function of both predictions tables, the models, the visual store, what was measured of
         explanations, the training curve, the reports of other stages, parameters, the task's
         ``tables`` and its ``reports``. The model of the first seed is asked what it looked at in
-        the examples. It returns the metrics
-        (key ``test`` and what stands beside it), the scores of all groups in one table, a figure
-        and the HTML page.
+        the examples, and what it learned from is what views and groups take for train. It returns
+        the metrics (key ``test`` and what stands beside it), the scores of all groups in one table,
+        a figure and the HTML page.
     """
 
     def node(
@@ -217,6 +246,7 @@ def report_for(
         coverage_report: dict[str, Any],
         model: ModelParameters,
         parameters: EvaluationParameters,
+        finetuning: FinetuningParameters,
         preset: str,
         seed: int,
         *inputs: Any,
@@ -234,7 +264,7 @@ def report_for(
             predictions = predictions[predictions["expert"] != WITHOUT_IMAGES]
         evaluation = task.evaluate(
             pd.concat([predictions, baseline], ignore_index=True),
-            tables,
+            task.learned_from(tables, finetuning, min(finetuning.seeds or [seed])),
             has_images=store.has_images,
             seed=seed,
             resamples=parameters.resamples,
@@ -271,6 +301,7 @@ def report_for(
         return evaluation.metrics, evaluation.drill_down, layout.figure(evaluation), page
 
     node.__annotations__["parameters"] = parameters_of(task)
+    node.__annotations__["finetuning"] = task.parameters_class
     node.__name__ = f"report_{task.name}"
     return node
 
@@ -297,7 +328,7 @@ def nodes(task: type[Task]) -> list[Node]:
         ),
         Node(
             func=predict_baseline_for(task),
-            inputs=[*task.tables],
+            inputs=["params:finetuning", "params:seed", *task.tables],
             outputs="predictions_baseline",
             name="predict_baseline",
         ),
@@ -328,6 +359,7 @@ def nodes(task: type[Task]) -> list[Node]:
                 "coverage_report",
                 "params:model",
                 "params:evaluation",
+                "params:finetuning",
                 "params:preset",
                 "params:seed",
                 *task.tables,

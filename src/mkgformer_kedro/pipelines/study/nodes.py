@@ -195,6 +195,9 @@ def judge_point(
 ) -> Point:
     """Score the cells of a point of the grid.
 
+    Views and groups take for train what the reference learned from with its first seed; where it
+    failed, the first cell that did not.
+
     Args:
         task: The task.
         label: The point.
@@ -223,10 +226,12 @@ def judge_point(
             predictions = _below_each_other(parts)
             seed, run = next(iter(done.items()))
             own = {name: _load(workplace, run, f"{task.name}.{name}") for name in task.tables}
-            items = _learned_from(task, own, run.parameters, seed)
+            finetuning = run.parameters[task.name]["finetuning"]
+            learned = task.learned_from(own, task.parameters_class.model_validate(finetuning), seed)
+            items = int((_items_of(task, learned)["split"] == "train").sum())
             test = _test_of(task, own)
             if asked is None:
-                tables, asked = own, test
+                tables, asked = learned, test
                 store = run.sources[f"{task.name}.visual_store"]
                 place = place_of(workplace.catalog_of(store), f"{task.name}.visual_store")
                 has_images = VisualStore(str(place)).has_images
@@ -278,23 +283,14 @@ def _below_each_other(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _test_of(task: type[Task], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    items = tables["triples" if task.items == "queries" else task.items]
+    items = _items_of(task, tables)
     columns = TRIPLE if task.items == "queries" else ["post", "words"]
     return items.loc[items["split"] == "test", columns].reset_index(drop=True).astype(str)
 
 
-def _learned_from(
-    task: type[Task],
-    tables: Mapping[str, pd.DataFrame],
-    parameters: Mapping[str, Any],
-    seed: int,
-) -> int:
-    """Number of triples or posts that a cell learned from."""
-    finetuning = task.parameters_class.model_validate(parameters[task.name]["finetuning"])
-    if finetuning.train_subset is not None:
-        tables = task.restrict_train(tables, finetuning.train_subset, seed)
-    items = tables["triples" if task.items == "queries" else task.items]
-    return int((items["split"] == "train").sum())
+def _items_of(task: type[Task], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Triples or posts."""
+    return tables["triples" if task.items == "queries" else task.items]
 
 
 def _summary(table: pd.DataFrame, task: type[Task]) -> str:

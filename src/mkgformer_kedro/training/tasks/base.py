@@ -166,6 +166,20 @@ class Task(ABC):
             seed: Seed of the draw, which is the same whichever tables are given.
         """
 
+    @classmethod
+    def learned_from(
+        cls, tables: Mapping[str, pd.DataFrame], parameters: Any, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """The tables with that part of the train split that a model learns from.
+
+        Args:
+            tables: As :meth:`restrict_train` takes them.
+            parameters: Parameters of fine-tuning.
+            seed: Seed of the model's training.
+        """
+        subset = parameters.train_subset
+        return dict(tables) if subset is None else cls.restrict_train(tables, subset, seed)
+
     def asked_at_a_time(self, most: int) -> int:
         """How many items a model is asked at a time, of ``most``."""
         return most
