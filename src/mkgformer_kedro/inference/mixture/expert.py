@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.calibration import Calibrator, log_odds
 from mkgformer_kedro.evaluation.ranking.ranks import rows_at_a_time
@@ -110,8 +109,8 @@ class Calibration:
     """From a mixture's scores to probabilities and answer sets.
 
     The probability of an answer is that of being held out in the split that is asked, given that
-    the query has an answer there and that this answer is not known from another split. What nobody
-    wrote down counts as false.
+    the query has an answer there and that train does not have this one. What nobody wrote down
+    counts as false, and so does what only another split has.
 
     Attributes:
         scale: Inverse temperature of the mixture's scores.
@@ -152,36 +151,28 @@ class Calibration:
 
 
 def held_out(queries: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The queries of a split, as far as nobody has looked at what comes behind it.
+    """The queries of a split beside those of train alone, as a question of a user is asked.
+
+    Dev looks at nothing of test, and both are laid out alike, so that what is fitted on the one
+    holds for the other.
 
     Args:
         queries: Table ``queries``.
         split: ``dev`` or ``test``.
 
     Returns:
-        Rows of ``queries``, numbered anew: ``answers`` that train lacks, ``known`` those of this
-        split and of all before. A row without answers is left out.
+        Rows of ``queries``, numbered anew: ``answers`` that train lacks, ``known`` these and those
+        of train. A row without answers is left out.
     """
-    question = queries.groupby(QUERY).ngroup().to_numpy()
-    chosen = (queries["split"] == split).to_numpy()
-    asked = queries[chosen].reset_index(drop=True)
-
-    def answers_of(splits: Sequence[str]) -> list[np.ndarray]:
-        rows = np.flatnonzero(queries["split"].isin(splits))
-        rows = rows[np.argsort(question[rows], kind="stable")]
-        found = queries["answers"].iloc[rows]
-        values = np.concatenate([np.empty(0, np.int32), *found])
-        ends = np.concatenate([[0], np.cumsum(found.map(len).to_numpy(np.int64))])
-        first, last = (
-            ends[np.searchsorted(question[rows], question[chosen], side)]
-            for side in ("left", "right")
-        )
-        return [np.unique(values[start:end]) for start, end in zip(first, last, strict=True)]
-
-    learned = answers_of(SPLITS[:1])
-    asked["answers"] = pd.Series(list(map(np.setdiff1d, asked["answers"], learned)), dtype=object)
-    before = answers_of(SPLITS[: SPLITS.index(split)])
-    asked["known"] = pd.Series(list(map(np.union1d, asked["answers"], before)), dtype=object)
+    of_train = queries[queries["split"] == "train"]
+    asked = queries[queries["split"] == split].reset_index(drop=True)
+    place = pd.MultiIndex.from_frame(of_train[QUERY]).get_indexer(
+        pd.MultiIndex.from_frame(asked[QUERY])
+    )
+    lists, none = of_train["answers"].to_numpy(), np.empty(0, np.int32)
+    learned = [lists[row] if row >= 0 else none for row in place]
+    for name, join in (("answers", np.setdiff1d), ("known", np.union1d)):
+        asked[name] = pd.Series(list(map(join, asked["answers"], learned)), dtype=object)
     return asked[asked["answers"].map(len) > 0].reset_index(drop=True)
 
 

@@ -34,7 +34,7 @@ def judge(
 
     Args:
         calibration: Of the mixture.
-        queries: Queries with ``answers`` and ``known``; answers of other splits are left out.
+        queries: Queries with ``answers`` and ``known``; what is known and no answer is left out.
         blocks: Positions of queries and the mixture's scores.
         top: Best answers of each query to lay out.
 
@@ -97,7 +97,7 @@ def judge_calibration(
 
     Args:
         mixture: The mixture.
-        queries: Table ``queries``; of answers of test those that another split has are left out.
+        queries: Table ``queries``; of answers of test those that train has are left out.
         relations: Id of every relation.
         parameters: The stage's parameters.
         seed: Seed of the sample of test queries.
@@ -115,8 +115,8 @@ def judge_calibration(
     unlike = not test.empty and not 1 / _ALIKE < answers["test"] / answers["dev"] < _ALIKE
     return {
         "meaning": "The probability that a proposed answer is one of the answers held out, given "
-        "that the query has one and that this answer is not known from another split. What nobody "
-        "wrote down counts as false: a proposal beyond them may be true."
+        "that the query has one and that train does not have this one. What nobody wrote down, and "
+        "what only another split has, counts as false: a proposal beyond them may be true."
         + (f" {unlike_splits(answers)}" if unlike else ""),
         "answers_per_query": answers,
         "unlike": unlike,
