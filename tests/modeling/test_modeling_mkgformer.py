@@ -473,6 +473,8 @@ def test_distributed_batch_without_images(tiny, tmp_path):
             model(**tiny.texts(), **images, labels=labels).loss.backward()
             assert all(parameter.grad is not None for parameter in model.parameters())
         assert not any(p.grad.any() for p in model.module.mkgformer.vision_model.parameters())
+        # Behind its group its end may wait for a thread that waits for Python.
+        del model
     finally:
         torch.distributed.destroy_process_group()
 
