@@ -28,7 +28,7 @@ from mkgformer_kedro.pipelines import completion, mixture
 from mkgformer_kedro.training.parameters import ImagesParameters
 from tiny_world import LAUNCH
 
-PEOPLE, TOWNS, RELATIONS = 40, 10, 2
+PEOPLE, TOWNS, RELATIONS = 200, 10, 2
 ENTITIES = PEOPLE + TOWNS
 
 
