@@ -44,6 +44,7 @@ from mkgformer_kedro.files import written_atomically
 from mkgformer_kedro.modeling import MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.modeling_mkgformer import multi_answer_binary_cross_entropy
 from mkgformer_kedro.training.batches import Collator, ask, asking_order, on_device
+from mkgformer_kedro.training.precision import has_bf16
 from mkgformer_kedro.training.sampler import BatchSampler
 from mkgformer_kedro.training.trainer import attention_of
 
@@ -777,7 +778,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the figures where asked to."""
     options = parse(arguments)
     mixed_precision = options.precision == "bf16" or (
-        options.precision == "auto" and options.device == "cuda" and torch.cuda.is_bf16_supported()
+        options.precision == "auto" and options.device == "cuda" and has_bf16("cuda")
     )
     given = options.rounds, options.steps, mixed_precision, CLOCKS[options.clock]
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +34,7 @@ from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.modeling import MKGformerConfig, MKGformerForLinkPrediction
 from mkgformer_kedro.modeling.images import decode_image
 from mkgformer_kedro.settings import CONFIG_LOADER_ARGS
+from mkgformer_kedro.training import precision
 from mkgformer_kedro.training.batches import asking_order
 from mkgformer_kedro.training.model_folder import load_model
 from mkgformer_kedro.training.tasks.link_prediction import (
@@ -228,6 +230,8 @@ def add_world_options(parser: argparse.ArgumentParser) -> None:
 
 def world_of(options: argparse.Namespace, work: Path) -> World:
     """What the command line says to work on; ``work`` is a folder for what is made up."""
+    if options.precision == "bf16" and not precision.has_bf16(options.device):
+        sys.exit("This device does not compute in bf16: there is nothing to measure.")
     common = {name: getattr(options, name) for name in ("device", "batch_size", "seed")}
     if options.made_up is not None:
         return made_up_world(options.project, options.env, options.made_up, work, **common)

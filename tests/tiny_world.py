@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -16,6 +17,7 @@ import torch
 from mkgformer_kedro.datasets.visual_store import RoleLayout, VisualStoreWriter
 from mkgformer_kedro.launch import LaunchParameters, Stage
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
+from mkgformer_kedro.training import precision
 from mkgformer_kedro.training.parameters import FinetuningParameters
 
 _ENTITIES = 12
@@ -113,6 +115,15 @@ def entity_modeling_values() -> dict:
 def finetuning_values() -> dict:
     """Parameters of stage 2, to be changed at will."""
     return copy.deepcopy(_FINETUNING)
+
+
+@pytest.fixture
+def in_bf16(monkeypatch) -> Iterator[None]:
+    """Products are in bf16 where that is asked for, on processors that take long for it too."""
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    precision.precision_on.cache_clear()
+    yield
+    precision.precision_on.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -412,6 +412,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.usefixtures("in_bf16")
 def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, monkeypatch):
     output = tmp_path / "speed.json"
     stub = tmp_path / "stub.py"
@@ -525,6 +526,7 @@ class TestProfileOfAStep:
             event = Event("aten::mul", Event("aten::_foreach_mul", Event(part)))
             assert step_profile.kind_of(event) == "clipping and optimizer"
 
+    @pytest.mark.usefixtures("in_bf16")
     @pytest.mark.parametrize("job", ["training", "ranking"])
     def test_both_jobs(self, world, tmp_path, job):
         world = replace(world, model=deepcopy(world.model))

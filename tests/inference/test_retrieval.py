@@ -97,6 +97,7 @@ def test_an_index_is_kept_and_made_anew_where_its_file_is_damaged(
     assert len(list(kept.folder.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("in_bf16")
 def test_a_predictor_gives_the_same_answers(entity_model, tables):
     exact = Predictor.from_folder(entity_model)
     few = Predictor.from_folder(entity_model, retrieval=Retrieval())

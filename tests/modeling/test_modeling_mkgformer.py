@@ -420,12 +420,14 @@ def test_attention_implementations_agree(tiny, attention, preset, fields):
         "image_mask": mask,
         "image_index": torch.tensor([0, 2, 1, -1]),
     }
-    expected = states_of(tiny.model(preset, **fields), **inputs)
+    # In double precision, in which they agree beyond what the order of sums makes of fp32.
+    expected = states_of(tiny.model(preset, **fields).double(), **inputs)
 
     with torch.compiler.set_stance("force_eager"):  # compiling flex attention takes minutes
-        actual = states_of(tiny.model(preset, attention=attention, **fields), **inputs)
+        model = tiny.model(preset, attention=attention, **fields).double()
+        actual = states_of(model, **inputs)
 
-    close(real(actual, texts), real(expected, texts))
+    close(real(actual, texts), real(expected, texts), atol=5e-6)
 
 
 @pytest.mark.parametrize("preset", ["corrected", "faithful"])

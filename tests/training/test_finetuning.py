@@ -188,6 +188,7 @@ def test_same_seed_same_weights_and_other_settings_start_anew(run):
     )
 
 
+@pytest.mark.usefixtures("in_bf16")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -129,9 +129,9 @@ class Predictor:
                 model alone answers.
             attention: Attention implementation (``sdpa``, ``eager``, ``flex_attention``).
             precision: In which questions are asked: ``fp32``, or ``bf16``, which takes about .6 of
-                the time where the processor or GPU has it. A mixture is asked in what it was fitted
-                in (``asking.precision``). What the model explains, and what it makes of new
-                entities, is in fp32.
+                the time where the processor or GPU has it (elsewhere fp32 takes its place). A
+                mixture is asked in what it was fitted in (``asking.precision``). What the model
+                explains, and what it makes of new entities, is in fp32.
             retrieval: How answers are found in a large graph, for link prediction; None: every
                 entity is scored.
 

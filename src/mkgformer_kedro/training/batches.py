@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ import torch
 
 from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import Precision
+from mkgformer_kedro.training.precision import computing_in
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -157,11 +157,6 @@ def ask(
                 progress.advance(len(block))
     finally:
         model.train(was_training)
-
-
-def computing_in(precision: Precision, device: str) -> AbstractContextManager[Any]:
-    """What matrix products are computed in; ``fp32`` leaves what a caller chose, in training."""
-    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def one_ahead(make: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:

@@ -36,6 +36,7 @@ from mkgformer_kedro.progress import seconds_in_words
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.optimizer import RowwiseAdamW, summed_up
 from mkgformer_kedro.training.parameters import FinetuningParameters
+from mkgformer_kedro.training.precision import has_bf16, precision_on
 
 logger = logging.getLogger(__name__)
 
@@ -347,7 +348,8 @@ def training_arguments(
         batches_per_epoch: Batches per process in one epoch.
         seed: Seed of everything random.
         metric: Dev metric that picks the model (``eval_...``); larger is better.
-        precision: ``auto`` (bf16 where the device has it), ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``auto`` (bf16 on a GPU that has it, else fp32), ``fp32``, ``bf16`` (where the
+            device has it) or ``fp16``.
         loader_workers: Processes that build batches.
     """
     once = max(1, math.ceil(batches_per_epoch / parameters.gradient_accumulation))
@@ -356,11 +358,8 @@ def training_arguments(
     steps = parameters.max_steps or max(math.ceil(once * parameters.epochs), least)
     every = max(1, min(steps, math.ceil(steps_per_epoch / parameters.evaluations_per_epoch)))
     if precision == "auto":
-        precision = (
-            "bf16"
-            if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "fp32"
-        )
+        precision = "bf16" if torch.cuda.is_available() and has_bf16("cuda") else "fp32"
+    precision = precision_on("cuda" if torch.cuda.is_available() else "cpu", precision)
     distributed = torch.distributed.is_torchelastic_launched() or torch.distributed.is_initialized()
     arguments = TrainingArguments(
         output_dir=str(folder),

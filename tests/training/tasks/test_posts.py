@@ -141,6 +141,7 @@ def test_an_interrupted_run_with_other_seeds_leaves_nothing(run, tmp_path):
     assert not (kept / "not complete").exists()
 
 
+@pytest.mark.usefixtures("in_bf16")
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
