@@ -231,6 +231,15 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BY_FILE_MANAGERS
 
 
+def files_within(folder: Path) -> list[Path]:
+    """The files of a folder and the folders in it, in order, but for litter and what lies in it."""
+    return [
+        path
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and not any(map(is_litter, path.relative_to(folder).parts))
+    ]
+
+
 def fingerprint(*values: Any) -> str:
     """SHA-256 that names a combination of plain values: settings, names, digests.
 

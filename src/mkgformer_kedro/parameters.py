@@ -158,12 +158,17 @@ def deciding(value: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def value_at(parameters: Any, path: str) -> Any:
-    """The value at a path as JSON has it, in groups that may be typed; None where there is none."""
+def group_at(parameters: Any, path: str) -> Any:
+    """The value at a path in groups that may be typed; None where there is none."""
     for name in path.split("."):
         found = parameters.get(name) if isinstance(parameters, dict) else None
         parameters = getattr(parameters, name) if isinstance(parameters, Parameters) else found
-    return _AS_JSON.dump_python(parameters, mode="json")
+    return parameters
+
+
+def value_at(parameters: Any, path: str) -> Any:
+    """The same as JSON has it."""
+    return _AS_JSON.dump_python(group_at(parameters, path), mode="json")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from mkgformer_kedro.inference.experts import (
     LoadedModel,
     ModelExpert,
     TrainedModels,
+    expert_digest,
     load_experts,
 )
 from mkgformer_kedro.inference.predictions import predict_queries
@@ -76,6 +78,7 @@ def test_blocks_do_not_change_the_ranks(expert, tables, batch_size, scores, monk
     assert len(whole) == 2 * len(triples)
 
 
+@pytest.mark.usefixtures("in_bf16")
 def test_in_bf16_products_are_rounded_and_scores_are_compared_in_fp32(expert, tables):
     queries = split(tables["queries"], "train")
     rough = expert(precision="bf16")
@@ -125,6 +128,16 @@ def test_what_has_no_images_is_asked_once(expert, tables):
     blind.scores = lambda queries, **options: asked.append(queries) or scores(queries, **options)
     predict_queries([expert(), blind], queries, triples, batch_size=64)
     assert (asked[0]["entity"] % 2 == 0).all()
+
+
+def test_what_a_file_manager_leaves_makes_no_other_expert(tmp_path):
+    expert = SimpleNamespace(folder=tmp_path)
+    (tmp_path / "expert.json").write_bytes(b"x")
+    digest = expert_digest(expert)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    assert expert_digest(expert) == digest
+    (tmp_path / "more.json").write_bytes(b"x")
+    assert expert_digest(expert) != digest
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from mkgformer_kedro.errors import DataError
 from mkgformer_kedro.pipelines.ingestion.link_prediction import group_queries
-from mkgformer_kedro.training.parameters import StructureModelingParameters
+from mkgformer_kedro.training.parameters import StructureModelingParameters, TrainSubset
+from mkgformer_kedro.training.queries import part_of_graph
 from mkgformer_kedro.training.structural_model import StructuralModel, read_structure_folder
 from mkgformer_kedro.training.structure_modeling import (
     _batches,
@@ -300,6 +301,29 @@ def test_stage_makes_a_folder_per_model_and_seed_and_drops_others(tmp_path, grap
         assert curve[["model", "seed"]].drop_duplicates().shape[0] == len(wanted)
     weights = load_file(folder / "transe/seed_2/model.safetensors")
     assert [v.shape[1] for k, v in weights.items() if "entity_repr" in k] == [4]
+
+
+def test_each_learns_from_the_part_of_train_of_a_model(tmp_path, graph, values):
+    queries, entities, relations = graph
+    subset = TrainSubset(share=0.5)
+    parameters = StructureModelingParameters.model_validate(values | {"seeds": [1, 2], "epochs": 1})
+    folder, _ = model_structure(*graph, tmp_path / "all", parameters, 0, subset, [7, 1])
+    for seed, drawn in ((1, 1), (2, 1)):
+        part = part_of_graph({"queries": queries}, subset, drawn)["queries"]
+        assert len(part) < len(queries)
+        alone, _ = fit_structure(
+            "complex",
+            part,
+            entities,
+            relations,
+            tmp_path / "alone",
+            parameters.of_model("complex"),
+            seed,
+        )
+        names = sorted(path.name for path in alone.iterdir())
+        for name in names:
+            own = folder / f"complex/seed_{seed}" / name
+            assert own.read_bytes() == (alone / name).read_bytes(), name
 
 
 def test_no_models_make_an_empty_folder(tmp_path, graph, values):

@@ -225,7 +225,7 @@ class Claims:
             f"{path} was {_shown(was)} and is {_shown(now)}"
             for path, was in origin.settings.items()
             if path.partition(".")[0] in self._configured
-            and was != (now := value_at(self._configured, path))
+            and _set(was) != _set(now := value_at(self._configured, path))
         ]
 
     def _named(self, name: str) -> str:
@@ -239,6 +239,13 @@ class Claims:
             f"Run {origin.made_by} again, and what follows it: kedro run --pipelines {pipeline} "
             f"--namespaces {origin.made_by}{environment}"
         )
+
+
+def _set(value: Any) -> Any:
+    """A value without what is null in it: a group says null of what is not set, or nothing."""
+    if isinstance(value, dict):
+        return {key: _set(each) for key, each in value.items() if each is not None}
+    return value
 
 
 def _shown(value: Any) -> str:

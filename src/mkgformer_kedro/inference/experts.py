@@ -23,7 +23,7 @@ import pandas as pd
 from mkgformer_kedro.datasets.visual_store import VisualStore
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.tables import QUERY
-from mkgformer_kedro.files import fingerprint, sha256_of
+from mkgformer_kedro.files import files_within, fingerprint, sha256_of
 from mkgformer_kedro.training.finite import is_finite
 from mkgformer_kedro.training.model_folder import load_model, load_task
 from mkgformer_kedro.training.parameters import Precision
@@ -252,9 +252,11 @@ def expert_digest(expert: Expert) -> str | None:
     """SHA-256 of the names and contents of an expert's files; None where it has none."""
     if expert.folder is None:
         return None
-    paths = (path for path in sorted(expert.folder.rglob("*")) if path.is_file())
     return fingerprint(
-        [[path.relative_to(expert.folder).as_posix(), sha256_of(path)] for path in paths]
+        [
+            [path.relative_to(expert.folder).as_posix(), sha256_of(path)]
+            for path in files_within(expert.folder)
+        ]
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import set_seed
 
 from mkgformer_kedro.datasets.visual_store import VisualStore
-from mkgformer_kedro.files import written_atomically
+from mkgformer_kedro.files import files_within, written_atomically
 from mkgformer_kedro.launch import LOCAL, Engine, Job
 from mkgformer_kedro.training.batches import Collator, Items, ask
 from mkgformer_kedro.training.frozen import frozen_images
@@ -171,7 +171,7 @@ def train_worker(job: Job) -> list[dict[str, float]]:
     }
     files = [Path(job["visual_store"]) / "store.json"]
     for path in paths.values():
-        files += sorted(path.iterdir()) if path.is_dir() else [path]
+        files += files_within(path) if path.is_dir() else [path]
     curve = train_to_end(trainer, fingerprint_of(settings, files), parameters.patience)
     if trainer.is_world_process_zero():
         task.finish(model.eval(), items, train, store, parameters, job["seed"])

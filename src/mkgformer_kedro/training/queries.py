@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
+from mkgformer_kedro.evaluation.ranking.tables import QUERY, TRIPLE
+from mkgformer_kedro.training.parameters import TrainSubset
 from mkgformer_kedro.training.ragged import Ragged
+from mkgformer_kedro.training.subset import draw_subset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,3 +97,47 @@ def dev_scores(ranks: pd.DataFrame) -> dict[str, float]:
 
     scores = ranking_metrics(ranks)
     return {key: value for key, value in scores.items() if key.startswith(HEADLINE)}
+
+
+def part_of_graph(
+    tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
+) -> dict[str, pd.DataFrame]:
+    """The tables ``queries`` and ``triples`` with a part of the train split, others as they are.
+
+    Queries keep the answers that chosen triples give them, and those without any are left out. What
+    is known of them, which ranking leaves out, stays what it is.
+
+    Args:
+        tables: Tables by name; any of the two, and any others.
+        subset: How many triples of each relation, or which share of the triples, is kept.
+        seed: Seed of the draw, which is the same whichever tables are given.
+    """
+    found = dict(tables)
+    for name in {"queries", "triples"} & set(tables):
+        in_train = (tables[name]["split"] == "train").to_numpy()
+        train, rest = tables[name][in_train], tables[name][~in_train]
+        triples = _as_triples(train) if name == "queries" else train[TRIPLE]
+        distinct = triples.drop_duplicates().sort_values(TRIPLE)
+        groups = distinct[["relation"]].to_numpy().tolist()
+        kept = distinct[draw_subset(groups, subset, seed)]
+        chosen = pd.MultiIndex.from_frame(triples).isin(pd.MultiIndex.from_frame(kept))
+        if name == "queries":
+            answers = train["answers"].explode()[chosen].groupby(level=0).agg(list)
+            train = train.loc[answers.index].assign(answers=answers)
+        else:
+            train = train[chosen]
+        found[name] = pd.concat([train, rest]).sort_index()
+    return found
+
+
+def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
+    """The triples that queries and their answers stand for, a row each with the query's index."""
+    each = queries[[*QUERY, "answers"]].explode("answers")
+    is_tail, answer = each["direction"] == "tail", each["answers"].astype(np.int64)
+    return pd.DataFrame(
+        {
+            "head": each["entity"].where(is_tail, answer),
+            "relation": each["relation"],
+            "tail": answer.where(is_tail, each["entity"]),
+        }
+    )

@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from mkgformer_kedro.progress import Progress
 from mkgformer_kedro.training.parameters import (
     StructureModelingParameters,
     StructureModelSettings,
+    TrainSubset,
 )
-from mkgformer_kedro.training.queries import Queries, dev_scores
+from mkgformer_kedro.training.precision import precision_on
+from mkgformer_kedro.training.queries import Queries, dev_scores, part_of_graph
 from mkgformer_kedro.training.structural_model import (
     EXPERT_FILE,
     KIND,
@@ -59,6 +61,8 @@ def model_structure(
     work_folder: Path,
     parameters: StructureModelingParameters,
     seed: int,
+    subset: TrainSubset | None = None,
+    seeds_of_models: Sequence[int] | None = None,
 ) -> tuple[Path, pd.DataFrame]:
     """Fit every model that the parameters name, once per seed.
 
@@ -69,6 +73,9 @@ def model_structure(
         work_folder: Private folder; what is finished in it is not learned again.
         parameters: Settings of this stage.
         seed: The run's seed, for parameters without seeds.
+        subset: The part of train to learn from; None: all.
+        seeds_of_models: Seeds of fine-tuning, with each of which a part is drawn; None: the run's.
+            An expert learns from the part of the model of its seed, or else of the first model.
 
     Returns:
         A folder with a folder ``<model>/seed_<seed>`` each, and the training curves.
@@ -85,7 +92,13 @@ def model_structure(
             shutil.rmtree(folder)
     curves = [
         fit_structure(
-            name, queries, entities, relations, work_folder, parameters.of_model(name), chosen
+            name,
+            _learned_from(queries, subset, chosen, seeds_of_models or [seed]),
+            entities,
+            relations,
+            work_folder,
+            parameters.of_model(name),
+            chosen,
         )[1]
         for name, chosen in wanted
     ]
@@ -93,6 +106,15 @@ def model_structure(
     if not curves:
         return models, pd.DataFrame(columns=_CURVE_COLUMNS)
     return models, pd.concat(curves, ignore_index=True)
+
+
+def _learned_from(
+    queries: pd.DataFrame, subset: TrainSubset | None, seed: int, drawn: Sequence[int]
+) -> pd.DataFrame:
+    if subset is None:
+        return queries
+    tables = {"queries": queries}
+    return part_of_graph(tables, subset, seed if seed in drawn else min(drawn))["queries"]
 
 
 def fit_structure(
@@ -257,6 +279,8 @@ class _Fit:
         self.model, self.train, self.dev = model, train, dev
         self.settings, self.seed = settings, seed
         self.device = next(model.parameters()).device
+        half = precision_on(self.device.type, settings.precision) == "bf16"
+        self.dtype = torch.bfloat16 if half else torch.float
         # Softmax touches every entity in every step, so the optimizers are dense ones.
         if settings.optimizer == "adagrad":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adagrad(
@@ -324,7 +348,7 @@ class _Fit:
             answers,
             regularization=self.settings.regularization,
             label_smoothing=self.settings.label_smoothing,
-            dtype=torch.bfloat16 if self.settings.precision == "bf16" else torch.float,
+            dtype=self.dtype,
         )
         value = loss.item()
         if not np.isfinite(value):

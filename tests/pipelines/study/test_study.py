@@ -91,6 +91,17 @@ def test_other_data_or_code_share_nothing_that_hangs_on_them(values, monkeypatch
     assert shared(before, plan(values, task)) == {"ingestion", "image_association"}
 
 
+def test_other_files_of_a_tower_make_other_cells(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tower").mkdir()
+    found = set()
+    for name, content in (("config.json", "1"), ("config.json", "2"), (".DS_Store", "")):
+        (tmp_path / "tower" / name).write_text(content)
+        for tower in (tmp_path / "tower", "~/tower"):
+            found.add(stages._tower.__wrapped__(str(tower)))
+    assert len(found) == 2
+
+
 def test_code_is_what_the_stage_imports_without_its_comments(tmp_path, monkeypatch):
     package = tmp_path / "mkgformer_kedro"
     files = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from kedro.pipeline import Node
 
-from mkgformer_kedro.training.parameters import StructureModelingParameters
+from mkgformer_kedro.parameters import typed
+from mkgformer_kedro.training.parameters import StructureModelingParameters, TrainSubset
 
 if TYPE_CHECKING:
     from mkgformer_kedro.training.tasks.base import Task
@@ -20,17 +21,21 @@ def model_structure(
     relations: pd.DataFrame,
     work_folder: Path,
     parameters: StructureModelingParameters,
+    train_subset: Any,
+    seeds_of_models: list[int] | None,
     seed: int,
 ) -> tuple[Path, pd.DataFrame]:
-    """Fit the structural models that the parameters name.
+    """Fit the structural models that the parameters name, to that part of train that is learned.
 
     Returns:
         A folder with one expert ``<model>/seed_<seed>`` each, and their training curves.
     """
     from mkgformer_kedro.training import structure_modeling
 
+    # Kedro gives what lies inside a group its type only where another node takes the group.
+    subset = typed(TrainSubset | None, train_subset, "finetuning.train_subset")
     return structure_modeling.model_structure(
-        queries, entities, relations, work_folder, parameters, seed
+        queries, entities, relations, work_folder, parameters, seed, subset, seeds_of_models
     )
 
 
@@ -45,6 +50,8 @@ def nodes(task: type[Task]) -> list[Node]:
                 "relations",
                 "structure_modeling_work",
                 "params:structure_modeling",
+                "params:finetuning.train_subset",
+                "params:finetuning.seeds",
                 "params:seed",
             ],
             outputs=["structure_models", "structure_modeling_curve"],

@@ -26,8 +26,8 @@ from mkgformer_kedro.configuration import ExtendingConfigLoader
 from mkgformer_kedro.datasets.folder import WorkFolderDataset
 from mkgformer_kedro.datasets.lineage import raw_identity, reading_of
 from mkgformer_kedro.errors import DataError, Problem
-from mkgformer_kedro.files import fingerprint, sha256_of
-from mkgformer_kedro.parameters import deciding
+from mkgformer_kedro.files import files_within, fingerprint, sha256_of
+from mkgformer_kedro.parameters import deciding, group_at
 from mkgformer_kedro.pipelines.cell.pipeline import make_cell
 from mkgformer_kedro.training.tasks.registry import task_named
 
@@ -213,7 +213,7 @@ def plan_cell(task: str, parameters: Mapping[str, Any], raw: Mapping[str, str]) 
         reads, makes = nodes.inputs(), nodes.all_outputs()
         sources = {name: made[name] for name in sorted(reads) if name in made}
         depends_on = {
-            "parameters": {path: deciding(_value(values, path), path) for path in _paths(reads)},
+            "parameters": {path: deciding(group_at(values, path), path) for path in _paths(reads)},
             "sources": {name: source.key for name, source in sources.items()},
             "raw": {name: identity for name, identity in raw.items() if name in reads},
             "towers": [
@@ -272,12 +272,5 @@ def _read_code(path: Path, package: Path) -> tuple[str, list[Path]]:
 @cache
 def _tower(name: str) -> str:
     """Hash of a tower's files where it is a folder."""
-    files = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
+    files = files_within(Path(name).expanduser())
     return fingerprint([[str(path), sha256_of(path)] for path in files])
-
-
-def _value(parameters: Mapping[str, Any], path: str) -> Any:
-    value: Any = parameters
-    for name in path.split("."):
-        value = value[name]
-    return value

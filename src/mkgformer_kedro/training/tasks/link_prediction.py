@@ -13,14 +13,13 @@ from pydantic import Field, model_validator
 
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.evaluation.ranking.metrics import HEADLINE, HEADLINE_MRR
-from mkgformer_kedro.evaluation.ranking.tables import QUERY, TRIPLE, members
+from mkgformer_kedro.evaluation.ranking.tables import members
 from mkgformer_kedro.parameters import Parameters
 from mkgformer_kedro.training.negatives import Negatives
 from mkgformer_kedro.training.parameters import FinetuningParameters, TrainSubset
 from mkgformer_kedro.training.prompts import PromptBuilder, PromptForm
-from mkgformer_kedro.training.queries import Queries, dev_scores
+from mkgformer_kedro.training.queries import Queries, dev_scores, part_of_graph
 from mkgformer_kedro.training.sampler import BatchSampler
-from mkgformer_kedro.training.subset import draw_subset
 from mkgformer_kedro.training.tasks.base import Task
 from mkgformer_kedro.training.tasks.questions import check_columns, is_text, read_rows, wrong
 
@@ -224,27 +223,8 @@ class LinkPrediction(Task):
     def restrict_train(
         cls, tables: Mapping[str, pd.DataFrame], subset: TrainSubset, seed: int
     ) -> dict[str, pd.DataFrame]:
-        """So many triples of each relation, or a share of the triples.
-
-        Queries keep the answers that chosen triples give them, and those without any are left out.
-        What is known of them, which ranking leaves out, stays what it is.
-        """
-        found = dict(tables)
-        for name in {"queries", "triples"} & set(tables):
-            in_train = (tables[name]["split"] == "train").to_numpy()
-            train, rest = tables[name][in_train], tables[name][~in_train]
-            triples = _as_triples(train) if name == "queries" else train[TRIPLE]
-            distinct = triples.drop_duplicates().sort_values(TRIPLE)
-            groups = distinct[["relation"]].to_numpy().tolist()
-            kept = distinct[draw_subset(groups, subset, seed)]
-            chosen = pd.MultiIndex.from_frame(triples).isin(pd.MultiIndex.from_frame(kept))
-            if name == "queries":
-                answers = train["answers"].explode()[chosen].groupby(level=0).agg(list)
-                train = train.loc[answers.index].assign(answers=answers)
-            else:
-                train = train[chosen]
-            found[name] = pd.concat([train, rest]).sort_index()
-        return found
+        """So many triples of each relation, or a share of the triples."""
+        return part_of_graph(tables, subset, seed)
 
     def sampler(
         self,
@@ -469,16 +449,3 @@ class LinkPrediction(Task):
         from mkgformer_kedro.evaluation.report.ranking import LINK_PREDICTION
 
         return LINK_PREDICTION
-
-
-def _as_triples(queries: pd.DataFrame) -> pd.DataFrame:
-    """The triples that queries and their answers stand for, a row each with the query's index."""
-    each = queries[[*QUERY, "answers"]].explode("answers")
-    is_tail, answer = each["direction"] == "tail", each["answers"].astype(np.int64)
-    return pd.DataFrame(
-        {
-            "head": each["entity"].where(is_tail, answer),
-            "relation": each["relation"],
-            "tail": answer.where(is_tail, each["entity"]),
-        }
-    )
