@@ -31,7 +31,23 @@ if ((${#hosts[@]} > 1)); then
 fi
 until [ "$(nodes)" -ge "${#hosts[@]}" ]; do sleep 2; done
 
-kedro run "$@" --params launch.engine=ray &
+# Kedro takes --params once: what the user gives goes along.
+arguments=() params=launch.engine=ray
+while (($#)); do
+    case "$1" in
+    --params) params+=",${2:?--params needs values}" && shift ;;
+    --params=*) params+=",${1#*=}" ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+kedro run "${arguments[@]}" --params "$params" &
 run=$!
 trap 'kill -TERM "$run"' TERM  # Slurm says so two minutes before time is up; what is done is kept
-wait "$run"
+code=0
+# A signal ends the first wait, not the run, which is to leave its locks.
+while kill -0 "$run" 2>/dev/null; do
+    code=0
+    wait "$run" || code=$?
+done
+exit "$code"

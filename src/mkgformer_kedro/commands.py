@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def doctor(environment: str) -> None:
     project = find_kedro_project(Path.cwd())
     if project is None:
         raise click.ClickException(f"{Path.cwd()} lies in no project: go to the project's folder.")
+    os.chdir(project)
     bootstrap_project(project)
     with KedroSession.create(project_path=project, env=environment or None) as session:
         context = session.load_context()

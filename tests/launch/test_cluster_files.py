@@ -48,13 +48,21 @@ def check_run(words):
     LaunchParameters(**LAUNCH | options["params"]["launch"])
 
 
+def dataset_of(words):
+    env = words[words.index("--env") + 1]
+    return ExtendingConfigLoader(str(ROOT / "conf"), env=env, **CONFIG_LOADER_ARGS)["globals"][
+        "dataset"
+    ]
+
+
 def test_runs_of_the_page_and_of_the_manifest_are_runs():
     runs = [words for words in commands() if words[0] == "kedro"]
     assert len(runs) == 2
     shell, option, entered = shlex.split(MANIFEST["spec"]["entrypoint"])
     assert (shell, option) == ("bash", "-c")
-    folder, asked = entered.removeprefix("cd ").split(" && ")
+    folder, unlock, asked = entered.removeprefix("cd ").split(" && ")
     assert Path(folder).is_relative_to("/shared")
+    assert unlock == f"rm -f data/.locks/{dataset_of(shlex.split(asked))}.*"
     for words in [*runs, shlex.split(asked)]:
         check_run(words)
 
@@ -175,7 +183,9 @@ def test_the_slurm_script_runs_on_all_nodes_of_its_allocation(allocation):
     assert len(workers) == 2
     assert all("--address=10.0.0.1:30001" in each for each in workers)
     assert (folder / "address").read_text() == "10.0.0.1:30001\n"
-    check_run(["kedro", *shlex.split((folder / "run").read_text())])
+    words = shlex.split((folder / "run").read_text())
+    check_run(["kedro", *words])
+    assert words[-2:] == ["--params", "launch.engine=ray,seed=1"]
 
 
 @pytest.mark.ray

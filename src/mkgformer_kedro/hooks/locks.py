@@ -54,6 +54,8 @@ class LockHooks:
             DataError: Another run holds one of them for longer than ``wait_for_lock``, or there
                 can be no locks.
         """
+        # What another hook refused, in this process, has come by none of the hooks below.
+        self._held.close()
         for stage in sorted({node.namespace or node.name for node in pipeline.nodes}):
             path = self._folder / f"{self._dataset}.{stage}.lock"
             try:
