@@ -69,7 +69,7 @@ def test_ids_stay_strings_and_quotes_stay_quotes(load):
         b"a\tr\tb\nb\tr\tc",
         b"a\tr\tb\r\nb\tr\tc\r\n",
         b"\xef\xbb\xbfa\tr\tb\nb\tr\tc\n",
-        b"a\tr\tb\nb\tr\tc\n\n\r\n\n",
+        b"a\tr\tb\nb\tr\tc\n\n\r\n  \n \r\n",
     ],
     ids=["plain", "no final newline", "crlf", "byte order mark", "blank lines"],
 )

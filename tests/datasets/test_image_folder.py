@@ -49,6 +49,14 @@ def test_links_are_followed_to_files_and_what_is_no_file_is_listed_too(images: P
     assert listed == {"c.gif": 0, "good.png": 5, **of_none}
 
 
+def test_a_link_to_itself_in_the_place_of_a_folder_lies_beside(images: Path):
+    expected = load(images)
+    (images / "n3").symlink_to("n3")
+    listing = ImageFolderDataset(filepath=str(images)).load()
+    assert list(listing.images.itertuples(index=False)) == expected
+    assert listing.beside == 2  # and LICENSE
+
+
 def test_order_is_not_that_of_the_file_system(images: Path, monkeypatch: pytest.MonkeyPatch):
     expected = load(images)
     scandir = os.scandir

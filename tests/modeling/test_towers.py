@@ -348,6 +348,15 @@ def test_padding_and_batch_mates_change_nothing(make, inputs_of, text, vision):
         close(together[row, :length], alone[0], atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("text", TEXT)
+def test_segments_of_zeros_are_none(make, inputs_of, text):
+    model = make(text, "vit")
+    inputs = {name: each for name, each in inputs_of(text).items() if name != "token_type_ids"}
+    zeros = torch.zeros_like(inputs["input_ids"])
+    close(states_of(model, **inputs), states_of(model, **inputs, token_type_ids=zeros), atol=0)
+
+
 @pytest.mark.parametrize("text", TEXT)
 def test_longest_text(make, text):
     model = make(text, "vit")

@@ -122,6 +122,21 @@ def test_it_goes_on_from_its_state(world, tmp_path, dtype):
     assert torch.equal(layer.weight, other_layer.weight)
 
 
+def test_the_state_goes_where_the_weights_are(world):
+    """Torch leaves the numbers of steps where they were saved; those of rows are looked up."""
+    table, layer = world
+    first = optimizer_of(table, layer)
+    train(table, layer, first, lookups()[:2])
+    table.to("meta")
+    second = optimizer_of(table, layer)
+    second.load_state_dict(first.state_dict())
+    state = second.state[table.weight]
+    assert {name: value.device.type for name, value in state.items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq"), "meta"
+    )
+    assert state["step"].shape == (len(table.weight), 1)
+
+
 def half_precision_table(value, **options):
     table = torch.nn.Parameter(value.bfloat16())
     table.grad_dtype = torch.float32

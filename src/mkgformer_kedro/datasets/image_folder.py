@@ -104,7 +104,7 @@ class ImageFolderDataset(ListedImages):
         if self._folder is not None:
             problems: list[Problem] = []
             for folder in _scan(self._folder, problems):
-                if folder.is_dir() and not folder.name.startswith("."):
+                if not folder.name.startswith(".") and _is_folder(folder):
                     entries = _scan(folder.path, problems)
                     rows += [
                         (folder.name, f"{folder.name}/{file.name}", _size(file))
@@ -139,11 +139,15 @@ def files_of(folder: Path, problems: list[Problem]) -> list[tuple[str, int]]:
 def _is_listed(entry: os.DirEntry[str]) -> bool:
     if is_litter(entry.name):
         return False
+    # Pipes, devices and links to nowhere are listed, so that they are reported as unreadable.
+    return not _is_folder(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        # Pipes, devices and links to nowhere are listed, so that they are reported as unreadable.
-        return not entry.is_dir()
+        return entry.is_dir()
     except OSError:  # a link that leads back to itself
-        return True
+        return False
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -267,7 +267,7 @@ def read_table(
     rows: list[list[str]] = []
     numbers: list[int] = []
     for number, line in numbered_lines(content):
-        if not line:
+        if not line.strip(b" "):
             continue
         text = decoded(where, number, line)
         if isinstance(text, Problem):

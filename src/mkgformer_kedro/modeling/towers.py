@@ -327,6 +327,16 @@ class MPNetFamily(TextFamily):
         """Longest text in tokens; the padding token of MPNet is number 1 by definition."""
         return config.max_position_embeddings - 2
 
+    def embed(
+        self,
+        tower: Any,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Input of the first layer; MPNet knows no segments."""
+        return tower.embeddings(input_ids, inputs_embeds=inputs_embeds)
+
     def attention(
         self, tower: Any, states: Tensor, attention_mask: Tensor | None, *, eager: bool = False
     ) -> TextAttention:

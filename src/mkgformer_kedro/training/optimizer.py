@@ -52,13 +52,14 @@ class RowwiseAdamW(torch.optim.AdamW):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state, second moments in the precision in which they were saved."""
-        super().load_state_dict(state_dict)  # rounds them to that of the parameter
+        """Go on from a state: what rows have of their own as it was saved, beside the parameter."""
+        super().load_state_dict(state_dict)  # rounds moments, and may leave steps where they are
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
-                if parameter.dtype == torch.bfloat16 and number in state_dict["state"]:
-                    square = state_dict["state"][number]["exp_avg_sq"]
-                    self.state[parameter]["exp_avg_sq"] = square.to(parameter.device)
+                if group.get("rowwise") and number in state_dict["state"]:
+                    for name in ("step", "exp_avg_sq"):
+                        value = state_dict["state"][number][name]
+                        self.state[parameter][name] = value.to(parameter.device)
 
     def _step_rows(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state, half = self.state[parameter], parameter.dtype == torch.bfloat16

@@ -199,9 +199,9 @@ def test_zero_bytes(tmp_path: Path):
     [
         (b"<!DOCTYPE html><html>404</html>", Status.HTML),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<html><svg/></html>', Status.HTML),
-        (b"\x89PNG\r\n\x1a\n", Status.NOT_A_IMAGE),
-        (b"\xff\xd8\xff", Status.NOT_A_IMAGE),
-        (b"GIF89a", Status.NOT_A_IMAGE),
+        (b"\x89PNG\r\n\x1a\n", Status.NOT_AN_IMAGE),
+        (b"\xff\xd8\xff", Status.NOT_AN_IMAGE),
+        (b"GIF89a", Status.NOT_AN_IMAGE),
         # PostScript is an image to Pillow, which hands it to another program.
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n",

@@ -253,6 +253,17 @@ def test_images_of_which_none_is_an_entitys(tmp_path: Path, path: str, what: str
     assert problem.what.startswith(what)
 
 
+def test_an_image_that_the_graph_links_comes_before_larger_ones(project: Path):
+    Image.new("RGB", (20, 20), "yellow").save(project / "images" / "small.png")
+    entities = ENTITIES.assign(image_links=[["small.png"], [], [], []])
+    slots = {"full": {"size": 16, "count": 1}}
+    for order in ("resolution", "name"):
+        images, _ = associate(project / "images", entities, slots=slots, order=order)
+        taken = images[images["status"] == "ok"].set_index("owner")["path"]
+        assert taken["00000001"] == "small.png"
+        assert taken["00000002"] == "n00000002/a.png"
+
+
 def test_images_that_the_graph_links(project: Path):
     """A link is a path below the image folder, or the name of a file in it."""
     Image.new("RGB", (50, 50), "yellow").save(project / "images" / "bill.png")

@@ -54,6 +54,7 @@ class Candidate(NamedTuple):
         phrase: What was looked for in the image, None for an image as it is.
         box: Where that was found; None: the whole file is the image.
         score: How sure the detector was, 0 to 1; None where nothing was detected.
+        linked: Whether the graph itself names it as an image of its owner.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Candidate(NamedTuple):
     phrase: str | None = None
     box: Box | None = None
     score: float | None = None
+    linked: bool | None = None
 
 
 class ImageRow(NamedTuple):
@@ -142,7 +144,7 @@ def associate_owner(
         owner: Id of the owner.
         candidates: What may fill its slots, first choice first.
         parameters: Parameters of the stage.
-        largest_first: Choose images of more pixels before others.
+        largest_first: Choose images of more pixels before others, but linked ones before all.
     """
     headers = {
         path: inspect_image(root / path, parameters.min_side, parameters.max_pixels)
@@ -153,12 +155,17 @@ def associate_owner(
     outcome = [(headers[candidate.path].status, -1) for candidate in candidates]
     order = [number for number, (status, _) in enumerate(outcome) if status is Status.OK]
     if largest_first:
-        order.sort(key=lambda number: -headers[candidates[number].path].pixels)
+        order.sort(
+            key=lambda number: (
+                not candidates[number].linked,
+                -headers[candidates[number].path].pixels,
+            )
+        )
     slots: dict[int, tuple[str, NDArray[np.uint8]]] = {}
     seen: set[tuple[str | None, str]] = set()
     in_full: dict[str, Image.Image | None] = {}
     for number in order:
-        path, role, _, box, _ = candidates[number]
+        path, role, _, box, *_ = candidates[number]
         content = content_key(headers[path].sha256, box)
         slot = next((each for each in free if role in (None, roles[each])), None)
         if (role, content) in seen:
@@ -182,7 +189,8 @@ def associate_owner(
                 free.remove(slot)
         seen.add((role, content))
     rows = []
-    for (path, role, phrase, box, score), (status, slot) in zip(candidates, outcome, strict=True):
+    for candidate, (status, slot) in zip(candidates, outcome, strict=True):
+        path, role, phrase, box, score, _ = candidate
         header = headers[path]
         rows.append(
             ImageRow(
@@ -216,7 +224,7 @@ class Decoding:
     Attributes:
         root: The image folder.
         parameters: Parameters of the stage.
-        largest_first: Choose images of more pixels before others.
+        largest_first: As in :func:`associate_owner`.
         threads: Threads that decode.
     """
 
@@ -257,7 +265,7 @@ def store_images(
         owners: Ids of the owners; the position is the owner index.
         parameters: Parameters of the stage.
         work: Folder of the unfinished store; what an interrupted run left there is used.
-        largest_first: Choose images of more pixels before others.
+        largest_first: As in :func:`associate_owner`.
         engine: Where images are decoded.
 
     Returns:
@@ -365,15 +373,15 @@ def loan_rows(
 
 def _by_owner(candidates: pd.DataFrame) -> dict[int, list[Candidate]]:
     """The candidates of each owner, null cells as None."""
-    columns = ["path", "role", "phrase", *BOX, "score"]
+    columns = ["path", "role", "phrase", *BOX, "score", "linked"]
     table = candidates.reindex(columns=columns).astype("object")
     table = table.where(table.notna(), None)
     found: dict[int, list[Candidate]] = {}
-    for owner, path, role, phrase, *box, score in zip(
+    for owner, path, role, phrase, *box, score, linked in zip(
         candidates["owner"], *(table[column] for column in columns), strict=True
     ):
         whole = box[0] is None
-        candidate = Candidate(path, role, phrase, None if whole else _box(box), score)
+        candidate = Candidate(path, role, phrase, None if whole else _box(box), score, linked)
         found.setdefault(int(owner), []).append(candidate)
     return found
 

@@ -19,7 +19,7 @@ class Status(StrEnum):
     DUPLICATE = "duplicate"
     EMPTY = "empty file"
     UNREADABLE = "unreadable file"
-    NOT_A_IMAGE = "not an image"
+    NOT_AN_IMAGE = "not an image"
     TOO_SMALL = "too small"
     TOO_LARGE = "too large"
     DAMAGED = "truncated or damaged"
@@ -93,7 +93,7 @@ def inspect_image(path: Path, min_side: int, max_pixels: int) -> Header:
             except Exception:  # a hostile header makes Pillow's readers raise almost anything
                 file.seek(0)
                 known = known_as(file.read(BEGINNING))
-                return Header(Status(known) if known else Status.NOT_A_IMAGE, sha256)
+                return Header(Status(known) if known else Status.NOT_AN_IMAGE, sha256)
     except OSError:
         return Header(Status.UNREADABLE)
     status = Status.OK

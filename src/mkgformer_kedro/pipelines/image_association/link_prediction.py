@@ -57,9 +57,9 @@ def store_images(
     if parameters.borrow is not None:
         donors = association.find_donors(triples, relations["relation"].tolist(), parameters.borrow)
     owners = match_owners(raw_images, ids, parameters)
-    candidates = raw_images.images.assign(owner=owners)[owners >= 0]
+    candidates = raw_images.images.assign(owner=owners, linked=False)[owners >= 0]
     linked, _ = linked_images(raw_images.root, entities)
-    candidates = pd.concat([linked, candidates], ignore_index=True)
+    candidates = pd.concat([linked.assign(linked=True), candidates], ignore_index=True)
     candidates = candidates.drop_duplicates(["owner", "path"], ignore_index=True)
     if raw_images.root is not None and candidates.empty:
         raise DataError(_no_image_matches(raw_images, ids, parameters))
