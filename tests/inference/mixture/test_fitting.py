@@ -142,6 +142,17 @@ def test_an_expert_without_any_weight_is_not_asked_again(world, parameters, tmp_
     assert [expert.name for expert in kept.experts] == ["good", "wrong"]
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_of_one_expert_the_size_of_its_scores_makes_no_difference(
+    world, parameters, tmp_path, factor
+):
+    plain, scaled = (
+        fit([world.expert("one", noise=1.5, factor=each)], world, tmp_path / str(each), parameters)
+        for each in (1.0, factor)
+    )
+    assert scaled.calibration.scale * factor == pytest.approx(plain.calibration.scale, rel=1e-3)
+
+
 def test_test_answers_make_no_difference(world, experts, parameters, tmp_path):
     small = parameters.model_copy(update={"fit_queries": 300})
     one = fit(experts, world, tmp_path / "work", small).save(tmp_path / "one")

@@ -423,7 +423,9 @@ def _mixed(
 def _scale(weights: Weights, judged: pd.DataFrame, raw: Candidates, judging: Candidates) -> float:
     """The inverse temperature of a mixture's scores; those of one expert are taken as they are."""
     if raw.scores.shape[2] == 1:
-        return fit_scale(raw, torch.ones(len(judged), 1, dtype=torch.float64))
+        # Scores of any size: the search begins where they differ by about one.
+        unit = 1 / float(raw.spread.mean())
+        return unit * fit_scale(raw, torch.full((len(judged), 1), unit, dtype=torch.float64))
     return fit_scale(judging, torch.from_numpy(weights.of(judged, raw.speaks)))
 
 
