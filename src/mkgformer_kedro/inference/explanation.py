@@ -221,7 +221,9 @@ class Looker:
         return Seen(rows, inputs, pixels, np.repeat(read["image_mask"], times, axis=1))
 
     def ask(self, seen: Seen, removed: np.ndarray | None = None, **options: Any) -> Any:
-        """The model's output, without some patches: those are set to 0, the images' mean colour.
+        """The model's output, without some patches.
+
+        Those are set to 0, the colour that the tower takes for the mean.
 
         Args:
             seen: The block.

@@ -187,7 +187,7 @@ def scores_section(
     rows = score_rows(layout, evaluation, evaluation.whole)
     values = {name: scores.metrics[metric.key] for name, scores in evaluation.scores.items()}
     comparisons = {
-        f"{evaluation.name(evaluation.reference).capitalize()} minus": evaluation.differences,
+        f"{_capitalised(evaluation.name(evaluation.reference))} minus": evaluation.differences,
         "Mixture minus": evaluation.added,
     }
     return Section.from_template(
