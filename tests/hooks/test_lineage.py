@@ -115,7 +115,7 @@ def world(tmp_path: Path):
     def run(
         rows: list[str],
         *nodes: str,
-        seed: int = 1,
+        seed: Any = 1,
         raw: AbstractDataset | None = None,
         **images: Any,
     ) -> None:
@@ -169,6 +169,13 @@ def test_settings_of_stages_further_up_count_too(world) -> None:
     world.run(["a", "b"], "read", "store", "answer")
     with pytest.raises(DataError, match=r"association\.size was 8 and is 9"):
         world.run(["a", "b"], "again", size=9)
+
+
+def test_a_group_may_say_null_of_what_is_not_set_or_nothing(world) -> None:
+    world.run(["a", "b"], "read", "store", "answer", seed={"share": 0.05})
+    world.run(["a", "b"], "again", seed={"share": 0.05, "shots": None})
+    with pytest.raises(DataError, match="seed was"):
+        world.run(["a", "b"], "again", seed={"share": None, "shots": 8})
 
 
 def test_settings_further_down_and_those_that_decide_nothing_are_free(world) -> None:

@@ -59,6 +59,15 @@ def test_a_refused_run_holds_nothing(tmp_path: Path) -> None:
     first.after_pipeline_run()
 
 
+def test_a_run_that_another_hook_refused_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    """Kedro calls no hook of a run that was refused before it began."""
+    same_process = hooks(tmp_path)
+    same_process.before_pipeline_run(PIPELINE)
+    same_process.before_pipeline_run(PIPELINE.only_nodes("task.ingestion.one"))
+    assert locks(tmp_path) == ["mine.task.ingestion.lock"]
+    same_process.after_pipeline_run()
+
+
 def test_other_data_sets_and_stages_are_free(tmp_path: Path) -> None:
     runs = [hooks(tmp_path), hooks(tmp_path, "other"), hooks(tmp_path)]
     runs[0].before_pipeline_run(PIPELINE.only_nodes("task.ingestion.one"))
