@@ -428,21 +428,21 @@ for name, (changes, says) in {
 class Inputs:
     """A run that takes one group of parameters."""
 
-    def __init__(self, name, group):
-        self.name, self.group = name, group
+    def __init__(self, name, group, parameters):
+        self.name, self.group, self.parameters = name, group, parameters
 
     def inputs(self):
         return {self.name}
 
     def load(self, name):
-        return self.group
+        return self.parameters if name == "parameters" else self.group
 
 
-def begin(world, name, group):
+def begin(world, name, group, parameters=None):
     patch = world.fixture("monkeypatch")
     patch.setattr(door, "memory", lambda: 16 * 2**30)
     patch.setattr(door, "_has_gpu", lambda: False)
-    run = Inputs(f"params:{name}", group)
+    run = Inputs(f"params:{name}", group, parameters)
     hooks = door.BadInputHooks()
     hooks._memory_share = 0.8
     hooks.before_pipeline_run(run, run)
@@ -493,6 +493,16 @@ def _(world):
 
     values = world.fixture("finetuning_values") | {"precision": "fp16"}
     begin(world, "link_prediction.finetuning", LinkPredictionParameters.model_validate(values))
+
+
+@case("Parameters", "experts that learn from other parts of train", "it is null, and link_pred")
+def _(world):
+    groups = {
+        "structure_modeling": {"models": ["complex"], "seeds": None},
+        "finetuning": {"train_subset": {"share": 0.05}, "seeds": [1, 2]},
+    }
+    stage = "structure_modeling"
+    begin(world, f"link_prediction.{stage}", groups[stage], {"link_prediction": groups})
 
 
 @case("Parameters", "a namespace that begins no IRI", "entity_namespace: Input should begin IRIs")

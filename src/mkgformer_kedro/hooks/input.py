@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from mkgformer_kedro.errors import (
     causes_of,
     lacks_memory,
 )
-from mkgformer_kedro.parameters import Parameters
+from mkgformer_kedro.parameters import Parameters, value_at
 from mkgformer_kedro.training.tasks.registry import TASKS
 
 CATALOG_PARAMETERS = ("images", "raw_folder")
@@ -98,6 +99,7 @@ class BadInputHooks:
         """Refuse at once what a stage would refuse, or die of, after hours."""
         self._refuse_what_this_machine_lacks(pipeline, catalog)
         self._refuse_towers(pipeline, catalog)
+        self._refuse_other_parts_of_train(pipeline, catalog)
         for task in TASKS:
             name = f"params:{task}.image_association"
             if name in pipeline.inputs() and catalog.load("params:preset") == "faithful":
@@ -122,6 +124,24 @@ class BadInputHooks:
             for role, layout in catalog.load(name).layouts.items()
         }
         check_towers(catalog.load("params:model"), sizes)
+
+    def _refuse_other_parts_of_train(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Refuse experts of one run that learn from parts of train drawn with other seeds."""
+        for task in TASKS:
+            stage, finetuning = f"{task}.structure_modeling", f"{task}.finetuning"
+            if f"params:{stage}" not in pipeline.inputs():
+                continue
+            parameters = catalog.load("parameters")
+            seeds = [value_at(parameters, f"{name}.seeds") for name in (stage, finetuning)]
+            part = value_at(parameters, f"{finetuning}.train_subset")
+            models = value_at(parameters, f"{stage}.models")
+            if part is not None and models and seeds[0] != seeds[1]:
+                own, others = map(json.dumps, seeds)
+                what = (
+                    f"it is {own}, and {finetuning}.seeds is {others}: with train_subset each seed "
+                    "learns from a part of its own"
+                )
+                raise DataError(Problem(f"{stage}.seeds", None, what, "Give both the same seeds."))
 
     def _refuse_what_this_machine_lacks(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         most = int(self._memory_share * memory())

@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ def model_structure(
     parameters: StructureModelingParameters,
     seed: int,
     subset: TrainSubset | None = None,
-    seeds_of_models: Sequence[int] | None = None,
 ) -> tuple[Path, pd.DataFrame]:
     """Fit every model that the parameters name, once per seed.
 
@@ -73,9 +72,7 @@ def model_structure(
         work_folder: Private folder; what is finished in it is not learned again.
         parameters: Settings of this stage.
         seed: The run's seed, for parameters without seeds.
-        subset: The part of train to learn from; None: all.
-        seeds_of_models: Seeds of fine-tuning, with each of which a part is drawn; None: the run's.
-            An expert learns from the part of the model of its seed, or else of the first model.
+        subset: The part of train to learn from, drawn with the seed of each; None: all.
 
     Returns:
         A folder with a folder ``<model>/seed_<seed>`` each, and the training curves.
@@ -93,7 +90,7 @@ def model_structure(
     curves = [
         fit_structure(
             name,
-            _learned_from(queries, subset, chosen, seeds_of_models or [seed]),
+            _learned_from(queries, subset, chosen),
             entities,
             relations,
             work_folder,
@@ -108,13 +105,10 @@ def model_structure(
     return models, pd.concat(curves, ignore_index=True)
 
 
-def _learned_from(
-    queries: pd.DataFrame, subset: TrainSubset | None, seed: int, drawn: Sequence[int]
-) -> pd.DataFrame:
+def _learned_from(queries: pd.DataFrame, subset: TrainSubset | None, seed: int) -> pd.DataFrame:
     if subset is None:
         return queries
-    tables = {"queries": queries}
-    return part_of_graph(tables, subset, seed if seed in drawn else min(drawn))["queries"]
+    return part_of_graph({"queries": queries}, subset, seed)["queries"]
 
 
 def fit_structure(

@@ -22,7 +22,6 @@ def model_structure(
     work_folder: Path,
     parameters: StructureModelingParameters,
     train_subset: Any,
-    seeds_of_models: list[int] | None,
     seed: int,
 ) -> tuple[Path, pd.DataFrame]:
     """Fit the structural models that the parameters name, to that part of train that is learned.
@@ -35,7 +34,7 @@ def model_structure(
     # Kedro gives what lies inside a group its type only where another node takes the group.
     subset = typed(TrainSubset | None, train_subset, "finetuning.train_subset")
     return structure_modeling.model_structure(
-        queries, entities, relations, work_folder, parameters, seed, subset, seeds_of_models
+        queries, entities, relations, work_folder, parameters, seed, subset
     )
 
 
@@ -51,7 +50,6 @@ def nodes(task: type[Task]) -> list[Node]:
                 "structure_modeling_work",
                 "params:structure_modeling",
                 "params:finetuning.train_subset",
-                "params:finetuning.seeds",
                 "params:seed",
             ],
             outputs=["structure_models", "structure_modeling_curve"],
