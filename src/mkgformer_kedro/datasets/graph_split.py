@@ -29,9 +29,8 @@ def split_triples(triples: pd.DataFrame, parameters: SplitParameters) -> pd.Seri
     """Draw test and dev at random such that nothing can be copied and nothing is unheard of.
 
     Triples of the same two entities, by whatever relation and in whatever direction, stay in one
-    split. Every entity and every relation of dev and test occurs in train (as long as no line is
-    left out afterwards). The shares are reached as far as that allows: a graph of which every
-    entity has one triple cannot be split.
+    split. Every entity and every relation of dev and test occurs in train. The shares are reached
+    as far as that allows: a graph of which every entity has one triple cannot be split.
 
     Args:
         triples: ``head``, ``relation``, ``tail``; a triple that is there twice counts twice.

@@ -445,6 +445,24 @@ def test_turtle_of_the_sample_split_here_leaks_nothing(sample, as_turtle, parame
     assert json.loads(json.dumps(report)) == report
 
 
+def test_a_split_made_here_does_not_count_on_lines_that_are_left_out(tmp_path, parameters):
+    """Each entity of the ring has a triple with a neighbour, and more with what no list names."""
+    ring = [(i, (i + step) % 40) for i in range(40) for step in (1, 2)]
+    lines = [f"e{head}\tr\te{tail}" for head, tail in ring]
+    lines += [f"e{i}\tr\tx{i}{j}" for i in range(40) for j in range(5)]
+    (tmp_path / "graph.tsv").write_text("\n".join(lines))
+    (tmp_path / "entities.txt").write_text("\n".join(f"e{i}" for i in range(40)))
+    files = dict.fromkeys(("train", "dev", "test", "relations", "entity_texts"))
+    files |= {"graph": "graph.tsv", "entities": "entities.txt", "relation_texts": None}
+    split = {"dev": 0.3, "test": 0.3, "seed": 0}
+    raw = GraphFolderDataset(filepath=str(tmp_path), files=files, split=split).load()
+    _, _, triples, quarantine = index_graph(raw, parameters(on_bad_lines="quarantine"))
+    assert (len(triples), len(quarantine)) == (80, 200)
+    train = triples[triples["split"] == "train"]
+    assert set(train["head"]) | set(train["tail"]) == set(range(40))
+    assert (triples["split"] != "train").sum() > 20
+
+
 def test_image_links_are_a_column_of_the_entities(tmp_path, parameters):
     (tmp_path / "graph.ttl").write_text(
         "@base <http://a.example/> .\n"

@@ -10,6 +10,7 @@ import pandas as pd
 from kedro.pipeline import Node
 
 from mkgformer_kedro.datasets.graph_folder import RawGraph
+from mkgformer_kedro.datasets.graph_split import SplitParameters, split_triples
 from mkgformer_kedro.datasets.text_files import SPLITS
 from mkgformer_kedro.errors import DataError, Problem
 from mkgformer_kedro.pipelines.ingestion.checks import (
@@ -78,6 +79,10 @@ def index_graph(
     triples = pd.DataFrame(indices, dtype="int32").assign(split=raw.triples["split"])
     known = np.logical_and.reduce([positions >= 0 for positions in indices.values()])
     problems += _unknown_ids(raw, indices, known, parameters)
+    if "split_by_this_project" in raw.facts and not known.all():
+        # What is left out may be all that train had of an entity.
+        settings = SplitParameters(**raw.facts["split_by_this_project"])
+        triples.loc[known, "split"] = split_triples(triples[known], settings)
 
     if problems and parameters.on_bad_lines == "stop":
         raise DataError(problems)
