@@ -45,7 +45,8 @@ kedro run "${arguments[@]}" --params "$params" &
 run=$!
 trap 'kill -TERM "$run"' TERM  # Slurm says so two minutes before time is up; what is done is kept
 code=0
-# A signal ends the first wait, not the run, which is to leave its locks.
+wait "$run" || code=$?
+# A signal ended that, and not the run, which is to leave its locks.
 while kill -0 "$run" 2>/dev/null; do
     code=0
     wait "$run" || code=$?

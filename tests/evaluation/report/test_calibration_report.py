@@ -86,7 +86,7 @@ def test_the_weights_are_shown_by_relation(report, collect):
     assert "<R14>, head 140 1.40 1.40 1.40" in text
     assert "16 more" in text
     assert text.index("<R14>, head") < text.index("r13, head") < text.index("16 more")
-    assert "2 relations and directions do with those of the whole" in text
+    assert "2 relations and directions do with those of the direction" in text
     assert "r0" not in text
 
     text = text_of(probabilities, collect)
