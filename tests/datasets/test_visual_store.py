@@ -271,7 +271,7 @@ def test_images_of_one_owner_cannot_be_shuffled(tmp_path: Path):
 
 
 def test_random_images_are_noise_in_the_place_of_each(tmp_path: Path):
-    folder = build(tmp_path, CONTROLLED)
+    folder = build(tmp_path, dict(sorted({**CONTROLLED, 4: {0: "b"}}.items())))
     own, store = VisualStore(folder), VisualStore(folder, "random", 1)
     mine, noise = shown(own), shown(store)
 
@@ -280,6 +280,9 @@ def test_random_images_are_noise_in_the_place_of_each(tmp_path: Path):
         [len(each) for each in of] for of in mine
     ]
     assert not {each for of in mine for each in of} & {each for of in noise for each in of}
+    # Of those who share an image each has noise of its own, which does not tell that they do.
+    each = [pixels for of in noise for pixels in of]
+    assert len(set(each)) == len(each) > len({pixels for of in mine for pixels in of})
     assert (
         noise == shown(VisualStore(folder, "random", 1)) != shown(VisualStore(folder, "random", 2))
     )

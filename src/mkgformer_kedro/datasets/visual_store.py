@@ -83,7 +83,9 @@ class VisualStore:
     Args:
         folder: The store's folder.
         source: Which images it shows: each owner's ``own``, ``none``, or, as a control, those of
-            another owner that has images (``shuffled``) or noise in the place of each (``random``).
+            another owner that has images (``shuffled``) or noise in the place of each (``random``),
+            which is each owner's own, since noise that owners share would tell that they share an
+            image.
         seed: Of the shuffling and the noise, which are the same whenever the store is opened.
 
     Attributes:
@@ -124,18 +126,18 @@ class VisualStore:
         """Whether each owner has at least one image, ``(owners,)``."""
         return (np.asarray(self.slots) >= 0).any(axis=1)
 
-    def _pixels(self, role: str, rows: NDArray[np.int32]) -> NDArray[np.uint8]:
-        if self.source != "random":
-            return self._images[role][rows]
+    def _noise(
+        self, role: str, owners: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
         shape = self._images[role].shape[1:]
         number = [*INPUT_NAMES].index(role)
         noise = [
-            np.random.default_rng([self.seed, number, row]).integers(
+            np.random.default_rng([self.seed, number, owner, place]).integers(
                 256, size=shape, dtype=np.uint8
             )
-            for row in rows
+            for owner, place in zip(owners, places, strict=True)
         ]
-        return np.array(noise, dtype=np.uint8).reshape(len(rows), *shape)
+        return np.array(noise, dtype=np.uint8).reshape(len(owners), *shape)
 
     def read(self, owners: ArrayLike) -> dict[str, NDArray]:
         """Gather the images of some owners.
@@ -160,7 +162,11 @@ class VisualStore:
             rows = slots[:, start : start + layout.count]
             pixels = np.zeros((*rows.shape, 3, layout.size, layout.size), dtype=np.uint8)
             present = rows >= 0
-            pixels[present] = self._pixels(role, rows[present])
+            if self.source == "random":
+                at, places = np.nonzero(present)
+                pixels[present] = self._noise(role, index[at], places)
+            else:
+                pixels[present] = self._images[role][rows[present]]
             inputs[INPUT_NAMES[role]] = pixels
             start += layout.count
         return {**inputs, "image_mask": np.asarray(slots >= 0)}
