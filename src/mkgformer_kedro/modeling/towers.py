@@ -220,7 +220,10 @@ class TextFamily:
             token_type_ids: `(B, T)` segments; None for zeros.
             inputs_embeds: `(B, T, d)` embeddings of the tokens; None looks up `input_ids`.
         """
-        return tower.embeddings(input_ids, token_type_ids, inputs_embeds=inputs_embeds)
+        # By name: of those that know no segments the second is another argument.
+        return tower.embeddings(
+            input_ids, token_type_ids=token_type_ids, inputs_embeds=inputs_embeds
+        )
 
     def attention(
         self, tower: Any, states: Tensor, attention_mask: Tensor | None, *, eager: bool = False
@@ -326,16 +329,6 @@ class MPNetFamily(TextFamily):
     def max_length(self, config: Any) -> int:
         """Longest text in tokens; the padding token of MPNet is number 1 by definition."""
         return config.max_position_embeddings - 2
-
-    def embed(
-        self,
-        tower: Any,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None,
-        inputs_embeds: Tensor | None = None,
-    ) -> Tensor:
-        """Input of the first layer; MPNet knows no segments."""
-        return tower.embeddings(input_ids, inputs_embeds=inputs_embeds)
 
     def attention(
         self, tower: Any, states: Tensor, attention_mask: Tensor | None, *, eager: bool = False
