@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -261,9 +261,7 @@ def rank(world: World, way: Way, rows: np.ndarray, mixed_precision: bool = False
     """
     rows = asking_order(world.queries, rows)
     if not way.item_per_triple:
-        # An earlier state may know float32 alone.
         half = type_of(way, mixed_precision) == torch.bfloat16
-        asked_in: dict[str, Any] = {"precision": "bf16"} if half else {}
         blocks = ask(
             world.model,
             Collator(world.queries, world.store),
@@ -271,7 +269,7 @@ def rank(world: World, way: Way, rows: np.ndarray, mixed_precision: bool = False
             batch_size=world.parameters.dev_batch_size,
             what="Ranking",
             of="queries",
-            **asked_in,
+            precision="bf16" if half else "fp32",
         )
         scored = ((numbers, outputs.logits.float()) for numbers, outputs in blocks)
         return world.queries.all_ranks(rows, scored)
@@ -583,14 +581,23 @@ def measure_evaluation(
 class Before:
     """An earlier state of this project, in a process of its own that takes turns when told to.
 
+    Its own copy of this script measures it: one that knows ``--serve``.
+
     Args:
-        checkout: Its folder, with ``src/``, ``conf/`` and, unless the graph is made up, ``data/``.
+        checkout: Its folder, whole, and with ``data/`` unless the graph is made up.
         arguments: The command line of this process.
     """
 
     def __init__(self, checkout: Path, arguments: Sequence[str]) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, __file__, *arguments, "--project", str(checkout), "--serve"],
+            [
+                sys.executable,
+                str(checkout / "benchmarks" / "throughput.py"),
+                *arguments,
+                "--project",
+                str(checkout),
+                "--serve",
+            ],
             env=os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -605,7 +612,8 @@ class Before:
 
     def take(self, job: str, number: int) -> Turn:
         """Let it take its turn in a round of a job, ``training`` or ``ranking``."""
-        print(job, number, file=self._child.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has ended, as the empty answer says
+            print(job, number, file=self._child.stdin, flush=True)
         answer = self._child.stdout.readline()
         if not answer:
             sys.exit("The earlier state ended, see above.")
@@ -763,8 +771,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--before",
         type=Path,
         metavar="CHECKOUT",
-        help="time an earlier state of this project, too: a folder with its src/ and conf/ and, "
-        "without --made-up, its data/",
+        help="time an earlier state of this project, too: a checkout of it and, without --made-up, "
+        "its data/",
     )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="write all figures to this file, as JSON")

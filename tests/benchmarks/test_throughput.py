@@ -403,8 +403,9 @@ class TestMadeUpWorld:
 
 EARLIER = """\
 import json, os, sys
-assert sys.argv[-3:] == ["--project", os.path.dirname(__file__), "--serve"]
-assert os.environ["PYTHONPATH"] == os.path.join(os.path.dirname(__file__), "src")
+checkout = os.path.dirname(os.path.dirname(__file__))
+assert sys.argv[-3:] == ["--project", checkout, "--serve"]
+assert os.environ["PYTHONPATH"] == os.path.join(checkout, "src")
 for line in sys.stdin:
     assert line in ("training 0\\n", "ranking 0\\n")
     turn = {"items": 2, "seconds": 3.0, "multiply_adds": 1.0, "peak_bytes": None}
@@ -413,11 +414,10 @@ for line in sys.stdin:
 
 
 @pytest.mark.usefixtures("in_bf16")
-def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, monkeypatch):
+def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys):
     output = tmp_path / "speed.json"
-    stub = tmp_path / "stub.py"
-    stub.write_text(EARLIER)
-    monkeypatch.setattr(throughput, "__file__", str(stub))
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/throughput.py").write_text(EARLIER)
     options = ["--env", "tiny", "--project", str(project), "--device", "cpu", "--rounds", "1"]
     options += ["--steps", "1", "--precision", "bf16", "--output", str(output)]
     throughput.main([*options, "--before", str(tmp_path)])
@@ -433,6 +433,15 @@ def test_the_command_prints_and_writes_the_figures(project, tmp_path, capsys, mo
     assert before["seconds"] == [before["items"] * 3 / 2]
     assert results["training"][throughput.BEFORE]["items"] == ours_of_training["items"]
     assert results["settings"]["precision"].startswith("bfloat16")
+
+
+def test_an_earlier_state_that_cannot_run_ends_the_measure(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/throughput.py").write_text("raise SystemExit('an old one')\n")
+    with throughput.Before(tmp_path, []) as before:
+        before._child.wait()
+        with pytest.raises(SystemExit, match="The earlier state ended"):
+            before.take("training", 0)
 
 
 def test_an_earlier_state_takes_the_turns_it_is_told_to(world):
