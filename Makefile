@@ -7,6 +7,8 @@ SEED ?= 0
 SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
+REDUCED := $(addsuffix @sample_ci_link_prediction,complete evaluate) \
+	$(addprefix evaluate@sample_ci_,relation_extraction entity_recognition)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 export DO_NOT_TRACK := true
@@ -15,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test test-ray fast-test lint kill fuzz errors viz docs \
+.PHONY: help setup setup-dev setup-locked demo demo-emoji demo-relations demo-entities test test-ray repro fast-test lint kill fuzz errors viz docs \
 	lock release audit-dependencies clean
 
 help:  ## List the targets
@@ -64,6 +66,12 @@ test: $(VENV)/.dev lint  ## Every test but those on Ray
 
 test-ray: $(VENV)/.dev  ## Every test on a Ray cluster of two nodes on this machine
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/launch
+
+# The second time finds all up to date.
+repro: $(VENV)/.dev  ## The samples of all tasks by DVC, from raw files to scores, in a reduced setting
+	mkdir -p build; export PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1; \
+	dvc repro $(REDUCED) && dvc repro $(REDUCED) | tee build/repro.log && \
+	grep -q "Data and pipelines are up to date" build/repro.log && dvc metrics show
 
 fast-test: $(VENV)/.dev  ## The tests that take seconds
 	$(BIN)/pytest -m "not whole_run and not ray"

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
+from omegaconf import OmegaConf
 from xdist.scheduler import LoadFileScheduling
 
 # No test depends on how fast the machine is.
@@ -186,6 +187,21 @@ class Project:
         assert text.count(old) == 1, f"{old!r} is not exactly once in {path}"
         file.write_text(text.replace(old, new))
 
+    def configure(self, name: str, values: dict[str, Any]) -> None:
+        """Set values in a file of the reduced environment, which is made if there is none."""
+        file = self.folder / "conf/ci" / f"{name}.yml"
+        there = OmegaConf.load(file) if file.exists() else {}
+        OmegaConf.save(OmegaConf.merge(there, values), file)
+
+    def use_tiny_tower(self, folder: Path) -> None:
+        """Read texts with a tiny tower, which spells out most words, in place of the real one."""
+        longer = {"max_length": 96}
+        self.configure("parameters", {"model": {"text_tower": str(folder)}})
+        self.configure(
+            "parameters_link_prediction",
+            {"link_prediction": {"entity_modeling": longer, "finetuning": longer}},
+        )
+
 
 @pytest.fixture(scope="session")
 def copy_project() -> Callable[[Path], Project]:
@@ -207,9 +223,8 @@ def copy_project() -> Callable[[Path], Project]:
             shutil.copy(readme, folder / readme.relative_to(ROOT))
         _cut_sample(folder / "data/01_raw/wordnet_emoji")
         project = Project(folder)
-        reduced = "conf/ci/parameters_link_prediction.yml"
-        project.replace(reduced, "max_steps: 12", "max_steps: 4")
-        project.replace(reduced, "log_every: 4", "log_every: 2")
+        fewer = {"max_steps": 4, "log_every": 2}
+        project.configure("parameters_link_prediction", {"link_prediction": {"finetuning": fewer}})
         return project
 
     return copy

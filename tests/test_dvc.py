@@ -289,9 +289,10 @@ EVERY = [*chain(*map(last_stages, CI.values()))]
 
 
 @pytest.fixture(scope="module")
-def first_repro(tmp_path_factory, copy_project):
+def first_repro(tmp_path_factory, copy_project, tiny_towers):
     """A copy in which each task was built once, and the stages that ``dvc repro`` ran."""
     project = copy_project(tmp_path_factory.mktemp("dvc") / "project")
+    project.use_tiny_tower(tiny_towers.text("bert"))
     line = "{<<: *link_prediction, env: base, dataset: sample, raw: wordnet_emoji}"
     project.replace("dvc.yaml", f"      sample_link_prediction: {line}\n", "")
     project.run("git", "init", "--quiet")

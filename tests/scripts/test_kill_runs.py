@@ -15,35 +15,27 @@ from omegaconf import OmegaConf
 
 SCRIPT = Path(__file__).parents[2] / "scripts/kill_runs.py"
 KILLS, SEED = int(os.environ.get("KILLS", "10")), os.environ.get("SEED", "0")
-# Checkpoints every four of twelve steps; the tiny tower spells out most words.
-LEARNING = {"max_steps": 12, "batch_size": 8, "max_length": 96, "evaluations_per_epoch": 20}
-REDUCED = {
-    "parameters_link_prediction": {
-        "link_prediction": {"entity_modeling": {"max_length": 96}, "finetuning": LEARNING}
-    },
-    "parameters_relation_extraction": {"relation_extraction": {"finetuning": LEARNING}},
-    "parameters_entity_recognition": {"entity_recognition": {"finetuning": LEARNING}},
-}
+# Checkpoints every four of twelve steps.
+LEARNING = {"max_steps": 12, "batch_size": 8, "evaluations_per_epoch": 20}
+TASKS = ("link_prediction", "relation_extraction", "entity_recognition")
 
 
-def with_tiny_towers(project, text_tower):
+def make_short(project, text_tower):
     """Let the project's runs last seconds, so that much of that time files are written."""
-    conf = project.folder / "conf/ci"
+    project.use_tiny_tower(text_tower)
+    for task in TASKS:
+        project.configure(f"parameters_{task}", {task: {"finetuning": LEARNING}})
     grids = OmegaConf.load(project.folder / "conf/base/parameters_study.yml").study.grids
     left_out = dict.fromkeys(grids.ablations.cells.keys() - {"full_model", "text_only"})
     study = {"task": "relation_extraction", "processes": 2}
     study |= {"grids": {"ablations": {"cells": left_out}}}
-    OmegaConf.save({"study": study}, conf / "parameters_study.yml")
-    tower = {"parameters": {"model": {"text_tower": str(text_tower)}}}
-    for name, values in (REDUCED | tower).items():
-        file = conf / f"{name}.yml"
-        OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), values), file)
+    project.configure("parameters_study", {"study": study})
 
 
 @pytest.mark.whole_run
 def test_killed_runs_end_as_undisturbed_ones(copy_project, tiny_towers, tmp_path):
     project = copy_project(tmp_path / "project")
-    with_tiny_towers(project, tiny_towers.text("bert"))
+    make_short(project, tiny_towers.text("bert"))
     pipelines = ["link_prediction,completion"]
     if KILLS >= 50:
         pipelines += ["relation_extraction,entity_recognition", "study"]
