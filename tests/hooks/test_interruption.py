@@ -50,3 +50,56 @@ def test_a_run_that_is_stopped_leaves_nothing_half_written_and_no_lock(
     assert said.strip() == f"Stopped by {number.name}. The same command goes on from here."
     assert list((tmp_path / "written").iterdir()) == []
     assert list((tmp_path / "data/.locks").iterdir()) == []
+
+
+# What was raised to unwind a run does not come out of some native code, such as matplotlib's.
+SWALLOWED = """
+import logging, signal, sys, time
+logging.disable()
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
+from mkgformer_kedro.hooks.interruption import InterruptionHooks
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+hooks = _create_hook_manager()
+hooks.register(InterruptionHooks())
+hooks.hook.after_context_created(context=None)
+
+def draw():
+    print("drawing", flush=True)
+    try:
+        time.sleep(60)
+    except SystemExit:
+        if sys.argv[1] == "another error":
+            raise ValueError("Invalid bounding box") from None
+    return "half"
+
+pipeline = Pipeline([Node(draw, None, "page"), Node(print, "page", "printed")])
+try:
+    SequentialRunner().run(pipeline, DataCatalog(), hook_manager=hooks)
+except Exception as error:  # as a session of Kedro does
+    hooks.hook.on_pipeline_error(error=error, run_params={}, pipeline=pipeline, catalog=None)
+    raise
+"""
+
+
+@pytest.mark.parametrize("comes_out", ["nothing", "another error"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_ends_where_the_stop_is_swallowed(
+    comes_out: str, number: signal.Signals, code: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SWALLOWED, comes_out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "drawing\n"
+        run.send_signal(number)
+        out, said = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert said.strip() == f"Stopped by {number.name}. The same command goes on from here."
+    assert out == ""
