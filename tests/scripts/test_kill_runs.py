@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from mkgformer_kedro.training.tasks.registry import TASKS
+
 SCRIPT = Path(__file__).parents[2] / "scripts/kill_runs.py"
 KILLS, SEED = int(os.environ.get("KILLS", "10")), os.environ.get("SEED", "0")
 # Checkpoints every four of twelve steps.
 LEARNING = {"max_steps": 12, "batch_size": 8, "evaluations_per_epoch": 20}
-TASKS = ("link_prediction", "relation_extraction", "entity_recognition")
 
 
 def make_short(project, text_tower):
