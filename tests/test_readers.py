@@ -90,7 +90,8 @@ def load_mixed(folder, relations):
 
 def write_mixture(folder, _):
     one, by_relation = np.ones(1), np.ones((2, 2))
-    weights = Weights(one > 0, one, one, one, np.ones((2, 1)), np.ones((2, 2, 1)), by_relation > 0)
+    tables = one, np.ones((2, 1)), np.ones((2, 2, 1))
+    weights = Weights(one > 0, one, one, *tables, by_relation > 0, np.zeros(1))
     calibrator = Calibrator(1.0, np.zeros(2), np.zeros((2, 2)))
     calibration = Calibration(1.0, calibrator, by_relation, by_relation > 0, 0.9)
     Mixture([mixed(folder)], weights, calibration, {}, 7).save(folder)

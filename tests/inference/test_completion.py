@@ -94,6 +94,7 @@ def make_mixture(triples, table_expert):
         direction=np.tile([1.0, 0.1], (2, 1)),
         relation=np.tile([1.0, 0.1], (RELATIONS, 2, 1)),
         own=np.zeros((RELATIONS, 2), dtype=bool),
+        linear=np.array([0.2, 0.1]),
     )
     calibration = Calibration(
         scale=1.0,

@@ -34,6 +34,8 @@ def report() -> dict:
         "fit": {
             "log_likelihood": {"model": -5.25, "complex": -4.5, "baseline": -7, "mixture": -4.25},
             "log_likelihood_without": {"model": -4.5, "complex": -5.0},
+            "linear": {"model": 0.0, "complex": 0.125},
+            "log_likelihood_gained_by_linear": 0.0625,
         },
         "weights": {
             "whole": {"model": 0.5, "complex": 1.25, "baseline": 0.0},
@@ -83,6 +85,8 @@ def test_the_weights_are_shown_by_relation(report, collect):
     assert "model ComplEx baseline all queries 0.50 1.25 0.00" in text
     assert "head is asked for 0.25 1.50 0.20" in text
     assert "ComplEx-4.500-5.0000.750" in text
+    assert "another knows nothing: ComplEx has 12.50 %, the sum has the rest" in text
+    assert "gains 0.062 of log-likelihood an answer" in text
     assert "<R14>, head 140 1.40 1.40 1.40" in text
     assert "16 more" in text
     assert text.index("<R14>, head") < text.index("r13, head") < text.index("16 more")

@@ -44,6 +44,7 @@ def test_a_silent_expert_is_left_out_and_the_others_are_raised():
         direction=np.tile([1.0, 2.0, 0.0], (2, 1)),
         relation=np.tile([1.0, 2.0, 0.0], (4, 2, 1)),
         own=np.zeros((4, 2), dtype=bool),
+        linear=np.zeros(3),
     )
     queries = pd.DataFrame({"direction": ["tail"] * 5, "relation": [0] * 5})
     answers = np.array(
@@ -72,6 +73,7 @@ def test_weights_of_those_who_answer_sum_to_one_at_least(given_weights, answers)
         np.tile(given_weights, (2, 1)),
         np.tile(given_weights, (1, 2, 1)),
         np.zeros((1, 2), dtype=bool),
+        np.zeros(3),
     )
     queries = pd.DataFrame({"direction": ["tail"] * len(answers), "relation": [0] * len(answers)})
     found = weights.of(queries, np.array(answers))
@@ -100,6 +102,14 @@ def test_where_one_expert_is_silent_the_mixture_ranks_like_the_other(world, para
     assert mixture.answers(test).all()
     mixed, text = all_scores(mixture, unseen), all_scores(experts[1], unseen)
     assert torch.equal(mixed.argsort(dim=1), text.argsort(dim=1))
+    # Nor has the silent one a share of the probability.
+    shared = replace(mixture.weights, linear=np.array([0.5, 0.2]))
+    without = replace(mixture.weights, linear=np.array([0.0, 0.2]))
+    halves = [
+        all_scores(Mixture(experts, each, mixture.calibration, {}, 30), unseen)
+        for each in (shared, without)
+    ]
+    assert torch.equal(*halves)
     everyone = [replace(expert, silent=frozenset(range(30))) for expert in experts]
     nobody = Mixture(everyone, mixture.weights, mixture.calibration, mixture.facts, 30)
     assert not nobody.answers(test).any()
@@ -142,7 +152,11 @@ def test_scores_do_not_depend_on_blocks(world, mixture, batch_size):
         summed = sum(
             torch.from_numpy(w[:, None]) * p for w, p in zip(weights.T, block.logs, strict=True)
         )
-        assert torch.allclose(block.scores, summed.float(), atol=1e-4)
+        linear = mixture.weights.linear
+        pooled = (1 - linear.sum()) * summed.softmax(dim=1)
+        for share, alone, logs in zip(linear, mixture.weights.alone, block.logs, strict=True):
+            pooled += share * (alone * logs).softmax(dim=1)
+        assert torch.allclose(block.scores, pooled.log().float(), atol=1e-4)
         for expert, scores in zip(mixture.experts, block.each, strict=True):
             assert torch.equal(scores, all_scores(expert, test)[block.rows])
 

@@ -35,6 +35,54 @@ def test_it_is_better_than_each_of_its_experts(world, mixture, experts, paramete
     assert without["right"] == pytest.approx(facts["left"], abs=0.01)
 
 
+@pytest.fixture(scope="module")
+def halves(world):
+    """Two that know half the entities each, and are as sure of the others."""
+    experts = [world.expert("first"), world.expert("second")]
+    for number, (expert, unknown) in enumerate(
+        zip(experts, np.split(np.arange(30), 2), strict=True)
+    ):
+        expert.table = expert.table.copy()
+        wrong = np.random.default_rng(number).permuted(expert.table[:, unknown], axis=-1)
+        expert.table[:, unknown] = wrong
+    return experts
+
+
+def test_what_one_expert_alone_is_sure_of_is_heard(world, halves, parameters, tmp_path):
+    mixture = fit(halves, world, tmp_path, parameters)
+    summed = replace(mixture.weights, linear=np.zeros(2))
+    test = split(world.queries, "test")
+    both, alone = (
+        log_likelihood(
+            all_scores(Mixture(halves, weights, mixture.calibration, {}, 30), test), test
+        )
+        for weights in (mixture.weights, summed)
+    )
+    gain = mixture.facts["log_likelihood_gained_by_linear"]
+    assert both - alone > 0.015
+    assert gain == pytest.approx(both - alone, abs=0.04)
+    assert sum(mixture.facts["linear"].values()) > 0.1
+    report = judge_calibration(mixture, world.queries, list("abcd"), parameters, seed=0)
+    assert report["test"]["proposals"]["expected_calibration_error"] < 0.05
+
+
+def test_weights_of_the_linear_pool_are_the_likeliest(world, halves, parameters, tmp_path):
+    mixture = fit(halves, world, tmp_path / "all", parameters)
+    test = split(world.queries, "test")
+    grid = {}
+    for linear in np.ndindex(8, 8):
+        if sum(linear) < 10:
+            weights = replace(mixture.weights, linear=np.array(linear) / 10)
+            given = Mixture(halves, weights, mixture.calibration, {}, 30)
+            grid[linear] = log_likelihood(all_scores(given, test), test)
+    # Of other queries than those they were fitted to.
+    assert log_likelihood(all_scores(mixture, test), test) > max(grid.values()) - 0.03
+
+    # Five answers say less than the prior's ten.
+    few = replace(world, queries=split(world.queries, "dev").head(5))
+    assert fit(halves, few, tmp_path / "few", parameters).weights.linear.sum() < 0.5
+
+
 def test_a_useless_expert_gets_no_weight_and_scale_makes_no_difference(mixture):
     left, right, useless = mixture.weights.whole
     assert useless < 0.1 * left

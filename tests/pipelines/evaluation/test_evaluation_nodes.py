@@ -47,7 +47,12 @@ SETTINGS = {
 CURVE = pd.DataFrame({"seed": 5, "step": [1, 2], "loss": [0.5, np.nan], "dev_f1": [np.nan, 0.2]})
 REPORTS = {
     "calibration_report": {
-        "fit": {"log_likelihood": {"mixture": -4.0}, "log_likelihood_without": {}},
+        "fit": {
+            "log_likelihood": {"mixture": -4.0},
+            "log_likelihood_without": {},
+            "linear": {"model": 0.0, "another_one": 0.0},
+            "log_likelihood_gained_by_linear": 0.0,
+        },
         "weights": {
             "whole": {"model": 0.5, "another_one": 1.5},
             "direction": {side: {"model": 0.5, "another_one": 1.5} for side in ("head", "tail")},

@@ -68,6 +68,8 @@ def _weights_section(
             "alone": named(likelihood),
             "without": named(report["fit"]["log_likelihood_without"]),
             "together": likelihood["mixture"],
+            "linear": named({k: v for k, v in report["fit"]["linear"].items() if v}),
+            "gain": report["fit"]["log_likelihood_gained_by_linear"],
         },
     )
 

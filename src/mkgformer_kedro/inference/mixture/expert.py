@@ -49,6 +49,8 @@ class Weights:
         direction: Weights by direction, ``(2, m)``.
         relation: Weights by relation and direction, ``(relations, 2, m)``.
         own: Whether these are the relation's own, and not the direction's, ``(relations, 2)`` bool.
+        linear: Weight in the linear pool of what an expert says alone, ``(m,)``; the weighted sum
+            has the rest.
         held_back: What is taken from the log-scores of entities that an expert has not learned,
             ``(1,)``.
     """
@@ -60,6 +62,7 @@ class Weights:
     direction: np.ndarray
     relation: np.ndarray
     own: np.ndarray
+    linear: np.ndarray
     held_back: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def of(self, queries: pd.DataFrame, answers: np.ndarray) -> np.ndarray:
@@ -78,7 +81,7 @@ class Weights:
 
     def only(self, experts: np.ndarray) -> Weights:
         """The weights of some experts, ``(m,)`` bool."""
-        by_expert = ("standard", "spread", "alone", "whole", "direction", "relation")
+        by_expert = ("standard", "spread", "alone", "whole", "direction", "relation", "linear")
         return replace(self, **{name: getattr(self, name)[..., experts] for name in by_expert})
 
     def standardised(self, scores: Tensor, expert: int, added: int = 0) -> Tensor:
@@ -301,16 +304,47 @@ class Mixture:
         ]
         if len(scores) == 1:
             return scores[0].float(), logs
-        mixed = _pool(logs, self.weights.of(queries, answers))
+        mixed = self.pool(queries, logs, answers)
         learned = learned_by_all(self.experts)
         if learned is None:
             return mixed, logs
         everything = np.array([expert.learned is None for expert in self.experts])
-        base = _pool(logs, self.weights.of(queries, answers & everything)).log_softmax(dim=1)
+        base = self.pool(queries, logs, answers & everything).log_softmax(dim=1)
         inside = torch.from_numpy(learned).to(device)
         mass = base.masked_fill(~inside, -torch.inf).logsumexp(dim=1, keepdim=True)
         shared = mixed.masked_fill(~inside, -torch.inf).log_softmax(dim=1) + mass
         return torch.where(inside, shared, base - self.weights.held_back.item()), logs
+
+    def pool(self, queries: pd.DataFrame, logs: Sequence[Tensor], answers: np.ndarray) -> Tensor:
+        """The linear pool of the weighted sum and of what experts say alone.
+
+        Args:
+            queries: Columns ``direction`` and ``relation``, ``b`` rows.
+            logs: Each expert's log-scores ``(b, entities)``.
+            answers: Which experts answer, ``(b, m)`` bool.
+
+        Returns:
+            Log-probabilities among the graph's entities, ``(b, entities)``.
+        """
+        device = logs[0].device
+        factors = torch.from_numpy(self.weights.of(queries, answers)).float().to(device)
+        linear = torch.from_numpy(self.weights.linear * answers).float().to(device)
+        total = torch.zeros_like(logs[0])
+        for number, values in enumerate(logs):
+            total.addcmul_(values, factors[:, number, None])
+        total = self._normalized(total) + torch.log1p(-linear.sum(dim=1, keepdim=True))
+        for number in np.flatnonzero(self.weights.linear):
+            alone = self.alone(logs[number], number) + linear[:, number, None].log()
+            torch.logaddexp(total, alone, out=total)
+        return total
+
+    def alone(self, logs: Tensor, expert: int) -> Tensor:
+        """Log-probabilities ``(b, entities)`` of one expert, given its log-scores."""
+        return self._normalized(logs * float(self.weights.alone[expert]))
+
+    def _normalized(self, scores: Tensor) -> Tensor:
+        of_graph = scores[:, : scores.shape[1] - self.added]
+        return scores - of_graph.logsumexp(dim=1, keepdim=True)
 
     def save(self, folder: Path) -> Path:
         """Write the expert's folder, and give it back."""
@@ -421,15 +455,6 @@ def _all_scores(expert: Expert, queries: pd.DataFrame, batch_size: int) -> Tenso
         whole[torch.from_numpy(np.asarray(rows)).to(scores.device)] = scores
     assert whole is not None  # noqa: S101 (an expert covers every query)
     return whole
-
-
-def _pool(logs: Sequence[Tensor], weights: np.ndarray) -> Tensor:
-    """The weighted sum of log-scores ``(b, entities)``, given weights ``(b, m)``."""
-    factors = torch.from_numpy(weights).float().to(logs[0].device)
-    total = torch.zeros_like(logs[0])
-    for number, values in enumerate(logs):
-        total.addcmul_(values, factors[:, number, None])
-    return total
 
 
 def learned_by_all(experts: Sequence[Expert]) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from mkgformer_kedro.inference.mixture.expert import (
     Mixture,
     Weights,
     held_out,
+    known_cells,
     learned_by_all,
     without_the_silent,
 )
@@ -54,6 +55,10 @@ _RIDGE = 0.1
 _HARDLY_ANY = 0.01
 # Of a standard deviation: what half precision leaves of a score.
 _SAME = 0.01
+# The prior of the linear pool: so many answers that the weighted sum alone gave.
+_SUMMED_ANSWERS = 10.0
+# Less is that of nobody. Little is much where the weighted sum is sure and wrong.
+_LEAST_LINEAR = 1e-5
 _HOLDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -148,11 +153,13 @@ def fit_mixture(
     kept = answered.only(needed)
     blank = _nothing_calibrated(relations, parameters)
     mixture = Mixture(kept.experts, weights.only(needed), blank, {}, entities)
+    linear, gain = _linear(mixture, kept, share)
+    mixture.weights = replace(mixture.weights, linear=linear)
     held_back = _hold_back(mixture, kept, share)
     mixture.weights = replace(mixture.weights, held_back=np.array([held_back]))
-    raw, judging = candidates.where(share == Share.JUDGE).only(needed), fit.judging.only(needed)
-    scale = _scale(mixture.weights, fit.judged, raw, judging)
-    mixture.calibration = replace(mixture.calibration, scale=scale)
+    if len(kept.experts) == 1:
+        scale = _scale(candidates.where(share == Share.JUDGE).only(needed))
+        mixture.calibration = replace(mixture.calibration, scale=scale)
     mixture.calibration = _calibrate(mixture, kept, share, parameters, seed)
     names = [expert.name for expert in answered.experts]
     mixture.facts = {
@@ -173,6 +180,9 @@ def fit_mixture(
             "whole" if np.isinf(value) else f"{value:g}": -found[1]
             for value, found in tried.items()
         },
+        "linear": dict(zip((one.name for one in kept.experts), linear.tolist(), strict=True)),
+        # Of the linear pool over the weighted sum, an answer.
+        "log_likelihood_gained_by_linear": gain,
         "held_back": held_back,
         "dev_answers": fit.answers.tolist(),
     }
@@ -311,7 +321,8 @@ class _Fit:
         by_relation = np.repeat(by_direction[None], len(own), axis=0)
         by_relation[tuple(places.T)] = table[3:]
         standard, spread = self.standard[experts], self.spread[experts]
-        weights = Weights(standard, spread, alone, table[0], by_direction, by_relation, own)
+        linear = np.zeros(len(alone))
+        weights = Weights(standard, spread, alone, table[0], by_direction, by_relation, own, linear)
         return weights, judging.loss(weights.of(self.judged, judging.speaks))
 
 
@@ -385,6 +396,79 @@ def _needed(weights: Weights, speaks: np.ndarray) -> np.ndarray:
     return needed | (speaks & ~(speaks & needed).any(axis=1, keepdims=True)).any(axis=0)
 
 
+def _linear(mixture: Mixture, answered: Answered, share: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights of experts in the linear pool, ``(m,)``, and the log-likelihood that an answer gains.
+
+    They are fitted to what judges the weighted sum: to what that was fitted to, it would seem
+    better than it is.
+    """
+    none = np.zeros(len(mixture.experts))
+    if len(none) == 1:
+        return none, 0.0
+    learned = learned_by_all(mixture.experts)
+    parts = []
+    for rows, scores in answered.blocks():
+        judged = share[rows] == Share.JUDGE
+        if judged.any():
+            rows, scores = rows[judged], [values[judged] for values in scores]
+            block, speaks = answered.queries.iloc[rows], answered.speaks[rows]
+            parts.append(_voices(mixture, block, scores, speaks, learned))
+    answers, others, speaks = (torch.cat(each) for each in zip(*parts, strict=True))
+    if not len(answers):
+        return none, 0.0
+
+    def likelihood(alone: Tensor) -> Tensor:
+        summed = 1 - speaks.double() @ alone
+        every = torch.cat([summed[:, None], alone.expand(len(answers), -1)], dim=1).log()
+        answer, other = (torch.logsumexp(each + every, dim=1) for each in (answers, others))
+        return (answer - torch.logaddexp(answer, other)).sum()
+
+    def objective(values: Tensor) -> Tensor:
+        summed, *_ = shares = values.softmax(dim=0)
+        return -likelihood(shares[1:]) - _SUMMED_ANSWERS * summed.log()
+
+    found = torch.from_numpy(minimized(objective, np.zeros(len(none) + 1))).softmax(dim=0)[1:]
+    linear = torch.where(found < _LEAST_LINEAR, 0.0, found)
+    gain = likelihood(linear) - likelihood(torch.from_numpy(none))
+    return linear.numpy(), float(gain) / len(answers)
+
+
+def _voices(
+    mixture: Mixture,
+    queries: pd.DataFrame,
+    scores: Sequence[Tensor],
+    speaks: np.ndarray,
+    learned: np.ndarray | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the weighted sum and each expert alone give to the answers and to the other candidates.
+
+    Returns:
+        Log-probabilities of the answers and of all that is no known answer, ``(a, 1 + m)``, -inf of
+        experts that do not answer; and which do, ``(a, m)`` bool.
+    """
+    logs = [mixture.weights.standardised(values, at) for at, values in enumerate(scores)]
+    voices = [mixture.pool(queries, logs, speaks)]
+    voices += [mixture.alone(values, at) for at, values in enumerate(logs)]
+    answers = Cells.from_lists(queries["answers"])
+    candidates = torch.ones(logs[0].shape, dtype=torch.bool)
+    candidates[known_cells(queries, own=True)] = False
+    kept = torch.ones(len(answers.rows), dtype=torch.bool)
+    if learned is not None:
+        candidates &= torch.from_numpy(learned)
+        kept = torch.from_numpy(learned)[answers.columns]
+    kept &= candidates.any(dim=1)[answers.rows]
+    rows, columns = answers.rows[kept], answers.columns[kept]
+    silent = torch.from_numpy(np.insert(~speaks, 0, False, axis=1))[rows]
+    found = [
+        torch.stack(each, dim=1).double().masked_fill(silent, -torch.inf)
+        for each in (
+            [values[rows, columns] for values in voices],
+            [v.masked_fill(~candidates, -torch.inf).logsumexp(dim=1)[rows] for v in voices],
+        )
+    ]
+    return found[0], found[1], torch.from_numpy(speaks)[rows]
+
+
 def _hold_back(mixture: Mixture, answered: Answered, share: np.ndarray) -> float:
     """How far to hold back what an expert has not learned, by the MRR of judging queries.
 
@@ -420,13 +504,12 @@ def _mixed(
             yield rows, mixture.combine(answered.queries.iloc[rows], scores, speaks)[0]
 
 
-def _scale(weights: Weights, judged: pd.DataFrame, raw: Candidates, judging: Candidates) -> float:
-    """The inverse temperature of a mixture's scores; those of one expert are taken as they are."""
-    if raw.scores.shape[2] == 1:
-        # Scores of any size: the search begins where they differ by about one.
-        unit = 1 / float(raw.spread.mean())
-        return unit * fit_scale(raw, torch.full((len(judged), 1), unit, dtype=torch.float64))
-    return fit_scale(judging, torch.from_numpy(weights.of(judged, raw.speaks)))
+def _scale(judging: Candidates) -> float:
+    """The inverse temperature of one expert's scores, which are taken as they are."""
+    # Scores of any size: the search begins where they differ by about one.
+    unit = 1 / float(judging.spread.mean())
+    weights = torch.full((len(judging.scores), 1), unit, dtype=torch.float64)
+    return unit * fit_scale(judging, weights)
 
 
 def _calibrate(
