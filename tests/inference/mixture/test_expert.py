@@ -143,6 +143,8 @@ def test_evaluation_asks_a_mixture_and_its_experts_once(world, mixture, experts)
 
 @pytest.mark.parametrize("batch_size", [7, 64, 5000])
 def test_scores_do_not_depend_on_blocks(world, mixture, batch_size):
+    weights = replace(mixture.weights, linear=np.array([0.1, 0.3, 0.0]))
+    mixture = Mixture(mixture.experts, weights, mixture.calibration, mixture.facts, 30)
     test = split(world.queries, "test").sample(frac=0.2, random_state=0).reset_index(drop=True)
     found = all_scores(mixture, test, batch_size)
     assert torch.allclose(found, all_scores(mixture, test, 100), atol=1e-5)

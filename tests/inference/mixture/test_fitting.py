@@ -87,6 +87,9 @@ def test_a_useless_expert_gets_no_weight_and_scale_makes_no_difference(mixture):
     left, right, useless = mixture.weights.whole
     assert useless < 0.1 * left
     assert right == pytest.approx(left, rel=0.3)
+    # The linear pool would hardly gain anything either.
+    assert not mixture.weights.linear.any()
+    assert 0 <= mixture.facts["log_likelihood_gained_by_linear"] < 0.01
 
 
 def test_weights_follow_the_relation_where_it_has_enough_dev_answers(world, parameters, tmp_path):

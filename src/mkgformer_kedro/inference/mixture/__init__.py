@@ -12,7 +12,9 @@ distributions")::
 
 In the sum every expert has a veto, in the linear pool none: whoever is sure where the others know
 nothing is heard, and an answer that one of them rules out is not lost. ``a_i`` is the weight that
-makes the expert alone most likely. The mixture's score of an entity is ``log p``.
+makes the expert alone most likely. The mixture's score of an entity is ``log p``. Where the linear
+pool gains less than .01 of log-likelihood an answer, all ``c_i`` are zero: it caps how sure the
+mixture can be.
 
 Weights ``w`` are not negative, and fitted on a part of the dev queries by the likelihood of their
 answers, the other known answers left out. This is a convex problem, and the temperature of each

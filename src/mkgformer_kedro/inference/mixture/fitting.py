@@ -59,6 +59,9 @@ _SAME = 0.01
 _SUMMED_ANSWERS = 10.0
 # Less is that of nobody. Little is much where the weighted sum is sure and wrong.
 _LEAST_LINEAR = 1e-5
+# Of log-likelihood an answer: for less it is not worth that the linear pool levels how sure the
+# mixture is of its best answers, by which completions are kept.
+_LEAST_GAIN = 0.01
 _HOLDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -429,8 +432,8 @@ def _linear(mixture: Mixture, answered: Answered, share: np.ndarray) -> tuple[np
 
     found = torch.from_numpy(minimized(objective, np.zeros(len(none) + 1))).softmax(dim=0)[1:]
     linear = torch.where(found < _LEAST_LINEAR, 0.0, found)
-    gain = likelihood(linear) - likelihood(torch.from_numpy(none))
-    return linear.numpy(), float(gain) / len(answers)
+    gain = float(likelihood(linear) - likelihood(torch.from_numpy(none))) / len(answers)
+    return (none if gain < _LEAST_GAIN else linear.numpy()), gain
 
 
 def _voices(
